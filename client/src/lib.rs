@@ -1,0 +1,1 @@
+//! HTTPS client of the custodian's API, over any byte stream.

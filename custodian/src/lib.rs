@@ -1,0 +1,1 @@
+//! The external key custodian: releases key shares to attested enclaves.

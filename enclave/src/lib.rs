@@ -1,0 +1,1 @@
+//! The program inside the Nitro Enclave: attestation, leases, TLS, and the XKS proxy.

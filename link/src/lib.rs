@@ -1,0 +1,1 @@
+//! What the parent and the enclave say to each other: addresses, sockets, frames.

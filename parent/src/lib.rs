@@ -1,0 +1,1 @@
+//! The untrusted relay beside the enclave.

@@ -1,0 +1,1 @@
+//! Formats and proofs that every Holdfast program agrees on: no I/O, no clock, no runtime.

@@ -1,0 +1,1 @@
+//! Tests across processes, on the real binaries.
