@@ -1,0 +1,112 @@
+//! Every bound on input, each with its source.
+
+// --- XKS Proxy API specification 1.0.3 -------------------------------------------------------------------------------
+
+/// Characters in `XksProxyUriPath` (section "API operations").
+pub const XKS_URI_PATH_MAX: usize = 128;
+/// Characters in the whole URI (section "API operations").
+pub const XKS_URI_MAX: usize = 256;
+/// Characters in `externalKeyId` (section "API operations").
+pub const EXTERNAL_KEY_ID_MAX: usize = 128;
+/// Characters in an ARN (section "API operations").
+pub const ARN_MAX: usize = 2048;
+/// Characters in the other `requestMetadata` strings. The specification sets none; ours is generous against UUIDs of 36.
+pub const METADATA_TEXT_MAX: usize = 2048;
+/// Plaintext and ciphertext bytes that we process; the specification asks for at least 4,300.
+pub const PLAINTEXT_MAX: usize = 8192;
+/// AAD bytes: the two-byte length in the AAD framing ends here; the specification asks for at least 8,192.
+pub const AAD_MAX: usize = 65_535;
+/// Bytes of `ciphertextMetadata` (section "Encrypt").
+pub const CIPHERTEXT_METADATA_MAX: usize = 20;
+/// `keyUsage` values in one answer (section `GetKeyMetadata`).
+pub const KEY_USAGE_MAX: usize = 10;
+/// `ekmFleetDetails` entries (section `GetHealthStatus`).
+pub const EKM_FLEET_MAX: usize = 10;
+/// Characters of `errorMessage`: "less than 512" (section "Error codes").
+pub const ERROR_MESSAGE_MAX: usize = 511;
+/// Bytes of a request body: base64 of the largest AAD (87,380) and plaintext (10,924), six metadata strings, and slack.
+pub const XKS_BODY_MAX: usize = 128 * 1024;
+/// Characters of an access key id, at least and at most (Appendix A).
+pub const ACCESS_KEY_ID_LEN: core::ops::RangeInclusive<usize> = 20..=30;
+/// Characters of a secret access key (section "XKS proxy configuration in AWS KMS console").
+pub const SECRET_ACCESS_KEY_LEN: core::ops::RangeInclusive<usize> = 43..=64;
+/// How far a signed request's time may lie from ours, in milliseconds (Appendix A, Task 4: five minutes).
+pub const SIGV4_SKEW_MS: u64 = 300_000;
+
+// --- Nitro attestation document (design, section 6; AWS's Nitro Enclaves NSM API) ---------------------------------------
+
+/// Bytes of the signed payload.
+pub const ATTESTATION_PAYLOAD_MAX: usize = 16 * 1024;
+/// Bytes of the whole document: payload and envelope (headers, signature, CBOR framing).
+pub const ATTESTATION_DOCUMENT_MAX: usize = ATTESTATION_PAYLOAD_MAX + 512;
+/// Bytes of `public_key`, `user_data` and `nonce` each.
+pub const ATTESTATION_FIELD_MAX: usize = 1024;
+/// Bytes of one certificate.
+pub const ATTESTATION_CERTIFICATE_MAX: usize = 1024;
+/// Entries in `cabundle`. AWS sends four; the budget stops a path that only burns signature checks.
+pub const ATTESTATION_CABUNDLE_MAX: usize = 8;
+/// Entries in `pcrs`, and one more than the highest index.
+pub const PCR_MAX: usize = 32;
+/// Clock difference tolerated between the NSM and the verifier, in milliseconds.
+pub const ATTESTATION_SKEW_MS: u64 = 60_000;
+
+// --- Holdfast's own formats ---------------------------------------------------------------------------------------------
+
+/// Nesting of any of our CBOR messages. The deepest (a manifest's policy) has 6 levels.
+pub const CBOR_DEPTH_MAX: usize = 12;
+/// Items (heads) in one CBOR message; a sealed body with 1,000 keys of 10 versions has about 90,000.
+pub const CBOR_ITEMS_MAX: usize = 200_000;
+/// Bytes of a signed manifest.
+pub const MANIFEST_MAX: usize = 64 * 1024;
+/// Administrators in a manifest.
+pub const ADMINISTRATORS_MAX: usize = 16;
+/// Custodians in a manifest.
+pub const CUSTODIANS_MAX: usize = 16;
+/// Accepted measurement sets in a release policy.
+pub const MEASUREMENTS_MAX: usize = 16;
+/// Characters of a display name (administrator, custodian, key store).
+pub const NAME_MAX: usize = 64;
+/// Characters of a DNS host name (RFC 1035, section 2.3.4).
+pub const HOST_NAME_MAX: usize = 253;
+/// Bytes of one DER certificate in our own formats; public CA certificates stay below 4 KiB.
+pub const CERTIFICATE_DER_MAX: usize = 8 * 1024;
+/// Certificates in one chain.
+pub const CERTIFICATE_CHAIN_MAX: usize = 6;
+/// Bytes of a sealed key store.
+pub const BLOB_MAX: usize = 4 * 1024 * 1024;
+/// External keys in one key store.
+pub const EXTERNAL_KEYS_MAX: usize = 4096;
+/// Versions of one external key.
+pub const KEY_VERSIONS_MAX: usize = 1024;
+/// Live SigV4 credentials of one key store; the specification asks for at least two.
+pub const CREDENTIALS_MAX: usize = 8;
+/// Executed command ids kept until they expire.
+pub const EXECUTED_COMMANDS_MAX: usize = 4096;
+/// Bytes of one signed command.
+pub const COMMAND_MAX: usize = 32 * 1024;
+/// Commands waiting at a custodian for one key store.
+pub const PENDING_COMMANDS_MAX: usize = 64;
+/// Longest validity of a command, in milliseconds (31 days).
+pub const COMMAND_LIFE_MAX_MS: u64 = 31 * 24 * 3_600_000;
+/// Keys named in one block overlay.
+pub const BLOCKED_KEYS_MAX: usize = EXTERNAL_KEYS_MAX;
+/// Bytes of a signed block overlay: 4,096 key ids of 128 characters and framing.
+pub const BLOCK_OVERLAY_MAX: usize = 640 * 1024;
+/// Signatures on one envelope.
+pub const SIGNATURES_MAX: usize = ADMINISTRATORS_MAX;
+/// Bytes of a result that an enclave encrypts for an administrator.
+pub const RESULT_MAX: usize = 1024 * 1024;
+/// Bytes of a release request or answer.
+pub const RELEASE_MAX: usize = 1024 * 1024;
+/// Bytes of one message on the sealed channel: a blob, its results, and slack.
+pub const CHANNEL_MESSAGE_MAX: usize = BLOB_MAX + 2 * RESULT_MAX;
+/// Life of a challenge, in milliseconds (design, section 5).
+pub const CHALLENGE_LIFE_MS: u64 = 60_000;
+/// Age at which the answer to a request on the sealed channel is refused, in milliseconds (design, section 5).
+pub const ANSWER_AGE_MAX_MS: u64 = 60_000;
+/// Shortest and longest lease, in milliseconds.
+pub const LEASE_MS: core::ops::RangeInclusive<u64> = 10_000..=31 * 24 * 3_600_000;
+/// How long a custodian holds a `watch` request open, in milliseconds: well below [`ANSWER_AGE_MAX_MS`].
+pub const WATCH_HOLD_MS: u64 = 25_000;
+/// Age of an administrator's signed query, in milliseconds.
+pub const QUERY_AGE_MAX_MS: u64 = 300_000;

@@ -1,0 +1,139 @@
+//! Secret byte strings.
+//!
+//! Guarantees: zeroized on drop, compared in constant time, printed by no formatter. Refuses: `Clone`, `Display`, and a
+//! `Debug` that shows anything but the type.
+
+use core::fmt;
+
+use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+/// A secret of exactly `N` bytes, kept on the heap so that moving it leaves no copies on the stack.
+pub struct Secret<const N: usize>(Box<[u8; N]>);
+
+impl<const N: usize> Secret<N> {
+    /// Takes over `bytes`; the caller's array is zeroized.
+    pub fn take(bytes: &mut [u8; N]) -> Self {
+        let mut own = Box::new([0; N]);
+        own.copy_from_slice(bytes);
+        bytes.zeroize();
+        Self(own)
+    }
+
+    /// Makes a secret in place: `fill` writes the bytes into the final heap memory.
+    ///
+    /// # Errors
+    /// Whatever `fill` returns; the memory is zeroized then.
+    pub fn fill_with<E>(fill: impl FnOnce(&mut [u8; N]) -> Result<(), E>) -> Result<Self, E> {
+        let mut secret = Self(Box::new([0; N]));
+        fill(&mut secret.0)?;
+        Ok(secret)
+    }
+
+    /// The bytes. Named so that each use stands out in review.
+    #[must_use]
+    pub fn expose(&self) -> &[u8; N] {
+        &self.0
+    }
+
+    /// A second copy of the secret: a deliberate act with a name, instead of `Clone`.
+    #[must_use]
+    pub fn duplicate(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<const N: usize> Drop for Secret<N> {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl<const N: usize> ZeroizeOnDrop for Secret<N> {}
+
+impl<const N: usize> PartialEq for Secret<N> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_slice().ct_eq(other.0.as_slice()).into()
+    }
+}
+
+impl<const N: usize> Eq for Secret<N> {}
+
+impl<const N: usize> fmt::Debug for Secret<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secret<{N}>(..)")
+    }
+}
+
+/// A secret of variable length (a SigV4 secret access key, a PKCS #8 key). Never grows in place, so no freed copy is left.
+pub struct SecretBytes(Vec<u8>);
+
+impl SecretBytes {
+    /// Takes over `bytes` without copying.
+    #[must_use]
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes. Named so that each use stands out in review.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// A second copy of the secret: a deliberate act with a name, instead of `Clone`.
+    #[must_use]
+    pub fn duplicate(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl Drop for SecretBytes {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl ZeroizeOnDrop for SecretBytes {}
+
+impl PartialEq for SecretBytes {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl Eq for SecretBytes {}
+
+impl fmt::Debug for SecretBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretBytes(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_no_byte() {
+        let fixed = Secret::take(&mut [0xAB; 4]);
+        let variable = SecretBytes::new(vec![0xAB; 4]);
+        assert_eq!(format!("{fixed:?}"), "Secret<4>(..)");
+        assert_eq!(format!("{variable:?}"), "SecretBytes(..)");
+    }
+
+    #[test]
+    fn taking_a_secret_clears_the_source() {
+        let mut source = [7; 16];
+        let secret = Secret::take(&mut source);
+        assert_eq!(source, [0; 16]);
+        assert_eq!(secret.expose(), &[7; 16]);
+    }
+
+    #[test]
+    fn equality_is_by_value() {
+        assert_eq!(Secret::take(&mut [1, 2]), Secret::take(&mut [1, 2]));
+        assert_ne!(Secret::take(&mut [1, 2]), Secret::take(&mut [1, 3]));
+        assert_ne!(SecretBytes::new(vec![1]), SecretBytes::new(vec![1, 2]));
+    }
+}
