@@ -1,1 +1,3 @@
 //! The program inside the Nitro Enclave: attestation, leases, TLS, and the XKS proxy.
+
+pub mod clock;
