@@ -1,1 +1,242 @@
-//! cbor.
+//! The strict codec of every message of ours.
+//!
+//! Guarantees: [`decode`] accepts exactly the bytes that [`encode`] writes for the value that it returns. So there are no
+//! unknown fields, no second encoding of a number, no indefinite lengths, no trailing bytes: all of these differ from the
+//! re-encoding and are refused. Memory is bounded by the length of the input, which is bounded first; recursion is bounded
+//! by the types. Refuses: anything else.
+
+use minicbor::encode::Write;
+use minicbor::{Decode, Encode};
+use zeroize::{Zeroize, Zeroizing};
+
+/// A message with an upper bound on its length and rules that its fields alone do not express.
+pub trait Message: for<'b> Decode<'b, ()> + Encode<()> {
+    /// The greatest accepted length in bytes.
+    const MAX: usize;
+    /// What the message is called in an error.
+    const NAME: &'static str;
+
+    /// Rules beyond the types: counts, ranges, labels.
+    ///
+    /// # Errors
+    /// The first rule that is broken, in words.
+    fn check(&self) -> Result<(), &'static str>;
+}
+
+/// Why bytes are not the message that they should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Longer than the message may be.
+    #[error("{name}: {length} bytes, at most {max} are accepted")]
+    TooLong {
+        /// What was being decoded.
+        name: &'static str,
+        /// Bytes received.
+        length: usize,
+        /// Bytes accepted.
+        max: usize,
+    },
+    /// Not the fields that the message has.
+    #[error("{name}: not a well-formed message")]
+    Malformed {
+        /// What was being decoded.
+        name: &'static str,
+    },
+    /// The fields are there, but written in another way than ours.
+    #[error("{name}: not in the one encoding that is accepted")]
+    NotCanonical {
+        /// What was being decoded.
+        name: &'static str,
+    },
+    /// A rule beyond the types is broken.
+    #[error("{name}: {rule}")]
+    Rule {
+        /// What was being decoded.
+        name: &'static str,
+        /// The broken rule.
+        rule: &'static str,
+    },
+}
+
+/// Decodes one message, strictly.
+///
+/// # Errors
+/// [`DecodeError`] names the message and what is wrong with the bytes.
+pub fn decode<T: Message>(bytes: &[u8]) -> Result<T, DecodeError> {
+    let name = T::NAME;
+    if bytes.len() > T::MAX {
+        return Err(DecodeError::TooLong { name, length: bytes.len(), max: T::MAX });
+    }
+    let mut decoder = minicbor::Decoder::new(bytes);
+    let value: T = decoder.decode().map_err(|_| DecodeError::Malformed { name })?;
+    if encode(&value).as_slice() != bytes {
+        return Err(DecodeError::NotCanonical { name });
+    }
+    value.check().map_err(|rule| DecodeError::Rule { name, rule })?;
+    Ok(value)
+}
+
+/// Encodes a message. The buffer is zeroized when it is dropped and whenever it grows, since some messages hold secrets.
+#[must_use]
+pub fn encode<T: Encode<()>>(value: &T) -> Zeroizing<Vec<u8>> {
+    let mut writer = ZeroizingWriter(Zeroizing::new(Vec::with_capacity(512)));
+    match minicbor::encode(value, &mut writer) {
+        Ok(()) => writer.0,
+        Err(error) => match error.is_write() {
+            // `ZeroizingWriter` returns no error, and no `Encode` of ours does.
+            true | false => Zeroizing::new(Vec::new()),
+        },
+    }
+}
+
+/// A growing buffer that leaves no copy behind when it moves.
+struct ZeroizingWriter(Zeroizing<Vec<u8>>);
+
+impl Write for ZeroizingWriter {
+    type Error = core::convert::Infallible;
+
+    fn write_all(&mut self, bytes: &[u8]) -> Result<(), Self::Error> {
+        let needed = self.0.len().saturating_add(bytes.len());
+        if needed > self.0.capacity() {
+            let mut larger = Vec::with_capacity(needed.saturating_mul(2));
+            larger.extend_from_slice(&self.0);
+            self.0.zeroize();
+            self.0 = Zeroizing::new(larger);
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+/// `Encode`/`Decode` of a [`crate::secrets::Secret`] as a byte string.
+pub mod secret {
+    use minicbor::decode::{Decoder, Error as DecodeError};
+    use minicbor::encode::{Encoder, Error as EncodeError, Write};
+
+    use crate::secrets::Secret;
+
+    /// Decodes a byte string of exactly `N` bytes into protected memory.
+    ///
+    /// # Errors
+    /// When the item is not a byte string of that length.
+    pub fn decode<Ctx, const N: usize>(d: &mut Decoder<'_>, _: &mut Ctx) -> Result<Secret<N>, DecodeError> {
+        let bytes = d.bytes()?;
+        Secret::fill_with(|own| {
+            if bytes.len() != N {
+                return Err(DecodeError::message("wrong length"));
+            }
+            own.copy_from_slice(bytes);
+            Ok(())
+        })
+    }
+
+    /// Encodes the secret as a byte string.
+    ///
+    /// # Errors
+    /// Only what the writer returns.
+    pub fn encode<Ctx, W: Write, const N: usize>(
+        value: &Secret<N>,
+        e: &mut Encoder<W>,
+        _: &mut Ctx,
+    ) -> Result<(), EncodeError<W::Error>> {
+        e.bytes(value.expose())?.ok()
+    }
+}
+
+/// `Encode`/`Decode` of a [`crate::secrets::SecretBytes`] as a byte string.
+pub mod secret_bytes {
+    use minicbor::decode::{Decoder, Error as DecodeError};
+    use minicbor::encode::{Encoder, Error as EncodeError, Write};
+
+    use crate::secrets::SecretBytes;
+
+    /// Decodes a byte string.
+    ///
+    /// # Errors
+    /// When the item is not a byte string.
+    pub fn decode<Ctx>(d: &mut Decoder<'_>, _: &mut Ctx) -> Result<SecretBytes, DecodeError> {
+        d.bytes().map(|bytes| SecretBytes::new(bytes.to_vec()))
+    }
+
+    /// Encodes the secret as a byte string.
+    ///
+    /// # Errors
+    /// Only what the writer returns.
+    pub fn encode<Ctx, W: Write>(
+        value: &SecretBytes,
+        e: &mut Encoder<W>,
+        _: &mut Ctx,
+    ) -> Result<(), EncodeError<W::Error>> {
+        e.bytes(value.expose())?.ok()
+    }
+}
+
+/// Declares [`Message`] for a type: its bound, its name, and a check (none by default).
+macro_rules! message {
+    ($type:ty, $max:expr, $name:literal) => {
+        $crate::cbor::message!($type, $max, $name, |_| Ok(()));
+    };
+    ($type:ty, $max:expr, $name:literal, $check:expr) => {
+        impl $crate::cbor::Message for $type {
+            const MAX: usize = $max;
+            const NAME: &'static str = $name;
+
+            fn check(&self) -> Result<(), &'static str> {
+                let check: fn(&$type) -> Result<(), &'static str> = $check;
+                check(self)
+            }
+        }
+    };
+}
+pub(crate) use message;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Encode, Decode)]
+    #[cbor(array)]
+    struct Sample {
+        #[n(0)]
+        number: u64,
+        #[cbor(n(1), with = "minicbor::bytes")]
+        bytes: Vec<u8>,
+    }
+
+    message!(Sample, 64, "sample", |sample| if sample.number == 99 { Err("99 is refused") } else { Ok(()) });
+
+    #[test]
+    fn only_our_own_encoding_is_accepted() {
+        let good = encode(&Sample { number: 5, bytes: vec![1, 2] });
+        assert_eq!(good.as_slice(), [0x82, 0x05, 0x42, 1, 2]);
+        assert_eq!(decode::<Sample>(&good), Ok(Sample { number: 5, bytes: vec![1, 2] }));
+        let not_canonical = DecodeError::NotCanonical { name: "sample" };
+        let malformed = DecodeError::Malformed { name: "sample" };
+        let table: [(&str, &[u8], DecodeError); 8] = [
+            ("trailing byte", &[0x82, 0x05, 0x42, 1, 2, 0], not_canonical.clone()),
+            ("longer number", &[0x82, 0x18, 0x05, 0x42, 1, 2], not_canonical.clone()),
+            ("unknown field", &[0x83, 0x05, 0x42, 1, 2, 0x00], not_canonical.clone()),
+            ("indefinite array", &[0x9f, 0x05, 0x42, 1, 2, 0xff], not_canonical.clone()),
+            ("indefinite bytes", &[0x82, 0x05, 0x5f, 0x41, 1, 0x41, 2, 0xff], malformed.clone()),
+            ("truncated", &[0x82, 0x05, 0x42, 1], malformed.clone()),
+            ("empty", &[], malformed),
+            ("rule", &[0x82, 0x18, 99, 0x40], DecodeError::Rule { name: "sample", rule: "99 is refused" }),
+        ];
+        for (what, bytes, expected) in table {
+            assert_eq!(decode::<Sample>(bytes), Err(expected), "{what}");
+        }
+        assert_eq!(decode::<Sample>(&[0; 65]), Err(DecodeError::TooLong { name: "sample", length: 65, max: 64 }));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_encoded_is_decoded_and_nothing_panics(number in 0_u64..99, bytes: Vec<u8>, noise: Vec<u8>) {
+            let bytes = bytes.into_iter().take(40).collect();
+            let sample = Sample { number, bytes };
+            proptest::prop_assert_eq!(decode::<Sample>(&encode(&sample)), Ok(sample));
+            if let Ok(value) = decode::<Sample>(&noise) {
+                proptest::prop_assert_eq!(encode(&value).as_slice(), noise.as_slice());
+            }
+        }
+    }
+}

@@ -4,6 +4,7 @@
 //! or an error that names the broken rule come out. Assumes: callers pass the time and the randomness. Refuses: every
 //! encoding but the one that we would write ourselves (see [`cbor`]), and every input over its bound in [`limits`].
 
+pub mod api;
 pub mod attestation;
 pub mod block;
 pub mod cbor;
@@ -23,3 +24,25 @@ pub mod secrets;
 pub mod signature;
 pub mod sigv4;
 pub mod xks;
+
+/// SHA-256 of the concatenation of `parts`.
+#[must_use]
+pub fn sha256(parts: &[&[u8]]) -> [u8; 32] {
+    digest(&ring::digest::SHA256, parts)
+}
+
+/// SHA-384 of the concatenation of `parts`.
+#[must_use]
+pub fn sha384(parts: &[&[u8]]) -> [u8; 48] {
+    digest(&ring::digest::SHA384, parts)
+}
+
+fn digest<const N: usize>(algorithm: &'static ring::digest::Algorithm, parts: &[&[u8]]) -> [u8; N] {
+    let mut context = ring::digest::Context::new(algorithm);
+    for part in parts {
+        context.update(part);
+    }
+    let mut out = [0; N];
+    out.copy_from_slice(context.finish().as_ref());
+    out
+}

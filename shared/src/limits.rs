@@ -52,10 +52,6 @@ pub const ATTESTATION_SKEW_MS: u64 = 60_000;
 
 // --- Holdfast's own formats ---------------------------------------------------------------------------------------------
 
-/// Nesting of any of our CBOR messages. The deepest (a manifest's policy) has 6 levels.
-pub const CBOR_DEPTH_MAX: usize = 12;
-/// Items (heads) in one CBOR message; a sealed body with 1,000 keys of 10 versions has about 90,000.
-pub const CBOR_ITEMS_MAX: usize = 200_000;
 /// Bytes of a signed manifest.
 pub const MANIFEST_MAX: usize = 64 * 1024;
 /// Administrators in a manifest.

@@ -1,1 +1,267 @@
-//! query.
+//! Queries: what an administrator asks a custodian, and the custodian's signed answers.
+//!
+//! Guarantees: a query was signed by an administrator of the key store within [`limits::QUERY_AGE_MAX_MS`]; an answer was signed
+//! by the custodian for exactly that query. A replayed query shows its sender nothing that the administrator did not already
+//! ask for, and results stay encrypted.
+
+use ring::rand::SecureRandom;
+
+use crate::attestation::Measurements;
+use crate::cbor::{self, DecodeError, message};
+use crate::command::SealedResult;
+use crate::ids::{BlobId, BootId, CommandId, CustodianId, KeyStoreId, LeaseId};
+use crate::labels;
+use crate::limits;
+use crate::manifest::Administrator;
+use crate::signature::{Envelope, SignatureError, SigningKey, VerifyingKey};
+
+/// A question with everything that it is bound to.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(array)]
+pub struct Query {
+    /// [`labels::QUERY`].
+    #[n(0)]
+    pub label: String,
+    /// The key store.
+    #[n(1)]
+    pub key_store_id: KeyStoreId,
+    /// Who is asked.
+    #[n(2)]
+    pub custodian_id: CustodianId,
+    /// Random: the answer is bound to it.
+    #[cbor(n(3), with = "minicbor::bytes")]
+    pub nonce: [u8; 16],
+    /// Milliseconds since 1970.
+    #[n(4)]
+    pub issued_ms: u64,
+    /// The question.
+    #[n(5)]
+    pub question: Question,
+}
+
+message!(Query, 1024, "query", |query| {
+    if query.label == labels::QUERY { Ok(()) } else { Err("is not a query of this version") }
+});
+
+/// What may be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub enum Question {
+    /// What came of a command?
+    #[n(0)]
+    Result(#[n(0)] CommandId),
+    /// What is blocked?
+    #[n(1)]
+    Overlay,
+    /// Who holds leases, at which version is the key store, what waits?
+    #[n(2)]
+    Status,
+}
+
+/// The answer, bound to its query.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(array)]
+pub struct QueryAnswer {
+    /// SHA-256 of the query's payload.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub query_sha256: [u8; 32],
+    /// The answer.
+    #[n(1)]
+    pub answer: Answer,
+}
+
+message!(QueryAnswer, limits::CHANNEL_MESSAGE_MAX, "query answer");
+
+/// What a custodian answers.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub enum Answer {
+    /// To [`Question::Result`].
+    #[n(0)]
+    Result(#[n(0)] ResultState),
+    /// To [`Question::Overlay`]: the signed overlay in force, if there is one.
+    #[n(1)]
+    Overlay {
+        /// As [`crate::block::open`] takes it.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        overlay: Option<Vec<u8>>,
+    },
+    /// To [`Question::Status`].
+    #[n(2)]
+    Status(#[n(0)] KeyStoreStatus),
+}
+
+/// Where a command stands.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub enum ResultState {
+    /// The custodian does not know the command (any more).
+    #[n(0)]
+    Unknown,
+    /// It waits for an enclave, or for more signatures.
+    #[n(1)]
+    Pending,
+    /// It was dealt with.
+    #[n(2)]
+    Ready(#[n(0)] SealedResult),
+}
+
+/// What a custodian knows about a key store.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(array)]
+pub struct KeyStoreStatus {
+    /// The custodian's time, milliseconds since 1970.
+    #[n(0)]
+    pub now_ms: u64,
+    /// Whether it holds a share: false before the ceremony.
+    #[n(1)]
+    pub holds_share: bool,
+    /// The newest version and its blob.
+    #[n(2)]
+    pub version: Option<VersionInfo>,
+    /// Epoch of the block overlay, 0 for none.
+    #[n(3)]
+    pub overlay_epoch: u64,
+    /// Epoch of the release policy in force.
+    #[n(4)]
+    pub policy_epoch: u64,
+    /// Whether its configuration names an emulated trust root, and the release policy of this key store uses it.
+    #[n(5)]
+    pub emulated_root: bool,
+    /// Leases that have not ended.
+    #[n(6)]
+    pub leases: Vec<LeaseInfo>,
+    /// Commands that wait.
+    #[n(7)]
+    pub pending: Vec<CommandId>,
+}
+
+/// A version of a key store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(array)]
+pub struct VersionInfo {
+    /// From 1.
+    #[n(0)]
+    pub version: u64,
+    /// Its blob.
+    #[n(1)]
+    pub blob_id: BlobId,
+    /// When it was recorded, milliseconds since 1970.
+    #[n(2)]
+    pub recorded_ms: u64,
+}
+
+/// A lease and the evidence on which it was granted.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(array)]
+pub struct LeaseInfo {
+    /// The lease.
+    #[n(0)]
+    pub lease_id: LeaseId,
+    /// The boot that holds it.
+    #[n(1)]
+    pub boot_id: BootId,
+    /// The enclave's `module_id`.
+    #[n(2)]
+    pub module_id: String,
+    /// What was measured.
+    #[n(3)]
+    pub measurements: Measurements,
+    /// When it was granted, milliseconds since 1970.
+    #[n(4)]
+    pub granted_ms: u64,
+    /// When it ends unless renewed, milliseconds since 1970.
+    #[n(5)]
+    pub expires_ms: u64,
+    /// When the enclave last asked, milliseconds since 1970.
+    #[n(6)]
+    pub seen_ms: u64,
+    /// The attestation document, so that the administrator can verify it and encrypt to its `public_key`.
+    #[cbor(n(7), with = "minicbor::bytes")]
+    pub document: Vec<u8>,
+}
+
+/// Why a query or its answer was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum QueryError {
+    /// Not a query, or not an answer.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// Not signed by whom it must be.
+    #[error("query: {0}")]
+    Signature(#[from] SignatureError),
+    /// For another key store or custodian, or the answer to another query.
+    #[error("query: belongs elsewhere")]
+    Elsewhere,
+    /// Too old, or from the future.
+    #[error("query: signed more than five minutes from this custodian's time; check both clocks")]
+    Stale,
+}
+
+/// Signs a query.
+///
+/// # Errors
+/// [`QueryError::Signature`].
+pub fn sign(query: &Query, key: &SigningKey, rng: &dyn SecureRandom) -> Result<Vec<u8>, QueryError> {
+    let envelope = Envelope::seal(labels::QUERY, &cbor::encode(query), key, rng)?;
+    Ok(cbor::encode(&envelope).to_vec())
+}
+
+/// Which key store a signed query is about, unproven: to find the administrators with whom to [`open`] it.
+///
+/// # Errors
+/// [`QueryError::Decode`].
+pub fn key_store_of(signed: &[u8]) -> Result<KeyStoreId, QueryError> {
+    let envelope: Envelope = cbor::decode(signed)?;
+    Ok(cbor::decode::<Query>(envelope.unverified_payload())?.key_store_id)
+}
+
+/// Custodian: verifies a query at its time `now_ms`.
+///
+/// # Errors
+/// [`QueryError`].
+pub fn open(
+    signed: &[u8],
+    key_store_id: KeyStoreId,
+    custodian_id: CustodianId,
+    administrators: &[Administrator],
+    now_ms: u64,
+) -> Result<Query, QueryError> {
+    let envelope: Envelope = cbor::decode(signed)?;
+    let keys: Vec<_> = administrators.iter().map(|administrator| administrator.signing_key).collect();
+    let (payload, _) = envelope.open(labels::QUERY, &keys, 1)?;
+    let query: Query = cbor::decode(payload)?;
+    if query.key_store_id != key_store_id || query.custodian_id != custodian_id {
+        return Err(QueryError::Elsewhere);
+    }
+    if query.issued_ms.abs_diff(now_ms) > limits::QUERY_AGE_MAX_MS {
+        return Err(QueryError::Stale);
+    }
+    Ok(query)
+}
+
+/// Custodian: signs an answer.
+///
+/// # Errors
+/// [`QueryError::Signature`].
+pub fn sign_answer(
+    answer: Answer,
+    query: &Query,
+    key: &SigningKey,
+    rng: &dyn SecureRandom,
+) -> Result<Vec<u8>, QueryError> {
+    let query_sha256 = crate::sha256(&[&cbor::encode(query)]);
+    let envelope = Envelope::seal(labels::QUERY_ANSWER, &cbor::encode(&QueryAnswer { query_sha256, answer }), key, rng)?;
+    Ok(cbor::encode(&envelope).to_vec())
+}
+
+/// Administrator: verifies the answer to `query`.
+///
+/// # Errors
+/// [`QueryError`].
+pub fn open_answer(signed: &[u8], query: &Query, custodian: &VerifyingKey) -> Result<Answer, QueryError> {
+    let envelope: Envelope = cbor::decode(signed)?;
+    let (payload, _) = envelope.open(labels::QUERY_ANSWER, &[*custodian], 1)?;
+    let answer: QueryAnswer = cbor::decode(payload)?;
+    if answer.query_sha256 != crate::sha256(&[&cbor::encode(query)]) {
+        return Err(QueryError::Elsewhere);
+    }
+    Ok(answer.answer)
+}
