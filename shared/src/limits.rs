@@ -106,3 +106,30 @@ pub const LEASE_MS: core::ops::RangeInclusive<u64> = 10_000..=31 * 24 * 3_600_00
 pub const WATCH_HOLD_MS: u64 = 25_000;
 /// Age of an administrator's signed query, in milliseconds.
 pub const QUERY_AGE_MAX_MS: u64 = 300_000;
+
+// --- SigV4 and the XKS listener (ours; the specification sets none) -------------------------------------------------------
+
+/// Bytes of the `Authorization` header: 200 for scheme, credential and signature, the rest for names of signed headers.
+pub const AUTHORIZATION_MAX: usize = 2048;
+/// Headers named in `SignedHeaders`; KMS signs two, `curl` three or four.
+pub const SIGNED_HEADERS_MAX: usize = 32;
+/// Characters of one header name in `SignedHeaders`.
+pub const SIGNED_HEADER_NAME_MAX: usize = 64;
+/// Characters of an AWS Region name; the longest today has 14.
+pub const REGION_MAX: usize = 32;
+/// Headers of one HTTP request; KMS sends fewer than ten.
+pub const HTTP_HEADERS_MAX: usize = 64;
+/// Bytes of all headers of one HTTP request together.
+pub const HTTP_HEADER_BYTES_MAX: usize = 16 * 1024;
+/// Concurrent requests on one HTTP/2 connection.
+pub const HTTP2_STREAMS_MAX: u32 = 64;
+/// Time for a TLS handshake, in milliseconds; KMS gives up on the whole request after 250.
+pub const TLS_HANDSHAKE_MS: u64 = 5_000;
+/// Time for the headers of an HTTP/1.1 request, idle time before them included, in milliseconds.
+pub const HTTP_HEADERS_MS: u64 = 60_000;
+/// Time for the body of a request, in milliseconds.
+pub const HTTP_BODY_MS: u64 = 5_000;
+/// Connections served at once.
+pub const CONNECTIONS_MAX: usize = 4096;
+/// Bytes of a `kmsRequestId` that are logged; a UUID has 36.
+pub const LOGGED_REQUEST_ID_MAX: usize = 64;
