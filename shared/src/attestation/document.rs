@@ -117,6 +117,25 @@ pub struct ParsedDocument {
 }
 
 impl ParsedDocument {
+    /// The timestamp that the document claims, milliseconds since 1970: proven only by verification. For an enclave that
+    /// reads its own NSM's time.
+    #[must_use]
+    pub fn claimed_timestamp_ms(&self) -> u64 {
+        self.claims.timestamp_ms
+    }
+
+    /// The nonce that the document claims to answer: to look up the challenge before the costly verification.
+    #[must_use]
+    pub fn claimed_nonce(&self) -> Option<&[u8]> {
+        self.claims.nonce.as_deref()
+    }
+
+    /// The `user_data` that the document claims: to know for whom it says it was made before the costly verification.
+    #[must_use]
+    pub fn claimed_user_data(&self) -> Option<&[u8]> {
+        self.claims.user_data.as_deref()
+    }
+
     /// Reads a document (section 6 of the design, rules 1 to 3).
     ///
     /// # Errors
