@@ -49,6 +49,10 @@ pub const SHARE_COMMITMENT: &str = "holdfast share commitment v1";
 pub const CHALLENGE: &str = "holdfast challenge v1";
 /// AAD under which a custodian wraps a share for its own disk.
 pub const WRAP_SHARE: &str = "holdfast wrap share v1";
+/// AAD under which a custodian wraps a lease's channel keys for its own disk.
+pub const WRAP_LEASE: &str = "holdfast wrap lease v1";
+/// AAD under which a custodian wraps the key of its challenges for its own disk.
+pub const WRAP_CHALLENGE: &str = "holdfast wrap challenge v1";
 /// HKDF salt for the root key, over NSM and kernel entropy.
 pub const ROOT_ENTROPY: &str = "holdfast root entropy v1";
 

@@ -133,3 +133,29 @@ pub const HTTP_BODY_MS: u64 = 5_000;
 pub const CONNECTIONS_MAX: usize = 4096;
 /// Bytes of a `kmsRequestId` that are logged; a UUID has 36.
 pub const LOGGED_REQUEST_ID_MAX: usize = 64;
+
+// --- Custodian (ours) -----------------------------------------------------------------------------------------------------
+
+/// Leases of one key store at one custodian; beyond it the one that was silent longest ends. With their documents they fit
+/// into one query answer.
+pub const LEASES_MAX: usize = 256;
+/// Refusals that a custodian keeps on record for one key store, and for unknown key stores together.
+pub const REFUSALS_KEPT_MAX: u32 = 10_000;
+/// How far behind the newest counter of a lease a message may arrive: concurrent requests overtake each other.
+pub const COUNTER_WINDOW: u64 = 64;
+/// How long a custodian keeps an expired command and its result for the administrator, in milliseconds (31 days).
+pub const COMMAND_KEPT_MS: u64 = 31 * 24 * 3_600_000;
+/// Concurrent connections to a custodian, and from one address.
+pub const CUSTODIAN_CONNECTIONS_MAX: usize = 1024;
+/// Concurrent connections to a custodian from one address: an enclave holds a few, a relay may carry many enclaves.
+pub const CUSTODIAN_CONNECTIONS_PER_ADDRESS_MAX: usize = 512;
+/// Bodies above [`CUSTODIAN_SMALL_BODY_MAX`] that a custodian reads at once: times [`CHANNEL_MESSAGE_MAX`] this bounds memory.
+pub const CUSTODIAN_LARGE_BODIES_MAX: usize = 16;
+/// Bytes of a body that needs no place among the large ones.
+pub const CUSTODIAN_SMALL_BODY_MAX: usize = 64 * 1024;
+/// Time for a body, in milliseconds.
+pub const CUSTODIAN_BODY_MS: u64 = 30_000;
+/// Challenges that a custodian answers per second; what an honest fleet needs is a few per minute.
+pub const CHALLENGES_PER_SECOND: u32 = 500;
+/// Requests per second that make a custodian verify signatures of strangers.
+pub const VERIFICATIONS_PER_SECOND: u32 = 50;
