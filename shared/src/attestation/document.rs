@@ -163,12 +163,6 @@ impl ParsedDocument {
         reader.finish()?;
         Ok(Self { payload: payload.to_vec(), signature, claims: parse_payload(payload)? })
     }
-
-    /// The challenge that the document claims to answer: with it a verifier whose challenges are stateless recognises its
-    /// own before it spends time on signatures. It proves nothing; [`super::Expectations`] demands it again.
-    pub fn claimed_nonce(&self) -> Option<&[u8]> {
-        self.claims.nonce.as_deref()
-    }
 }
 
 /// A field that may be null.
