@@ -1,1 +1,3 @@
 //! Everything needed to run Holdfast without AWS.
+
+pub mod nsm;

@@ -2,8 +2,8 @@
 //!
 //! Guarantees of [`ParsedDocument`]: rules 1 to 3 of section 6 of the design. Assumes nothing of the bytes. Refuses
 //! every encoding but the one of the NSM: definite lengths, shortest integers, no key twice, no key that we do not
-//! know, nothing after the end. It says nothing about who made the document, so it shows none of its content outside
-//! this module: [`verify`](ParsedDocument::verify) is the only way on.
+//! know, nothing after the end. It says nothing about who made the document, so the little of its content that it shows
+//! is called *claimed*: [`verify`](ParsedDocument::verify) is the only way on.
 
 use std::collections::BTreeMap;
 
