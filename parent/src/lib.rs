@@ -1,1 +1,33 @@
 //! The untrusted relay beside the enclave.
+//!
+//! Guarantees: it moves bytes and hands over files; what it holds in memory is at most [`limits::RELAY_BUFFER`] bytes per
+//! direction of a connection, and those are TLS records that it cannot read. Nothing that the enclave or a client sends
+//! makes it stop, and no log line holds bytes of the traffic.
+//! Assumes: nothing about clients; of the enclave only that it wants to be reachable.
+//! Refuses: connections beyond the cap, clients that send nothing, egress to any destination that is not on its list.
+//!
+//! It parses no TLS and no XKS and links no crate with key code (`tests/program.rs` checks the dependencies).
+//!
+//! ```text
+//!              TCP                          vsock or Unix socket
+//! client  ──────────▶ ingress ──▶ relay ──────────────▶ enclave
+//! custodian ◀─────── egress (allow list) ◀───────────── enclave
+//!                    control: configuration, key stores ─▶ enclave; status, log ◀─ enclave
+//! load balancer ───▶ ready_page
+//! ```
+
+pub mod cli;
+pub mod config;
+pub mod limits;
+pub mod run;
+
+mod control;
+mod counters;
+mod egress;
+mod enclave_process;
+mod ingress;
+mod log;
+mod manifests;
+mod ready_page;
+mod relay;
+mod state;

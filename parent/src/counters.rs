@@ -1,0 +1,82 @@
+//! What the parent counts since it started.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+use std::collections::BTreeMap;
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn increment(&self) {
+        self.add(1);
+    }
+
+    pub(crate) fn add(&self, amount: u64) {
+        self.0.fetch_add(amount, Ordering::Relaxed);
+    }
+}
+
+macro_rules! counters {
+    ($($(#[$documentation:meta])* $name:ident,)*) => {
+        /// All counters.
+        #[derive(Debug, Default)]
+        pub(crate) struct Counters {
+            $($(#[$documentation])* pub(crate) $name: Counter,)*
+        }
+
+        impl Counters {
+            /// Their values by name.
+            pub(crate) fn snapshot(&self) -> BTreeMap<&'static str, u64> {
+                BTreeMap::from([$((stringify!($name), self.$name.0.load(Ordering::Relaxed)),)*])
+            }
+        }
+    };
+}
+
+counters! {
+    /// Client connections accepted, refused ones included.
+    ingress_accepted,
+    /// Closed at once because of `max_connections`.
+    ingress_over_cap,
+    /// Closed because no first byte came in time.
+    ingress_first_byte_timeout,
+    /// Closed because the enclave did not take the connection.
+    ingress_enclave_unreachable,
+    /// Closed because nothing moved for too long.
+    ingress_idle,
+    /// Ended by a fault of the client's connection.
+    ingress_broken,
+    /// Bytes from clients to the enclave.
+    ingress_bytes_to_enclave,
+    /// Bytes from the enclave to clients.
+    ingress_bytes_to_client,
+    /// Failures to accept, for example for want of file descriptors; all listeners together.
+    accept_failed,
+    /// Egress connections opened.
+    egress_connected,
+    /// Egress requests for a destination that is not on the list.
+    egress_not_allowed,
+    /// Egress requests whose destination has no address.
+    egress_unresolvable,
+    /// Egress requests whose destination took no connection.
+    egress_unreachable,
+    /// Egress requests beyond `egress.max_connections`.
+    egress_busy,
+    /// Egress connections whose request was not understood or did not come.
+    egress_malformed,
+    /// Bytes from the enclave to egress destinations.
+    egress_bytes_to_destination,
+    /// Bytes from egress destinations to the enclave.
+    egress_bytes_to_enclave,
+    /// Enclaves that said hello.
+    control_connected,
+    /// Control connections refused or ended for what they sent.
+    control_refused,
+    /// Log lines of the enclave that were dropped because there were too many.
+    enclave_log_dropped,
+    /// Starts of the enclave's process.
+    enclave_started,
+    /// Lists of manifests that were read and found changed.
+    manifests_changed,
+}

@@ -1,0 +1,114 @@
+//! Clients' connections: from TCP to the enclave.
+//!
+//! Guarantees: never more connections than the cap; the enclave sees a connection only after its client has sent a byte,
+//! so silent ones cost it nothing.
+//! Refuses: connections beyond the cap (closed at once and counted), clients whose first byte does not come in time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_link::{Address, Stream, connect};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+
+use crate::limits::{ACCEPT_PAUSE, RELAY_BUFFER, TCP_KEEPALIVE};
+use crate::relay::{Outcome, linger, relay};
+use crate::state::{Phase, State};
+
+/// What the ingress needs to know.
+#[derive(Debug)]
+pub(crate) struct Ingress {
+    pub(crate) enclave: Address,
+    pub(crate) first_byte_timeout: Duration,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) connect_timeout: Duration,
+}
+
+/// Accepts clients until the program drains.
+pub(crate) async fn serve(listener: TcpListener, ingress: Ingress, state: Arc<State>) {
+    let ingress = Arc::new(ingress);
+    let mut phase = state.phase.subscribe();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = phase.wait_for(|phase| *phase >= Phase::Draining) => return,
+        };
+        let client = match accepted {
+            Ok((client, _)) => client,
+            Err(error) => {
+                state.counters.accept_failed.increment();
+                tracing::warn!(%error, "cannot accept a client");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        state.counters.ingress_accepted.increment();
+        let Some(slot) = state.ingress.take() else {
+            state.counters.ingress_over_cap.increment();
+            continue;
+        };
+        let (ingress, state) = (Arc::clone(&ingress), Arc::clone(&state));
+        tokio::spawn(async move {
+            carry(client, &ingress, &state).await;
+            drop(slot);
+        });
+    }
+}
+
+async fn carry(mut client: TcpStream, ingress: &Ingress, state: &State) {
+    prepare(&client);
+    let mut first = vec![0; RELAY_BUFFER];
+    match timeout(ingress.first_byte_timeout, client.read(&mut first)).await {
+        Err(_) => return state.counters.ingress_first_byte_timeout.increment(),
+        // A client that only looks whether the port is open.
+        Ok(Ok(0)) => return,
+        Ok(Err(_)) => return state.counters.ingress_broken.increment(),
+        Ok(Ok(count)) => first.truncate(count),
+    }
+    let Some(enclave) = reach(ingress).await else {
+        state.counters.ingress_enclave_unreachable.increment();
+        // A connection that cannot be shut down is gone already.
+        let _ = client.shutdown().await;
+        return linger(&mut client).await;
+    };
+    let report = relay(client, enclave, &first, ingress.idle_timeout).await;
+    state.counters.ingress_bytes_to_enclave.add(report.to_responder);
+    state.counters.ingress_bytes_to_client.add(report.to_initiator);
+    match report.outcome {
+        Outcome::Closed => {}
+        Outcome::Idle => state.counters.ingress_idle.increment(),
+        Outcome::Broken => state.counters.ingress_broken.increment(),
+    }
+    tracing::debug!(
+        outcome = ?report.outcome,
+        to_enclave = report.to_responder,
+        to_client = report.to_initiator,
+        "a client's connection ended"
+    );
+}
+
+async fn reach(ingress: &Ingress) -> Option<Stream> {
+    match timeout(ingress.connect_timeout, connect(&ingress.enclave)).await {
+        Ok(Ok(stream)) => Some(stream),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the enclave takes no client");
+            None
+        }
+        Err(_) => {
+            tracing::warn!(address = %ingress.enclave, "the enclave takes no client: it did not answer in time");
+            None
+        }
+    }
+}
+
+/// Sends each answer at once, and notices clients that vanished. Neither is needed for correctness.
+pub(crate) fn prepare(stream: &TcpStream) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "cannot set TCP_NODELAY");
+    }
+    if let Err(error) = SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEPALIVE)) {
+        tracing::debug!(%error, "cannot set TCP keepalive");
+    }
+}

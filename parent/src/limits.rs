@@ -1,0 +1,54 @@
+//! The parent's own bounds, each with its reason. Those of the link are in [`holdfast_link::limits`].
+
+use core::time::Duration;
+
+/// Bytes of the configuration file; a real one is below 4 KiB.
+pub const CONFIG_FILE_MAX: usize = 64 * 1024;
+/// Destinations on the egress list: a few per custodian.
+pub const EGRESS_ALLOW_MAX: usize = 1024;
+/// The most connections that may be configured: each takes two file descriptors and two buffers.
+pub const CONNECTIONS_MAX: u32 = 65_536;
+/// The longest duration that may be configured: a day.
+pub const DURATION_MAX_MS: u64 = 86_400_000;
+/// Bytes held per direction of a connection: one TLS record (RFC 8446 section 5.1: 2¹⁴) and its framing fit in two reads.
+pub const RELAY_BUFFER: usize = 16 * 1024;
+/// How long the other direction may be silent once one has ended. An answer that is under way keeps moving.
+pub const HALF_CLOSED_IDLE: Duration = Duration::from_secs(10);
+/// How long we go on reading from a client after the enclave's last byte, so that no reset destroys that byte on its way.
+pub const LINGER: Duration = Duration::from_secs(1);
+/// Bytes that we read and throw away in that time.
+pub const LINGER_BYTES_MAX: usize = 256 * 1024;
+/// Pause after a failed accept: it fails when file descriptors are short, and trying at once would only burn time.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Egress requests beyond the cap that are still heard, so that they learn why; beyond these, connections just end.
+pub const EGRESS_REFUSALS_MAX: usize = 16;
+/// Idle time after which TCP keepalive probes a client: below the 350 s at which network load balancers forget a flow.
+pub const TCP_KEEPALIVE: Duration = Duration::from_mins(1);
+
+/// Control connections that have not said hello yet. One enclave needs one; a restart briefly two.
+pub const HANDSHAKES_MAX: usize = 8;
+/// How long one message to the enclave may take to be written; a live enclave reads at once.
+pub const CONTROL_WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Log lines of the enclave that may come at once.
+pub const LOG_BURST: u32 = 200;
+/// Log lines of the enclave per second in the long run.
+pub const LOG_PER_SECOND: u32 = 50;
+
+/// How often the folder of manifests is looked at.
+pub const MANIFEST_POLL: Duration = Duration::from_secs(1);
+
+/// Connections at `ready_listen`: load balancers probe from a few addresses.
+pub const READY_CONNECTIONS_MAX: usize = 64;
+/// Bytes of a request's head at `ready_listen`.
+pub const READY_HEAD_MAX: usize = 8 * 1024;
+/// How long a request's head may take.
+pub const READY_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one connection at `ready_listen` lives.
+pub const READY_CONNECTION_MAX: Duration = Duration::from_secs(10);
+
+/// Shortest and longest pause before the enclave's process is started again.
+pub const RESTART_PAUSE: core::ops::RangeInclusive<Duration> = Duration::from_millis(250)..=Duration::from_secs(30);
+/// A process that ran this long counts as healthy: the next pause is the shortest again.
+pub const RESTART_HEALTHY: Duration = Duration::from_mins(1);
+/// How long the enclave's process may take to end before it is killed.
+pub const ENCLAVE_STOP_TIMEOUT: Duration = Duration::from_secs(5);

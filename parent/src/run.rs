@@ -1,0 +1,261 @@
+//! The program from start to end: bind, serve, drain.
+//!
+//! Guarantees: everything is bound before anything is served; at the first SIGTERM or SIGINT the program stops being
+//! ready, goes on accepting for the grace, then lets connections end; at the second it ends at once.
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use holdfast_link::{BindError, Listener};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+
+use crate::config::Config;
+use crate::control::Control;
+use crate::egress::Egress;
+use crate::ingress::Ingress;
+use crate::manifests::{Folder, Manifests};
+use crate::ready_page::ReadyPage;
+use crate::state::{Phase, State};
+use crate::{control, egress, enclave_process, ingress, manifests, ready_page};
+
+/// Why the program failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A TCP address cannot be listened at.
+    #[error("cannot listen at {field} = {address}: {source}")]
+    Listen {
+        /// The configuration's field.
+        field: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// An address of the link cannot be listened at.
+    #[error("{field}: {source}")]
+    Bind {
+        /// The configuration's field.
+        field: &'static str,
+        /// Why.
+        source: BindError,
+    },
+    /// The manifests cannot be read.
+    #[error("cannot list the folder key_stores = {}: {source}", folder.display())]
+    Manifests {
+        /// The folder.
+        folder: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file of chosen addresses cannot be written.
+    #[error("cannot write ports_file = {}: {source}", file.display())]
+    PortsFile {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Signals cannot be received.
+    #[error("cannot receive signals: {0}")]
+    Signals(io::Error),
+    /// A part ended that never should.
+    #[error("a part of the program ended unexpectedly")]
+    PartEnded,
+    /// A second signal came while connections were draining.
+    #[error("ended by a second signal before all connections had ended")]
+    Interrupted,
+}
+
+/// The addresses that were chosen, as `ports_file` holds them.
+#[derive(Debug, Serialize)]
+struct Ports {
+    listen: SocketAddr,
+    ready_listen: SocketAddr,
+}
+
+/// Everything that was bound.
+struct Bound {
+    client: TcpListener,
+    ready: TcpListener,
+    control: Listener,
+    egress: Listener,
+    ports: Ports,
+}
+
+/// Serves until a signal ends it.
+///
+/// # Errors
+/// When something cannot be bound, read or written at the start, or a second signal comes.
+pub async fn run(config: Config, static_configuration: String) -> Result<(), RunError> {
+    let mut stop = Stop::new()?;
+    let hang_up = signal(SignalKind::hangup()).map_err(RunError::Signals)?;
+    raise_file_limit(&config);
+    let mut folder = Folder::new(config.key_stores.clone());
+    let first = folder
+        .read()
+        .map_err(|source| RunError::Manifests { folder: config.key_stores.clone(), source })?
+        .unwrap_or_default();
+    let (published, manifests) = watch::channel::<Manifests>(Arc::new(first));
+    let bound = bind(&config).await?;
+    announce(&config, &bound.ports)?;
+
+    let state = Arc::new(State::new(config.max_connections, config.egress.max_connections));
+    let mut parts = JoinSet::new();
+    parts.spawn(manifests::watch(folder, hang_up, published, Arc::clone(&state)));
+    let page = ReadyPage { state: Arc::clone(&state), manifests: manifests.clone() };
+    parts.spawn(ready_page::serve(bound.ready, page));
+    let control = Control { static_configuration: static_configuration.into(), manifests, state: Arc::clone(&state) };
+    parts.spawn(control::serve(bound.control, control));
+    let way_out = Egress {
+        allow: config.egress.allow.iter().cloned().collect::<BTreeSet<_>>(),
+        idle_timeout: config.egress.idle_timeout,
+        connect_timeout: config.connect_timeout,
+    };
+    parts.spawn(egress::serve(bound.egress, way_out, Arc::clone(&state)));
+    let way_in = Ingress {
+        enclave: config.enclave.ingress.clone(),
+        first_byte_timeout: config.first_byte_timeout,
+        idle_timeout: config.idle_timeout,
+        connect_timeout: config.connect_timeout,
+    };
+    // This one is meant to end: when the program drains.
+    let accepting = tokio::spawn(ingress::serve(bound.client, way_in, Arc::clone(&state)));
+    let child = config.enclave.command.clone().map(|command| ChildProcess::start(command, &state));
+
+    let result = tokio::select! {
+        () = stop.requested() => drain(&config, &state, accepting, &mut stop).await,
+        _ = parts.join_next() => Err(RunError::PartEnded),
+    };
+    if let (Some(child), Ok(())) = (child, &result) {
+        child.end().await;
+    }
+    result
+}
+
+/// The task that keeps the enclave's process running.
+struct ChildProcess {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl ChildProcess {
+    fn start(command: Vec<String>, state: &Arc<State>) -> Self {
+        let (stop, stopped) = oneshot::channel();
+        let stopped = async {
+            // A sender that is gone means the same.
+            let _ = stopped.await;
+        };
+        Self { stop, task: tokio::spawn(enclave_process::keep_running(command, Arc::clone(state), stopped)) }
+    }
+
+    async fn end(self) {
+        drop(self.stop);
+        if self.task.await.is_err() {
+            tracing::error!("the task that watches the enclave's process failed");
+        }
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn new() -> Result<Self, RunError> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).map_err(RunError::Signals)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(RunError::Signals)?,
+        })
+    }
+
+    async fn requested(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+async fn drain(config: &Config, state: &State, accepting: JoinHandle<()>, stop: &mut Stop) -> Result<(), RunError> {
+    state.phase.send_replace(Phase::Leaving);
+    tracing::info!(connections = state.ingress.taken(), "told to end: not ready from now on");
+    let ending = async {
+        sleep(config.drain_grace).await;
+        state.phase.send_replace(Phase::Draining);
+        // Whether it returned or failed, it accepts no more.
+        let _ = accepting.await;
+        tracing::info!(connections = state.ingress.taken(), "accepting no more: waiting for connections to end");
+        if timeout(config.drain_timeout, state.ingress.all_returned()).await.is_err() {
+            tracing::warn!(connections = state.ingress.taken(), "connections that did not end in time are closed");
+        }
+    };
+    tokio::select! {
+        () = ending => Ok(()),
+        () = stop.requested() => Err(RunError::Interrupted),
+    }
+}
+
+async fn bind(config: &Config) -> Result<Bound, RunError> {
+    let listen = |field, address| async move {
+        let failed = |source| RunError::Listen { field, address, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let chosen = listener.local_addr().map_err(failed)?;
+        Ok::<_, RunError>((listener, chosen))
+    };
+    let failed = |field| move |source| RunError::Bind { field, source };
+    let control = Listener::bind(&config.control.listen).await.map_err(failed("control.listen"))?;
+    let egress = Listener::bind(&config.egress.listen).await.map_err(failed("egress.listen"))?;
+    let (ready, ready_listen) = listen("ready_listen", config.ready_listen).await?;
+    let (client, listen) = listen("listen", config.listen).await?;
+    Ok(Bound { client, ready, control, egress, ports: Ports { listen, ready_listen } })
+}
+
+/// Tells people on standard output, and programs in `ports_file`, what listens where.
+fn announce(config: &Config, ports: &Ports) -> Result<(), RunError> {
+    if let Some(file) = &config.ports_file {
+        write_ports(file, ports).map_err(|source| RunError::PortsFile { file: file.clone(), source })?;
+    }
+    let Ports { listen, ready_listen } = ports;
+    let (ingress, control, egress) = (&config.enclave.ingress, &config.control.listen, &config.egress.listen);
+    let line = format!(
+        "holdfast-parent: listen={listen} ready_listen={ready_listen} ingress={ingress} control={control} egress={egress}"
+    );
+    // Serving matters more than a standard output that is closed.
+    let mut output = io::stdout().lock();
+    let _ = writeln!(output, "{line}").and_then(|()| output.flush());
+    Ok(())
+}
+
+/// Renames the file into place, so that whoever waits for it never reads half of it.
+fn write_ports(file: &Path, ports: &Ports) -> io::Result<()> {
+    let text = serde_json::to_string(ports)?;
+    let mut temporary = file.as_os_str().to_owned();
+    temporary.push(".tmp");
+    std::fs::write(&temporary, text + "\n")?;
+    std::fs::rename(&temporary, file)
+}
+
+/// Each connection takes two file descriptors; many systems allow 1,024 unless a process asks for more.
+fn raise_file_limit(config: &Config) {
+    let needed = 2 * (u64::from(config.max_connections) + u64::from(config.egress.max_connections)) + 256;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= needed) {
+        return;
+    }
+    let wanted = limit.maximum.map_or(needed, |maximum| needed.min(maximum));
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum });
+    if raised.is_err() || wanted < needed {
+        tracing::warn!(needed, allowed = wanted, "too few file descriptors for max_connections (see ulimit -n)");
+    }
+}

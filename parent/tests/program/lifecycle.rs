@@ -1,0 +1,144 @@
+//! Draining, ending, and the enclave's process.
+
+use holdfast_link::control::{ToEnclave, ToParent};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::fixture::{Options, Parent, read_all, soon, until};
+
+fn with(top: &str) -> Options {
+    Options { top: top.to_owned(), ..Options::default() }
+}
+
+#[tokio::test]
+async fn at_sigterm_connections_end_by_themselves() {
+    let mut parent = Parent::start(with("drain_timeout_ms = 86400000")).await;
+    let enclave = parent.enclave_ingress().await;
+    let mut control = parent.control(1).await;
+    control.hear_manifests().await;
+    control.tell_ready(true).await;
+    until(|| async { parent.page("/ready").await.0 == 200 }).await;
+    let mut client = parent.client().await;
+    client.write_all(b"before").await.unwrap();
+    let mut stream = soon(enclave.accept()).await.unwrap();
+
+    parent.signal("TERM");
+    assert_eq!(control.hear().await, Some(ToEnclave::Drain));
+    let (status, body) = parent.page("/ready").await;
+    assert_eq!((status, body["reason"].as_str()), (503, Some("draining")));
+    until(|| async { TcpStream::connect(parent.listen).await.is_err() }).await;
+    control.tell_ready(true).await;
+    assert_eq!(parent.page("/ready").await.0, 503, "the enclave's word does not undo the drain");
+
+    // The open connection still works, both ways.
+    client.write_all(b" and after").await.unwrap();
+    let mut question = [0; 16];
+    soon(stream.read_exact(&mut question)).await.unwrap();
+    assert_eq!(&question, b"before and after");
+    stream.write_all(b"answer").await.unwrap();
+    drop(stream);
+    control.tell(&ToParent::Drained).await;
+    assert_eq!(read_all(&mut client).await, b"answer");
+    drop(client);
+    assert_eq!(parent.ended().await.code(), Some(0));
+    for name in ["control.sock", "egress.sock"] {
+        assert!(!parent.folder.path().join(name).exists(), "{name} was left behind");
+    }
+}
+
+#[tokio::test]
+async fn sigint_without_connections_ends_at_once() {
+    let mut parent = Parent::start(with("drain_timeout_ms = 86400000")).await;
+    parent.signal("INT");
+    assert_eq!(parent.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn connections_that_do_not_end_are_closed() {
+    let mut parent = Parent::start(with("drain_timeout_ms = 50")).await;
+    let enclave = parent.enclave_ingress().await;
+    let mut client = parent.client().await;
+    client.write_all(b"x").await.unwrap();
+    let stream = soon(enclave.accept()).await.unwrap();
+    parent.signal("TERM");
+    assert_eq!(parent.ended().await.code(), Some(0));
+    assert!(matches!(soon(client.read(&mut [0; 1])).await, Ok(0) | Err(_)));
+    drop(stream);
+}
+
+#[tokio::test]
+async fn during_the_grace_it_is_not_ready_and_still_accepts() {
+    let mut parent = Parent::start(with("drain_grace_ms = 86400000")).await;
+    let enclave = parent.enclave_ingress().await;
+    parent.signal("TERM");
+    until(|| async { parent.page("/ready").await.1["reason"] == "draining" }).await;
+    let mut client = parent.client().await;
+    client.write_all(b"x").await.unwrap();
+    let mut stream = soon(enclave.accept()).await.unwrap();
+    assert_eq!(stream.read_u8().await.unwrap(), b'x');
+    // A second signal does not wait.
+    parent.signal("TERM");
+    assert_eq!(parent.ended().await.code(), Some(1));
+}
+
+fn shell(script: &str) -> Options {
+    let command = serde_json::to_string(&["sh", "-c", script]).unwrap();
+    Options { enclave: format!("command = {command}"), ..Options::default() }
+}
+
+#[tokio::test]
+async fn the_enclaves_process_is_started_again_when_it_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let runs = folder.path().join("runs");
+    let mut parent = Parent::start(shell(&format!("echo run >> '{}'", runs.display()))).await;
+    until(|| async { std::fs::read_to_string(&runs).is_ok_and(|text| text.lines().count() >= 3) }).await;
+    assert!(parent.status().await["counters"]["enclave_started"].as_u64().unwrap() >= 3);
+    parent.signal("TERM");
+    assert_eq!(parent.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn the_enclaves_process_ends_with_the_program() {
+    for (signals, code) in [(1, 0), (2, 1)] {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("pid");
+        let mut options = shell(&format!("echo $$ > '{0}.tmp'; mv '{0}.tmp' '{0}'; exec sleep 1000", file.display()));
+        // With two signals the program ends within the grace.
+        options.top = if signals == 2 { "drain_grace_ms = 86400000".to_owned() } else { String::new() };
+        let mut parent = Parent::start(options).await;
+        until(|| async { file.exists() }).await;
+        let pid = std::fs::read_to_string(&file).unwrap();
+        let running = format!("/proc/{}/cmdline", pid.trim());
+        assert!(std::fs::read_to_string(&running).is_ok_and(|text| !text.is_empty()));
+        parent.signal("TERM");
+        if signals == 2 {
+            until(|| async { parent.page("/ready").await.1["reason"] == "draining" }).await;
+            parent.signal("TERM");
+        }
+        assert_eq!(parent.ended().await.code(), Some(code));
+        // A process that has ended but was not yet waited for has an empty command line (proc(5)).
+        until(|| async { std::fs::read_to_string(&running).map_or(true, |text| text.is_empty()) }).await;
+    }
+}
+
+#[tokio::test]
+async fn a_command_that_cannot_be_started_is_no_reason_to_end() {
+    let options = Options { enclave: "command = [\"/nonexistent/enclave\"]".to_owned(), ..Options::default() };
+    let mut parent = Parent::start(options).await;
+    until(|| async { parent.log().contains("cannot start the enclave's process") }).await;
+    assert_eq!(parent.page("/ready").await.0, 503);
+    parent.signal("TERM");
+    assert_eq!(parent.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn logs_may_be_json() {
+    let mut parent = Parent::start(with("log_format = \"json\"")).await;
+    parent.signal("TERM");
+    assert_eq!(parent.ended().await.code(), Some(0));
+    let log = parent.log();
+    assert!(log.lines().count() > 0);
+    for line in log.lines() {
+        assert!(serde_json::from_str::<serde_json::Value>(line).is_ok(), "{line}");
+    }
+}
