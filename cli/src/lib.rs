@@ -1,1 +1,21 @@
-//! holdfast, the operator's tool.
+//! holdfast, the operator's tool: an administrator's keys, and everything that is ordered with them.
+//!
+//! Guarantees: whatever the tool shows of an enclave was proven by an attestation document that it verified itself, under the
+//! trust root and the measurements in the manifest; no secret is printed unless that was asked for. Assumes: the machine that
+//! it runs on is the administrator's, and its clock is right within minutes. Refuses: keys that others can read, files that
+//! would be overwritten, answers that nobody signed.
+//!
+//! ```text
+//! arguments ─▶ app ─▶ commands::* ─▶ session (sign, send, wait, open) ─▶ evidence (verify) ─▶ output
+//!                                       └─ home (keys, manifests)
+//! ```
+
+pub mod app;
+pub mod arguments;
+pub mod commands;
+pub mod evidence;
+pub mod files;
+pub mod home;
+pub mod moment;
+pub mod output;
+pub mod session;

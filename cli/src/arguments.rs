@@ -1,0 +1,460 @@
+//! The command line. Every default stands here and in `--help`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueHint};
+use clap_complete::Shell;
+use holdfast_shared::external_key::{ExternalKeyId, KeyUsage};
+use holdfast_shared::ids::CommandId;
+use holdfast_shared::sigv4::AccessKeyId;
+use holdfast_shared::xks::{HostName, PathPrefix};
+
+use crate::commands::key::parse_usage;
+use crate::moment::{parse_duration, parse_ms};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  refused or failed; one line on standard error says what was wrong, where, and what to do
+  2  the command line is wrong
+  3  no enclave has carried out the command in time; it stays queued";
+
+/// Orders changes to a Holdfast key store, and checks what its enclaves prove.
+///
+/// Everything is signed with the administrator's keys in the home folder, sent to the key store's custodian, carried out inside
+/// an attested enclave, and shown only after the enclave's attestation was verified.
+#[derive(Debug, Parser)]
+#[command(name = "holdfast", version, after_help = EXIT_CODES, after_long_help = EXIT_CODES, arg_required_else_help = true)]
+pub struct Arguments {
+    /// Folder of the administrator's keys and manifests [default: ~/.holdfast]
+    #[arg(long, env = "HOLDFAST_HOME", global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub home: Option<PathBuf>,
+    /// Print data as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Which key store, and how long to wait.
+#[derive(Clone, Debug, Args)]
+pub struct Target {
+    /// Name or id of the key store; needed where more than one is known
+    #[arg(long, value_name = "NAME|ID")]
+    pub key_store: Option<String>,
+}
+
+/// How long to wait for an enclave.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Patience {
+    /// How long to wait for an enclave: a number and ms, s, m, h or d
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
+    pub timeout: Duration,
+}
+
+/// The groups of commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// An administrator's keys
+    #[command(subcommand)]
+    Admin(AdminCommand),
+    /// Who owns a key store, who holds its shares, what may run it
+    #[command(subcommand)]
+    Manifest(ManifestCommand),
+    /// External keys, as --xks-key-id names them
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// The credentials with which KMS signs its requests
+    #[command(subcommand)]
+    Credential(CredentialCommand),
+    /// The TLS certificate of the key store's host name
+    #[command(subcommand)]
+    Certificate(CertificateCommand),
+    /// Results of commands
+    #[command(subcommand, name = "command")]
+    Order(OrderCommand),
+    /// Block keys or the whole key store, in every enclave within a second
+    ///
+    /// A block is stored by the custodian before this returns. It needs no enclave to be running. Without a scope it is refused.
+    #[command(after_long_help = "Example:\n  holdfast block --key payments-1")]
+    Block(ScopeArguments),
+    /// Lift blocks
+    ///
+    /// Names exactly the blocks to lift; the others stay.
+    #[command(after_long_help = "Example:\n  holdfast unblock --key payments-1")]
+    Unblock(ScopeArguments),
+    /// What the custodian knows: version, leases, pending commands, blocks
+    ///
+    /// The evidence behind each lease is verified here again, under the manifest's trust root and measurements.
+    #[command(after_long_help = "Example:\n  holdfast status --json | jq .leases[].expires_ms")]
+    Status(Target),
+    /// Attestation documents
+    #[command(subcommand)]
+    Attestation(AttestationCommand),
+    /// What AWS KMS must be told
+    #[command(subcommand)]
+    Kms(KmsCommand),
+    /// Print a shell's completions
+    #[command(after_long_help = "Example:\n  holdfast completions bash > /etc/bash_completion.d/holdfast")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Write the manual pages
+    #[command(after_long_help = "Example:\n  holdfast man --out /usr/local/share/man/man1")]
+    Man {
+        /// Folder for the pages; it is made if it is missing
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        out: PathBuf,
+    },
+}
+
+/// `holdfast admin`
+#[derive(Debug, Subcommand)]
+pub enum AdminCommand {
+    /// Make an administrator's keys and print his id
+    ///
+    /// One administrator to a home folder. Keys are never replaced. Keep a copy of the folder: whoever loses the keys of enough
+    /// administrators can no longer change the key store.
+    #[command(after_long_help = "Example:\n  holdfast admin init --name alice")]
+    Init {
+        /// For people: 1 to 64 printable ASCII characters
+        #[arg(long)]
+        name: String,
+    },
+    /// Show the public part of the keys
+    ///
+    /// With --json, the form that custodians and other administrators take.
+    #[command(after_long_help = "Example:\n  holdfast admin show --json > alice.json")]
+    Show,
+}
+
+/// `holdfast manifest`
+#[derive(Debug, Subcommand)]
+pub enum ManifestCommand {
+    /// Make and sign a manifest and print the key store's id
+    ///
+    /// The id is the SHA-256 of the manifest: nobody can put another custodian, administrator or policy under it.
+    #[command(
+        after_long_help = "Example:\n  holdfast manifest create --name payments --custodian custodian.json \\\n    --host-name xks.example.com --path-prefix /payments --measurements measurements.json \\\n    --trust-root aws --lease 24h --out payments.manifest"
+    )]
+    Create(Box<CreateArguments>),
+    /// Verify a manifest and show what it says
+    #[command(after_long_help = "Example:\n  holdfast manifest show payments.manifest")]
+    Show {
+        /// The signed manifest
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+    },
+    /// Take over a manifest that was made elsewhere
+    #[command(after_long_help = "Example:\n  holdfast manifest add payments.manifest")]
+    Add {
+        /// The signed manifest
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// PEM file of the attestation root, where the manifest trusts another than AWS's
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        trust_root: Option<PathBuf>,
+    },
+    /// Send a manifest to its custodian, which then accepts the key store's ceremony
+    #[command(after_long_help = "Example:\n  holdfast manifest enrol payments.manifest")]
+    Enrol {
+        /// The signed manifest; it must be known here (create, add)
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+    },
+}
+
+/// `holdfast manifest create`
+#[derive(Debug, Args)]
+pub struct CreateArguments {
+    /// For people: 1 to 64 printable ASCII characters
+    #[arg(long)]
+    pub name: String,
+    /// A custodian's public description, as holdfast-custodian writes it; this version supports one
+    #[arg(long, value_name = "FILE", required = true, value_hint = ValueHint::FilePath)]
+    pub custodian: Vec<PathBuf>,
+    /// A further administrator's `admin show --json`; this version supports only one's own
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub administrator: Vec<PathBuf>,
+    /// The DNS name that KMS calls
+    #[arg(long, value_name = "NAME")]
+    pub host_name: HostName,
+    /// The path before /kms/xks/v1, such as /payments
+    #[arg(long, value_name = "PATH", default_value = "")]
+    pub path_prefix: PathPrefix,
+    /// Accepted measurements: PCR 0, 1, 2 and 16, optionally 3, 4 and 8; one set or a list
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub measurements: PathBuf,
+    /// Root of the attestation evidence: aws, or the PEM file of an emulator's
+    #[arg(long, value_name = "aws|FILE", value_hint = ValueHint::FilePath)]
+    pub trust_root: PathBuf,
+    /// Longest life of a blocked or revoked key behind a cut wire, and longest custodian outage survived
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_duration)]
+    pub lease: Duration,
+    /// Signatures that a kind of order needs: keys, credentials, identity, block, unblock or custody [default: 1 each]
+    #[arg(long, value_name = "KIND=N")]
+    pub threshold: Vec<String>,
+    /// The signed manifest, for the custodian and the parents
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub out: PathBuf,
+}
+
+/// `holdfast key`
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Have a key made in the enclave
+    #[command(
+        after_long_help = "Example:\n  holdfast key create payments-1\n  holdfast key create archive --usage decrypt"
+    )]
+    Create {
+        /// 1 to 128 characters of A-Z a-z 0-9 - . _
+        id: ExternalKeyId,
+        /// encrypt, decrypt, both with a comma between them, or none. KMS wants both of a new key
+        #[arg(long, default_value = "encrypt,decrypt", value_parser = parse_usage)]
+        usage: KeyUsage,
+        /// Which key store.
+        #[command(flatten)]
+        target: Target,
+        /// How long.
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// List the keys and their states
+    #[command(after_long_help = "Example:\n  holdfast key list --json | jq -r .keys[].id")]
+    List {
+        /// Which key store.
+        #[command(flatten)]
+        target: Target,
+        /// How long.
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// Allow the use of a disabled key
+    #[command(after_long_help = "Example:\n  holdfast key enable payments-1")]
+    Enable(OneKey),
+    /// Forbid the use of a key until it is enabled again
+    ///
+    /// This needs an enclave to carry it out. To stop use at once, whatever runs: holdfast block.
+    #[command(after_long_help = "Example:\n  holdfast key disable payments-1")]
+    Disable(OneKey),
+}
+
+/// A key that exists.
+#[derive(Debug, Args)]
+pub struct OneKey {
+    /// The key
+    pub id: ExternalKeyId,
+    /// Which key store.
+    #[command(flatten)]
+    pub target: Target,
+    /// How long.
+    #[command(flatten)]
+    pub patience: Patience,
+}
+
+/// Where a secret goes.
+#[derive(Debug, Args)]
+pub struct SecretOutput {
+    /// Print the secret access key
+    #[arg(long)]
+    pub show_secret: bool,
+    /// Write the credential into a new file (0600), as the AWS CLI's --xks-proxy-authentication-credential takes it
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub out: Option<PathBuf>,
+}
+
+/// `holdfast credential`
+#[derive(Debug, Subcommand)]
+pub enum CredentialCommand {
+    /// Open the credential that the ceremony made, or an earlier command
+    #[command(after_long_help = "Example:\n  holdfast credential show --show-secret")]
+    Show {
+        /// The command that made it, where it was not the ceremony
+        #[arg(long, value_name = "ID")]
+        command_id: Option<CommandId>,
+        /// Where the secret goes.
+        #[command(flatten)]
+        secret: SecretOutput,
+        /// Which key store.
+        #[command(flatten)]
+        target: Target,
+        /// How long.
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// Have another credential made in the enclave
+    #[command(after_long_help = "Example:\n  holdfast credential create --out second.json")]
+    Create {
+        /// Where the secret goes.
+        #[command(flatten)]
+        secret: SecretOutput,
+        /// Which key store.
+        #[command(flatten)]
+        target: Target,
+        /// How long.
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// Bring in a credential of one's own
+    ///
+    /// It is encrypted to a key that an accepted enclave was attested to hold; nobody else can read it.
+    #[command(
+        after_long_help = "Example:\n  openssl rand -base64 32 | tr -d '\\n' > secret\n  holdfast credential import --access-key-id AKIAI2SFODNN7EXAMPLE --secret-access-key-file secret"
+    )]
+    Import {
+        /// 20 to 30 characters of A-Z 2-7
+        #[arg(long, value_name = "ID")]
+        access_key_id: AccessKeyId,
+        /// File with the secret access key, 43 to 64 characters of A-Z a-z 0-9 / + =; - for standard input
+        #[arg(long, value_name = "FILE|-", value_hint = ValueHint::FilePath)]
+        secret_access_key_file: PathBuf,
+        /// Which key store.
+        #[command(flatten)]
+        target: Target,
+        /// How long.
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// Have a credential removed
+    #[command(after_long_help = "Example:\n  holdfast credential remove AKIAI2SFODNN7EXAMPLE")]
+    Remove {
+        /// Its access key id
+        access_key_id: AccessKeyId,
+        /// Which key store.
+        #[command(flatten)]
+        target: Target,
+        /// How long.
+        #[command(flatten)]
+        patience: Patience,
+    },
+}
+
+/// `holdfast certificate`
+#[derive(Debug, Subcommand)]
+pub enum CertificateCommand {
+    /// Get a certificate signing request for the key that the enclave made
+    #[command(after_long_help = "Example:\n  holdfast certificate request --out csr.pem")]
+    Request {
+        /// New file for the request, PKCS #10 in PEM; without it, it is printed
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        out: Option<PathBuf>,
+        /// Which key store.
+        #[command(flatten)]
+        target: Target,
+        /// How long.
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// Install a certificate chain
+    #[command(after_long_help = "Example:\n  holdfast certificate install chain.pem")]
+    Install {
+        /// The chain in PEM, leaf first, without the root
+        #[arg(value_hint = ValueHint::FilePath)]
+        chain: PathBuf,
+        /// Which key store.
+        #[command(flatten)]
+        target: Target,
+        /// How long.
+        #[command(flatten)]
+        patience: Patience,
+    },
+}
+
+/// `holdfast command`
+#[derive(Debug, Subcommand)]
+pub enum OrderCommand {
+    /// Look again at a command that was not carried out in time
+    #[command(after_long_help = "Example:\n  holdfast command result 0123456789abcdef0123456789abcdef")]
+    Result {
+        /// The id that the timeout named
+        command_id: CommandId,
+        /// Which key store.
+        #[command(flatten)]
+        target: Target,
+        /// How long.
+        #[command(flatten)]
+        patience: Patience,
+    },
+}
+
+/// `holdfast block`, `holdfast unblock`
+#[derive(Debug, Args)]
+pub struct ScopeArguments {
+    /// What.
+    #[command(flatten)]
+    pub scope: ScopeGroup,
+    /// Which key store.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// Keys, the key store, or both.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub struct ScopeGroup {
+    /// A key; may be given more than once. It need not exist
+    #[arg(long, value_name = "ID")]
+    pub key: Vec<ExternalKeyId>,
+    /// The whole key store
+    #[arg(long)]
+    pub store: bool,
+}
+
+/// `holdfast attestation`
+#[derive(Debug, Subcommand)]
+pub enum AttestationCommand {
+    /// Print what a document proves, or the first rule that it breaks (exit code 1)
+    ///
+    /// The document is the binary file that the Nitro Security Module returns. Verified are its shape, the certificate path
+    /// from the pinned root, and the signature, at the given time; what its nonce and measurements ought to be, only the one who
+    /// asked for the document knows.
+    #[command(after_long_help = "Example:\n  holdfast attestation inspect document.cbor --at 2024-12-13T07:37:58Z")]
+    Inspect {
+        /// The document; - for standard input
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// The time at which to verify: RFC 3339 or milliseconds since 1970 [default: now]
+        #[arg(long, value_name = "TIME", value_parser = parse_ms)]
+        at: Option<u64>,
+        /// PEM file of another root than that of AWS Nitro Enclaves
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        root: Option<PathBuf>,
+    },
+}
+
+/// `holdfast kms`
+#[derive(Debug, Subcommand)]
+pub enum KmsCommand {
+    /// Write the files that KMS takes and print the AWS CLI lines
+    ///
+    /// FILE.json is for the console's upload, FILE.credential.json for the AWS CLI; both are readable by their owner only.
+    #[command(
+        after_long_help = "Example:\n  holdfast kms config --region eu-central-1 --key payments-1 --out payments.json"
+    )]
+    Config {
+        /// Region of the KMS key store
+        #[arg(long, default_value = "us-east-1")]
+        region: String,
+        /// A key for which a create-key line is wanted; may be given more than once
+        #[arg(long, value_name = "ID")]
+        key: Vec<ExternalKeyId>,
+        /// New file for the console
+        #[arg(long, value_name = "FILE.json", value_hint = ValueHint::FilePath)]
+        out: PathBuf,
+        /// Put the secret into the printed line instead of a reference to the file
+        #[arg(long)]
+        show_secret: bool,
+        /// The command that made the credential, where it was not the ceremony
+        #[arg(long, value_name = "ID")]
+        command_id: Option<CommandId>,
+        /// Which key store.
+        #[command(flatten)]
+        target: Target,
+        /// How long.
+        #[command(flatten)]
+        patience: Patience,
+    },
+}

@@ -1,0 +1,49 @@
+//! What the tool does, one module for each group of commands.
+//!
+//! Every function returns data and prints nothing, so that other programs can use it; every report can be shown to a person
+//! (`Display`) or a program (`Serialize`).
+
+pub mod admin;
+pub mod attestation;
+pub mod block;
+pub mod certificate;
+pub mod credential;
+pub mod key;
+pub mod kms;
+pub mod manifest;
+pub mod status;
+
+use core::fmt;
+
+use holdfast_shared::command::Outcome;
+use holdfast_shared::ids::CommandId;
+use serde::Serialize;
+
+use crate::evidence::Evidence;
+use crate::session::{Completed, SessionError};
+
+/// A command that was carried out and has nothing to show.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Done {
+    /// What was done.
+    pub done: String,
+    /// The command.
+    pub command_id: CommandId,
+    /// Who says so.
+    pub evidence: Evidence,
+}
+
+impl Done {
+    fn new(done: String, completed: Completed) -> Result<Self, SessionError> {
+        match completed.outcome {
+            Outcome::Done => Ok(Self { done, command_id: completed.command_id, evidence: completed.evidence }),
+            _ => Err(SessionError::OtherOutcome),
+        }
+    }
+}
+
+impl fmt::Display for Done {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\n  {}", self.done, self.evidence.summary())
+    }
+}

@@ -1,0 +1,408 @@
+//! `holdfast manifest`: who owns a key store, who holds its shares, what may run it.
+
+use core::fmt;
+use std::path::{Path, PathBuf};
+
+use holdfast_shared::attestation::{AWS_ROOT_SHA256, Measurements};
+use holdfast_shared::hpke::PublicKey;
+use holdfast_shared::ids::{AdministratorId, CustodianId, KeyStoreId};
+use holdfast_shared::manifest::{
+    self, Custodian, DerCertificate, Manifest, ManifestError, ReleasePolicy, Thresholds, VerifiedManifest,
+};
+use holdfast_shared::signature::VerifyingKey;
+use holdfast_shared::xks::{HostName, PathPrefix};
+use holdfast_shared::{cbor, labels};
+use ring::rand::{SecureRandom, SystemRandom};
+use serde::{Deserialize, Serialize};
+
+use crate::commands::certificate::{self, ChainError};
+use crate::files::{self, FileError};
+use crate::home::{self, Home, HomeError, KeyStore};
+use crate::moment;
+
+/// Why a manifest could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// The folder, the keys, or the trust root.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// A file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A rule of manifests.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// A file that is not what it should be.
+    #[error("{path}: {reason}", path = path.display())]
+    Input {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what it should be.
+        reason: String,
+    },
+    /// More than this version can do.
+    #[error("this version supports one {0}; the format carries more, and a later version will use them: give one")]
+    OnlyOne(&'static str),
+    /// No randomness.
+    #[error("the operating system gave no randomness")]
+    NoRandomness,
+}
+
+/// A custodian, as `holdfast-custodian` writes it for administrators.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CustodianFile {
+    /// For people.
+    pub name: String,
+    /// SHA-256 of the signing key.
+    pub id: CustodianId,
+    /// Verifies its releases.
+    pub signing_key: VerifyingKey,
+    /// Shares are encrypted to it.
+    pub encryption_key: PublicKey,
+    /// `host:port` of its HTTPS service.
+    pub address: String,
+    /// Certificates in PEM to which its HTTPS certificate chains.
+    pub tls_roots: Vec<String>,
+}
+
+/// What a manifest is made of.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// For people.
+    pub name: String,
+    /// Who holds the shares.
+    pub custodians: Vec<Custodian>,
+    /// The name that KMS calls.
+    pub host_name: HostName,
+    /// The path before `/kms/xks/v1`.
+    pub path_prefix: PathPrefix,
+    /// Accepted images.
+    pub measurements: Vec<Measurements>,
+    /// The PEM file of an emulator's root; none for AWS's.
+    pub emulated_root: Option<PathBuf>,
+    /// Length of a lease, in milliseconds.
+    pub lease_ms: u64,
+    /// Signatures that each kind of order needs.
+    pub thresholds: Thresholds,
+}
+
+/// Makes, signs and remembers a manifest.
+///
+/// # Errors
+/// [`CreateError`].
+pub fn create(home: &Home, settings: Settings) -> Result<KeyStore, CreateError> {
+    let keys = home.administrator()?;
+    if settings.custodians.len() != 1 {
+        return Err(CreateError::OnlyOne("custodian"));
+    }
+    let trust_root = match &settings.emulated_root {
+        None => AWS_ROOT_SHA256,
+        Some(path) => home::read_trust_root(path)?.fingerprint(),
+    };
+    let rng = SystemRandom::new();
+    let mut nonce = [0; 16];
+    rng.fill(&mut nonce).map_err(|_| CreateError::NoRandomness)?;
+    let manifest = Manifest {
+        label: labels::MANIFEST.to_owned(),
+        nonce,
+        name: settings.name,
+        administrators: vec![keys.administrator],
+        thresholds: settings.thresholds,
+        custodians: settings.custodians,
+        shares_needed: 1,
+        hostile_tolerated: 0,
+        host_name: settings.host_name,
+        path_prefix: settings.path_prefix,
+        release_policy: ReleasePolicy {
+            epoch: 1,
+            trust_root,
+            measurements: settings.measurements,
+            lease_ms: settings.lease_ms,
+        },
+    };
+    let envelope = manifest::sign(&manifest, &keys.signing_key, &rng)?;
+    let verified = VerifiedManifest::verify(&cbor::encode(&envelope))?;
+    Ok(home.add_key_store(verified, settings.emulated_root.as_deref())?)
+}
+
+/// Remembers a manifest that was made elsewhere.
+///
+/// # Errors
+/// [`HomeError`].
+pub fn add(home: &Home, path: &Path, emulated_root: Option<&Path>) -> Result<KeyStore, HomeError> {
+    home.add_key_store(home::read_manifest(path)?, emulated_root)
+}
+
+/// Reads the accepted measurements: one set, or a list of sets.
+///
+/// # Errors
+/// [`CreateError::File`], [`CreateError::Input`].
+pub fn read_measurements(path: &Path) -> Result<Vec<Measurements>, CreateError> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMore {
+        One(Box<Measurements>),
+        More(Vec<Measurements>),
+    }
+    let bytes = files::read(path, files::FILE_MAX)?;
+    // Read as what it looks like, so that the error is about the field and not about the alternatives.
+    let is_list = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
+    let read = if is_list {
+        serde_json::from_slice(&bytes).map(OneOrMore::More)
+    } else {
+        serde_json::from_slice(&bytes).map(|one| OneOrMore::One(Box::new(one)))
+    };
+    match read {
+        Ok(OneOrMore::One(one)) => Ok(vec![*one]),
+        Ok(OneOrMore::More(more)) => Ok(more),
+        Err(error) => Err(CreateError::Input {
+            path: path.to_owned(),
+            reason: format!(
+                "{error}; expected the measurements of an image: {{\"pcr0\": …, \"pcr1\": …, \"pcr2\": …, \"pcr16\": …}} or a list of them"
+            ),
+        }),
+    }
+}
+
+/// Reads a custodian's public description.
+///
+/// # Errors
+/// [`CreateError::File`], [`CreateError::Input`].
+pub fn read_custodian(path: &Path) -> Result<Custodian, CreateError> {
+    let bad = |reason: String| CreateError::Input { path: path.to_owned(), reason };
+    let file: CustodianFile =
+        serde_json::from_slice(&files::read(path, files::FILE_MAX)?).map_err(|error| bad(error.to_string()))?;
+    let mut tls_roots: Vec<DerCertificate> = Vec::new();
+    for root in &file.tls_roots {
+        tls_roots.extend(
+            certificate::parse_chain(root.as_bytes())
+                .map_err(|error: ChainError| bad(format!("tls_roots: {error}")))?,
+        );
+    }
+    let custodian = Custodian {
+        name: file.name,
+        signing_key: file.signing_key,
+        encryption_key: file.encryption_key,
+        address: file.address,
+        tls_roots,
+    };
+    if custodian.id() == file.id { Ok(custodian) } else { Err(bad("the id is not that of the signing key".to_owned())) }
+}
+
+/// Reads one `KIND=N` of `--threshold` into `thresholds`.
+///
+/// # Errors
+/// What the text should have been.
+pub fn set_threshold(thresholds: &mut Thresholds, text: &str) -> Result<(), String> {
+    let kinds = "keys, credentials, identity, block, unblock or custody";
+    let (kind, number) = text.split_once('=').ok_or_else(|| format!("expected KIND=N, KIND being {kinds}"))?;
+    let number: u8 = number.parse().map_err(|_| "expected a number after the equals sign".to_owned())?;
+    let field = match kind {
+        "keys" => &mut thresholds.keys,
+        "credentials" => &mut thresholds.credentials,
+        "identity" => &mut thresholds.identity,
+        "block" => &mut thresholds.block,
+        "unblock" => &mut thresholds.unblock,
+        "custody" => &mut thresholds.custody,
+        _ => return Err(format!("unknown kind {kind:?}: expected {kinds}")),
+    };
+    *field = number;
+    Ok(())
+}
+
+/// A manifest as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ManifestReport {
+    /// SHA-256 of the manifest.
+    pub key_store_id: KeyStoreId,
+    /// For people.
+    pub name: String,
+    /// Who orders changes.
+    pub administrators: Vec<NamedAdministrator>,
+    /// Signatures that each kind of order needs.
+    pub thresholds: ThresholdsReport,
+    /// Who holds the shares.
+    pub custodians: Vec<NamedCustodian>,
+    /// m.
+    pub shares_needed: u8,
+    /// f.
+    pub hostile_tolerated: u8,
+    /// The name that KMS calls.
+    pub host_name: String,
+    /// `XksProxyUriPath`.
+    pub uri_path: String,
+    /// SHA-256 of the root under which evidence must verify.
+    pub trust_root_sha256: String,
+    /// Whether that is another root than AWS's.
+    pub emulated_root: bool,
+    /// Accepted images.
+    pub measurements: Vec<Measurements>,
+    /// Length of a lease, in milliseconds.
+    pub lease_ms: u64,
+}
+
+/// An administrator in a report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NamedAdministrator {
+    /// For people.
+    pub name: String,
+    /// SHA-256 of the signing key.
+    pub id: AdministratorId,
+}
+
+/// A custodian in a report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NamedCustodian {
+    /// For people.
+    pub name: String,
+    /// SHA-256 of the signing key.
+    pub id: CustodianId,
+    /// `host:port`.
+    pub address: String,
+}
+
+/// Thresholds in a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[expect(missing_docs, reason = "the fields are those of Thresholds, which documents them")]
+pub struct ThresholdsReport {
+    pub keys: u8,
+    pub credentials: u8,
+    pub identity: u8,
+    pub block: u8,
+    pub unblock: u8,
+    pub custody: u8,
+}
+
+impl From<&VerifiedManifest> for ManifestReport {
+    fn from(verified: &VerifiedManifest) -> Self {
+        let manifest = verified.manifest();
+        let Thresholds { keys, credentials, identity, block, unblock, custody } = manifest.thresholds;
+        let named_administrator = |a: &manifest::Administrator| NamedAdministrator { name: a.name.clone(), id: a.id() };
+        let named_custodian =
+            |c: &Custodian| NamedCustodian { name: c.name.clone(), id: c.id(), address: c.address.clone() };
+        Self {
+            key_store_id: verified.id(),
+            name: manifest.name.clone(),
+            administrators: manifest.administrators.iter().map(named_administrator).collect(),
+            thresholds: ThresholdsReport { keys, credentials, identity, block, unblock, custody },
+            custodians: manifest.custodians.iter().map(named_custodian).collect(),
+            shares_needed: manifest.shares_needed,
+            hostile_tolerated: manifest.hostile_tolerated,
+            host_name: manifest.host_name.to_string(),
+            uri_path: manifest.path_prefix.uri_path(),
+            trust_root_sha256: hex::encode(manifest.release_policy.trust_root),
+            emulated_root: manifest.release_policy.trust_root != AWS_ROOT_SHA256,
+            measurements: manifest.release_policy.measurements.clone(),
+            lease_ms: manifest.release_policy.lease_ms,
+        }
+    }
+}
+
+impl fmt::Display for ManifestReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "key store {}", self.name)?;
+        writeln!(f, "id        {}", self.key_store_id)?;
+        writeln!(f, "endpoint  https://{}{}", self.host_name, self.uri_path)?;
+        for administrator in &self.administrators {
+            writeln!(f, "administrator  {} {}", administrator.name, administrator.id)?;
+        }
+        let n = self.custodians.len();
+        for custodian in &self.custodians {
+            writeln!(f, "custodian      {} {} at {}", custodian.name, custodian.id, custodian.address)?;
+        }
+        writeln!(f, "shares needed  {} of {n}, {} hostile tolerated", self.shares_needed, self.hostile_tolerated)?;
+        let t = &self.thresholds;
+        writeln!(
+            f,
+            "signatures     keys {}, credentials {}, identity {}, block {}, unblock {}, custody {}",
+            t.keys, t.credentials, t.identity, t.block, t.unblock, t.custody
+        )?;
+        writeln!(f, "lease          {}", moment::format_duration(self.lease_ms))?;
+        let kind = if self.emulated_root { "EMULATED" } else { "AWS Nitro Enclaves" };
+        write!(f, "trust root     {kind} {}", self.trust_root_sha256)?;
+        self.measurements.iter().try_for_each(|set| write_measurements(f, set))
+    }
+}
+
+/// The registers of a set, each on a line of its own after a line end.
+pub(crate) fn write_measurements(f: &mut fmt::Formatter<'_>, set: &Measurements) -> fmt::Result {
+    let optional = [(3, set.pcr3), (4, set.pcr4), (8, set.pcr8)];
+    let required =
+        [(0, set.pcr0), (1, set.pcr1), (2, set.pcr2), (16, set.pcr16)].map(|(index, value)| (index, Some(value)));
+    required
+        .into_iter()
+        .chain(optional)
+        .filter_map(|(index, value)| Some((index, value?)))
+        .try_for_each(|(index, value)| write!(f, "\n  PCR {index:<2} {}", hex::encode(value)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thresholds_are_read_by_kind() {
+        let mut thresholds = Thresholds::ONE;
+        set_threshold(&mut thresholds, "unblock=2").unwrap();
+        assert_eq!(thresholds, Thresholds { unblock: 2, ..Thresholds::ONE });
+        for bad in ["unblock", "unblock=", "unblock=x", "unblock=256", "other=1"] {
+            assert!(set_threshold(&mut thresholds, bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_manifest_is_made_remembered_and_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::at(folder.path().join("home"));
+        let administrator = home.create_administrator("alice").unwrap();
+        let custodian = Custodian {
+            name: "vault".to_owned(),
+            signing_key: administrator.signing_key,
+            encryption_key: administrator.encryption_key,
+            address: "localhost:9443".to_owned(),
+            tls_roots: vec![DerCertificate(vec![1])],
+        };
+        let set = Measurements {
+            pcr0: [1; 48],
+            pcr1: [2; 48],
+            pcr2: [3; 48],
+            pcr16: [4; 48],
+            pcr3: None,
+            pcr4: None,
+            pcr8: None,
+        };
+        let settings = Settings {
+            name: "payments".to_owned(),
+            custodians: vec![custodian.clone()],
+            host_name: HostName::parse("xks.example.com").unwrap(),
+            path_prefix: PathPrefix::parse("/payments").unwrap(),
+            measurements: vec![set.clone()],
+            emulated_root: None,
+            lease_ms: 86_400_000,
+            thresholds: Thresholds::ONE,
+        };
+        let store = create(&home, settings.clone()).unwrap();
+        let report = ManifestReport::from(&store.manifest);
+        assert_eq!((report.uri_path.as_str(), report.emulated_root), ("/payments/kms/xks/v1", false));
+        assert_eq!(home.key_store(Some("payments")).unwrap().manifest, store.manifest);
+        assert_eq!(home.key_store(Some(&store.manifest.id().to_string())).unwrap().manifest, store.manifest);
+        assert!(matches!(home.key_store(Some("other")), Err(HomeError::UnknownKeyStore(..))));
+
+        let two = Settings { custodians: vec![custodian.clone(), custodian], ..settings.clone() };
+        assert!(matches!(create(&home, two), Err(CreateError::OnlyOne("custodian"))));
+        let unreachable = Settings { thresholds: Thresholds { keys: 2, ..Thresholds::ONE }, ..settings.clone() };
+        assert!(matches!(create(&home, unreachable), Err(CreateError::Manifest(_))));
+
+        create(&home, settings).unwrap();
+        assert!(matches!(home.key_store(Some("payments")), Err(HomeError::AmbiguousKeyStore(_))), "two of one name");
+
+        let path = folder.path().join("measurements.json");
+        std::fs::write(&path, serde_json::to_vec(&set).unwrap()).unwrap();
+        assert_eq!(read_measurements(&path).unwrap(), std::slice::from_ref(&set));
+        std::fs::write(&path, serde_json::to_vec(&[&set, &set]).unwrap()).unwrap();
+        assert_eq!(read_measurements(&path).unwrap().len(), 2);
+        std::fs::write(&path, "{}").unwrap();
+        assert!(read_measurements(&path).unwrap_err().to_string().contains("missing field `pcr0`"));
+    }
+}

@@ -1,0 +1,170 @@
+//! Attestation documents that an administrator receives, and what he may conclude from them.
+//!
+//! Guarantees: an [`Evidence`] exists only for a document that verified under the manifest's own trust root, shows
+//! measurements that the manifest accepts, and says exactly what its use demands. Assumes: the manifest, since its id is
+//! what the administrator chose to trust.
+//!
+//! Time: a document is read minutes or months after it was made (the result of a ceremony, the evidence of a long-lived
+//! lease), when its certificates of three hours are long over. So its path is checked at the moment that the NSM signed into it,
+//! and that moment must lie within what the use allows. Replay is excluded by other means: a result's document answers the
+//! id of one command and holds the hash of one outcome; a lease's is vouched for by the custodian's fresh signature.
+
+use holdfast_shared::attestation::{
+    AppraisalError, Expectations, Expected, Measurements, ParseError, ParsedDocument, TrustRoot, VerifiedAttestation,
+    VerifyError, inspect,
+};
+use holdfast_shared::cbor::{self, DecodeError};
+use holdfast_shared::command::ResultUserData;
+use holdfast_shared::hpke::PublicKey;
+use holdfast_shared::ids::{CommandId, CustodianId, KeyStoreId};
+use holdfast_shared::manifest::Manifest;
+use holdfast_shared::query::LeaseInfo;
+use holdfast_shared::release::ReleaseUserData;
+use serde::Serialize;
+
+use crate::home::KeyStore;
+use crate::moment;
+
+/// Longest age of the evidence behind a lease or of a result that was fetched later than it was ordered: a year and a day.
+pub const EVIDENCE_AGE_MAX_MS: u64 = 366 * 24 * 3_600_000;
+
+/// Why a document proves nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EvidenceError {
+    /// Not a document.
+    #[error("the attestation document is malformed: {0}")]
+    Parse(#[from] ParseError),
+    /// Not signed under the manifest's trust root.
+    #[error("the attestation document does not verify under the manifest's trust root: {0}")]
+    Verify(#[from] VerifyError),
+    /// Not of an accepted image, not for this use, or not of this time.
+    #[error("the attestation document is refused: {0}")]
+    Appraise(#[from] AppraisalError),
+    /// The lease's document speaks of something else.
+    #[error("the lease's attestation document was made for another purpose, key store, custodian or boot")]
+    Elsewhere,
+    /// What the enclave says about itself cannot be read.
+    #[error("the lease's attestation document: {0}")]
+    UserData(#[from] DecodeError),
+    /// The attested key is not a key.
+    #[error("the lease's attestation document has no usable public key")]
+    PublicKey,
+}
+
+/// What a verified document proves about the enclave that asked for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Evidence {
+    /// The NSM's name for itself: instance and enclave.
+    pub module_id: String,
+    /// When the NSM made the document, in milliseconds since 1970.
+    pub timestamp_ms: u64,
+    /// What was measured.
+    pub measurements: Measurements,
+    /// SHA-256 of the root under which it verified.
+    pub trust_root_sha256: String,
+    /// Whether that root is an emulator's: then nothing protects the keys from the machine they are on.
+    pub emulated: bool,
+}
+
+impl Evidence {
+    fn new(attestation: &VerifiedAttestation, root: &TrustRoot) -> Self {
+        Self {
+            module_id: attestation.module_id().to_owned(),
+            timestamp_ms: attestation.timestamp_ms(),
+            measurements: attestation.measurements().clone(),
+            trust_root_sha256: hex::encode(attestation.root_fingerprint()),
+            emulated: !root.is_aws(),
+        }
+    }
+
+    /// One line for people.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let root = if self.emulated { "EMULATED root, proves nothing about hardware" } else { "AWS Nitro root" };
+        format!("attested by {} at {} ({root})", self.module_id, moment::format_ms(self.timestamp_ms))
+    }
+}
+
+/// Verifies the document over the outcome of a command.
+///
+/// # Errors
+/// [`EvidenceError`].
+pub fn of_result(
+    document: &[u8],
+    outcome: &[u8],
+    store: &KeyStore,
+    command_id: CommandId,
+    max_age_ms: u64,
+    now_ms: u64,
+) -> Result<Evidence, EvidenceError> {
+    let user_data = cbor::encode(&ResultUserData::new(store.manifest.id(), command_id, outcome));
+    let expected = Expectations {
+        nonce: command_id.as_bytes(),
+        max_age_ms,
+        accepted: &store.manifest.manifest().release_policy.measurements,
+        user_data: Expected::Exactly(&user_data),
+        public_key: Expected::Any,
+    };
+    let attestation = verify(document, &store.trust_root, &expected, now_ms)?;
+    Ok(Evidence::new(&attestation, &store.trust_root))
+}
+
+/// Verifies the document behind a lease and returns the attested key, to which a secret may be encrypted.
+///
+/// The nonce was the custodian's challenge, which the administrator never saw: it is taken as the document has it. That the
+/// document is not an old one is the custodian's word, in an answer that it signed for this query; that its key is held by an
+/// accepted image of this key store is proven by the document itself.
+///
+/// # Errors
+/// [`EvidenceError`].
+pub fn of_lease(
+    lease: &LeaseInfo,
+    store: &KeyStore,
+    custodian_id: CustodianId,
+    now_ms: u64,
+) -> Result<(Evidence, PublicKey), EvidenceError> {
+    let claimed_nonce = claimed(&lease.document, &store.trust_root).nonce;
+    let manifest: &Manifest = store.manifest.manifest();
+    let expected = Expectations {
+        nonce: &claimed_nonce,
+        max_age_ms: EVIDENCE_AGE_MAX_MS,
+        accepted: &manifest.release_policy.measurements,
+        user_data: Expected::Present,
+        public_key: Expected::Present,
+    };
+    let attestation = verify(&lease.document, &store.trust_root, &expected, now_ms)?;
+    let user_data: ReleaseUserData = cbor::decode(attestation.user_data().unwrap_or_default())?;
+    let named = (user_data.key_store_id, user_data.custodian_id, user_data.boot_id);
+    let wanted: (KeyStoreId, _, _) = (store.manifest.id(), custodian_id, lease.boot_id);
+    if named != wanted {
+        return Err(EvidenceError::Elsewhere);
+    }
+    let key = attestation.public_key().unwrap_or_default();
+    let key = key.try_into().map(PublicKey).map_err(|_| EvidenceError::PublicKey)?;
+    Ok((Evidence::new(&attestation, &store.trust_root), key))
+}
+
+fn verify(
+    document: &[u8],
+    root: &TrustRoot,
+    expected: &Expectations<'_>,
+    now_ms: u64,
+) -> Result<VerifiedAttestation, EvidenceError> {
+    let made_ms = claimed(document, root).timestamp_ms;
+    Ok(ParsedDocument::parse(document)?.verify(root, made_ms)?.appraise(expected, now_ms)?)
+}
+
+/// What a document claims, before anything is proven.
+struct Claimed {
+    timestamp_ms: u64,
+    nonce: Vec<u8>,
+}
+
+fn claimed(document: &[u8], root: &TrustRoot) -> Claimed {
+    let statement = inspect(document, root, 0).statement;
+    let nonce = statement.as_ref().and_then(|statement| statement.nonce.as_deref()).unwrap_or_default();
+    Claimed {
+        timestamp_ms: statement.as_ref().map_or(0, |statement| statement.timestamp_ms),
+        nonce: hex::decode(nonce).unwrap_or_default(),
+    }
+}

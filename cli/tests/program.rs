@@ -1,0 +1,183 @@
+//! The program as a person runs it: what needs no custodian. The rest is tested across processes.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn holdfast(home: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_holdfast"))
+        .args(arguments)
+        .env("HOLDFAST_HOME", home)
+        .env_remove("HOME")
+        .output()
+        .unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn vector(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors/attestation").join(name)
+}
+
+#[test]
+fn every_command_has_help_with_an_example() {
+    let folder = tempfile::tempdir().unwrap();
+    let commands = [
+        "admin init",
+        "admin show",
+        "manifest create",
+        "manifest show",
+        "manifest add",
+        "manifest enrol",
+        "key create",
+        "key list",
+        "key enable",
+        "key disable",
+        "credential show",
+        "credential create",
+        "credential import",
+        "credential remove",
+        "certificate request",
+        "certificate install",
+        "command result",
+        "block",
+        "unblock",
+        "status",
+        "attestation inspect",
+        "kms config",
+        "completions",
+        "man",
+    ];
+    for command in commands {
+        let words: Vec<&str> = command.split(' ').chain(["--help"]).collect();
+        let output = holdfast(folder.path(), &words);
+        let text = stdout(&output);
+        assert!(output.status.success(), "{command}");
+        if command == "manifest create" {
+            assert!(text.contains("SHA-256 of the manifest"), "{text}");
+        }
+        assert!(text.contains("Usage:") && text.contains("holdfast"), "{command}: {text}");
+        assert!(text.contains("Example:"), "{command} has no example");
+    }
+    assert!(stdout(&holdfast(folder.path(), &["--help"])).contains("Exit codes:"));
+}
+
+#[test]
+fn wrong_command_lines_end_with_2() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines: [&[&str]; 11] = [
+        &[],
+        &["no-such-command"],
+        &["admin", "init"],
+        &["block"],
+        &["unblock"],
+        &["block", "--key", "no/slash"],
+        &["key", "create", "a", "--usage", "sign"],
+        &["key", "create", "a", "--timeout", "soon"],
+        &["credential", "remove", "too-short"],
+        &["attestation", "inspect", "x", "--at", "yesterday"],
+        &["command", "result", "abc"],
+    ];
+    for line in lines {
+        assert_eq!(holdfast(folder.path(), line).status.code(), Some(2), "{line:?}");
+    }
+}
+
+#[test]
+fn an_administrator_is_made_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = folder.path().join("home");
+    let made = holdfast(&home, &["admin", "init", "--name", "alice", "--json"]);
+    assert!(made.status.success(), "{}", stderr(&made));
+    let shown = holdfast(&home, &["admin", "show", "--json"]);
+    assert_eq!(stdout(&made), stdout(&shown));
+    let value: serde_json::Value = serde_json::from_str(&stdout(&made)).unwrap();
+    assert_eq!(value["name"], "alice");
+    assert_eq!(value["id"].as_str().unwrap().len(), 64);
+
+    let again = holdfast(&home, &["admin", "init", "--name", "alice"]);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(stderr(&again).contains("never replaced"), "{}", stderr(&again));
+    assert_eq!(stderr(&again).lines().count(), 1);
+    assert_eq!(stdout(&holdfast(&home, &["admin", "show", "--json"])), stdout(&made));
+}
+
+#[test]
+fn what_is_missing_is_named_with_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = folder.path().join("home");
+    let nothing = holdfast(&home, &["admin", "show"]);
+    assert_eq!(nothing.status.code(), Some(1));
+    assert!(stderr(&nothing).contains("holdfast admin init --name NAME"));
+    for line in [&["status"][..], &["key", "list"], &["block", "--store"], &["credential", "show"]] {
+        let output = holdfast(&home, line);
+        assert_eq!(output.status.code(), Some(1), "{line:?}");
+        assert!(stderr(&output).contains("holdfast manifest create"), "{line:?}: {}", stderr(&output));
+        assert!(output.stdout.is_empty());
+    }
+    let output = holdfast(&home, &["manifest", "show", "missing.manifest"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("cannot read missing.manifest"));
+}
+
+#[test]
+fn a_manifest_that_was_touched_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bad.manifest");
+    std::fs::write(&path, b"not a manifest").unwrap();
+    let output = holdfast(folder.path(), &["manifest", "show", path.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("bad.manifest"), "{}", stderr(&output));
+}
+
+#[test]
+fn the_published_document_is_verified_at_its_time_and_refused_now() {
+    let folder = tempfile::tempdir().unwrap();
+    let document = vector("nitro-attestation-2024-12-13.cbor");
+    let document = document.to_str().unwrap();
+    let root = vector("aws-nitro-enclaves-root-g1.pem");
+    for at in ["1734075478960", "2024-12-13T07:37:58.960Z"] {
+        let output = holdfast(folder.path(), &["attestation", "inspect", document, "--at", at]);
+        assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
+        let text = stdout(&output);
+        assert!(text.starts_with("VERIFIED as of 2024-12-13T07:37:58.96Z"), "{text}");
+        assert!(text.contains("AWS Nitro Enclaves") && text.contains("PCR 4"), "{text}");
+    }
+    let with_root =
+        ["attestation", "inspect", document, "--at", "1734075478960", "--root", root.to_str().unwrap(), "--json"];
+    let value: serde_json::Value = serde_json::from_str(&stdout(&holdfast(folder.path(), &with_root))).unwrap();
+    assert_eq!(value["verified"], true);
+    assert_eq!(value["root_is_aws"], true);
+
+    let now = holdfast(folder.path(), &["attestation", "inspect", document]);
+    assert_eq!(now.status.code(), Some(1));
+    let text = stdout(&now);
+    assert!(text.starts_with("REFUSED") && text.contains("expired"), "{text}");
+    assert!(text.contains("UNPROVEN"), "{text}");
+    let json = holdfast(folder.path(), &["attestation", "inspect", document, "--json"]);
+    assert_eq!(json.status.code(), Some(1));
+    let value: serde_json::Value = serde_json::from_str(&stdout(&json)).unwrap();
+    assert_eq!(value["broken"]["stage"], "verify");
+}
+
+#[test]
+fn completions_and_manual_pages() {
+    let folder = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish"] {
+        let output = holdfast(folder.path(), &["completions", shell]);
+        assert!(output.status.success());
+        assert!(stdout(&output).contains("attestation"), "{shell}");
+    }
+    let out = folder.path().join("man/man1");
+    assert!(holdfast(folder.path(), &["man", "--out", out.to_str().unwrap()]).status.success());
+    for page in ["holdfast.1", "holdfast-key-create.1", "holdfast-kms-config.1"] {
+        assert!(std::fs::read_to_string(out.join(page)).unwrap().contains(".TH"), "{page}");
+    }
+}
