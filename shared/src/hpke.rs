@@ -175,8 +175,7 @@ pub fn seal(
     aad: &[u8],
     plaintext: &[u8],
 ) -> Result<(Sealed, SentContext), HpkeError> {
-    let recipient =
-        <DhP384HkdfSha384 as Kem>::PublicKey::from_bytes(&recipient.0).map_err(|_| HpkeError::BadKey)?;
+    let recipient = <DhP384HkdfSha384 as Kem>::PublicKey::from_bytes(&recipient.0).map_err(|_| HpkeError::BadKey)?;
     let (encapsulated, mut context) =
         setup_sender::<AesGcm256, HkdfSha384, DhP384HkdfSha384>(&OpModeS::Base, &recipient, info)
             .map_err(|_| HpkeError::SealFailed)?;
@@ -195,15 +194,11 @@ pub fn open(
     aad: &[u8],
     sealed: &Sealed,
 ) -> Result<(Zeroizing<Vec<u8>>, OpenedContext), HpkeError> {
-    let encapsulated = <DhP384HkdfSha384 as Kem>::EncappedKey::from_bytes(&sealed.encapsulated_key)
-        .map_err(|_| HpkeError::BadKey)?;
-    let mut context = setup_receiver::<AesGcm256, HkdfSha384, DhP384HkdfSha384>(
-        &OpModeR::Base,
-        &key.key,
-        &encapsulated,
-        info,
-    )
-    .map_err(|_| HpkeError::OpenFailed)?;
+    let encapsulated =
+        <DhP384HkdfSha384 as Kem>::EncappedKey::from_bytes(&sealed.encapsulated_key).map_err(|_| HpkeError::BadKey)?;
+    let mut context =
+        setup_receiver::<AesGcm256, HkdfSha384, DhP384HkdfSha384>(&OpModeR::Base, &key.key, &encapsulated, info)
+            .map_err(|_| HpkeError::OpenFailed)?;
     let plaintext = context.open(&sealed.ciphertext, aad).map_err(|_| HpkeError::OpenFailed)?;
     Ok((Zeroizing::new(plaintext), OpenedContext(context)))
 }

@@ -307,9 +307,7 @@ pub fn open(root: &Secret<32>, entry: &RegisterEntry, bytes: &[u8]) -> Result<Op
     }
     let blob: Blob = cbor::decode(bytes)?;
     let header: Header = cbor::decode(&blob.header)?;
-    if header.key_store_id != entry.key_store_id
-        || header.version != entry.version
-        || header.previous != entry.previous
+    if header.key_store_id != entry.key_store_id || header.version != entry.version || header.previous != entry.previous
     {
         return Err(not_registered);
     }

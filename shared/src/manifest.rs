@@ -177,7 +177,8 @@ fn check(manifest: &Manifest) -> Result<(), &'static str> {
     rule((1..=limits::ADMINISTRATORS_MAX).contains(&administrators), "needs 1 to 16 administrators")?;
     rule((1..=limits::CUSTODIANS_MAX).contains(&custodians), "needs 1 to 16 custodians")?;
     rule(
-        manifest.administrators.iter().all(|a| name_fits(&a.name)) && manifest.custodians.iter().all(|c| name_fits(&c.name)),
+        manifest.administrators.iter().all(|a| name_fits(&a.name))
+            && manifest.custodians.iter().all(|c| name_fits(&c.name)),
         "each administrator and custodian needs a name of 1 to 64 printable ASCII characters",
     )?;
     let distinct: BTreeSet<_> = manifest.administrators.iter().map(Administrator::id).collect();
@@ -227,12 +228,12 @@ pub fn is_printable(text: &str) -> bool {
     text.bytes().all(|byte| (0x20..=0x7e).contains(&byte))
 }
 
-/// Whether `text` is `host:port` with a host of letters, digits, dots and dashes.
+/// Whether `text` is `host:port` with a host of lower-case letters, digits, dots and dashes.
 fn is_address(text: &str) -> bool {
     let Some((host, port)) = text.rsplit_once(':') else { return false };
     !host.is_empty()
         && host.len() <= limits::HOST_NAME_MAX
-        && host.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'-')
+        && host.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'.' || b == b'-')
         && port.parse::<u16>().is_ok_and(|port| port != 0)
 }
 
@@ -262,7 +263,9 @@ impl VerifiedManifest {
     /// [`ManifestError`] names the rule that is broken.
     pub fn verify(signed: &[u8]) -> Result<Self, ManifestError> {
         if signed.len() > limits::MANIFEST_MAX {
-            return Err(DecodeError::TooLong { name: "manifest", length: signed.len(), max: limits::MANIFEST_MAX }.into());
+            return Err(
+                DecodeError::TooLong { name: "manifest", length: signed.len(), max: limits::MANIFEST_MAX }.into()
+            );
         }
         let envelope: Envelope = cbor::decode(signed)?;
         let manifest: Manifest = cbor::decode(envelope.unverified_payload())?;
@@ -306,4 +309,3 @@ pub fn sign(manifest: &Manifest, key: &SigningKey, rng: &dyn SecureRandom) -> Re
     cbor::decode::<Manifest>(&bytes)?;
     Ok(Envelope::seal(labels::MANIFEST, &bytes, key, rng)?)
 }
-

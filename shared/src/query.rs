@@ -248,7 +248,8 @@ pub fn sign_answer(
     rng: &dyn SecureRandom,
 ) -> Result<Vec<u8>, QueryError> {
     let query_sha256 = crate::sha256(&[&cbor::encode(query)]);
-    let envelope = Envelope::seal(labels::QUERY_ANSWER, &cbor::encode(&QueryAnswer { query_sha256, answer }), key, rng)?;
+    let envelope =
+        Envelope::seal(labels::QUERY_ANSWER, &cbor::encode(&QueryAnswer { query_sha256, answer }), key, rng)?;
     Ok(cbor::encode(&envelope).to_vec())
 }
 

@@ -96,7 +96,11 @@ message!(ReleaseRequest, limits::ATTESTATION_DOCUMENT_MAX + 128, "release reques
 ));
 
 fn check_protocol(protocol: u32) -> Result<(), &'static str> {
-    if protocol == PROTOCOL { Ok(()) } else { Err("speaks another version of the protocol; this side speaks version 1") }
+    if protocol == PROTOCOL {
+        Ok(())
+    } else {
+        Err("speaks another version of the protocol; this side speaks version 1")
+    }
 }
 
 /// A share of a root key.

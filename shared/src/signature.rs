@@ -8,7 +8,9 @@ use core::fmt;
 use std::collections::BTreeSet;
 
 use ring::rand::SecureRandom;
-use ring::signature::{ECDSA_P384_SHA384_FIXED, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey};
+use ring::signature::{
+    ECDSA_P384_SHA384_FIXED, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey,
+};
 
 use crate::cbor::message;
 use crate::limits;
@@ -184,12 +186,7 @@ impl Envelope {
     ///
     /// # Errors
     /// [`SignatureError::SigningFailed`].
-    pub fn seal(
-        label: &str,
-        payload: &[u8],
-        key: &SigningKey,
-        rng: &dyn SecureRandom,
-    ) -> Result<Self, SignatureError> {
+    pub fn seal(label: &str, payload: &[u8], key: &SigningKey, rng: &dyn SecureRandom) -> Result<Self, SignatureError> {
         let mut envelope = Self { payload: payload.to_vec(), signatures: Vec::new() };
         envelope.add_signature(label, key, rng)?;
         Ok(envelope)
@@ -234,10 +231,7 @@ impl Envelope {
         let mut signers = Vec::with_capacity(self.signatures.len());
         let mut seen = BTreeSet::new();
         for entry in &self.signatures {
-            let key = keys
-                .iter()
-                .find(|key| key.fingerprint() == entry.signer)
-                .ok_or(SignatureError::UnknownSigner)?;
+            let key = keys.iter().find(|key| key.fingerprint() == entry.signer).ok_or(SignatureError::UnknownSigner)?;
             if !seen.insert(entry.signer) {
                 return Err(SignatureError::DuplicateSigner);
             }

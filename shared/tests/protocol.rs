@@ -1,0 +1,15 @@
+//! The protocol's formats: round trips, bindings, and vectors that must never change.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test code")]
+
+#[path = "protocol/fixture.rs"]
+mod fixture;
+
+#[path = "protocol/bindings.rs"]
+mod bindings;
+#[path = "protocol/keystore.rs"]
+mod keystore;
+#[path = "protocol/manifest.rs"]
+mod manifest;
+#[path = "protocol/vectors.rs"]
+mod vectors;

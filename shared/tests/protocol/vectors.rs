@@ -1,0 +1,152 @@
+//! Vectors: bytes that were written once and must always read the same. `HOLDFAST_WRITE_VECTORS=1` writes missing files;
+//! an existing one is never overwritten.
+
+use std::path::PathBuf;
+
+use holdfast_shared::block::BlockOverlay;
+use holdfast_shared::cbor::{self, Message};
+use holdfast_shared::channel::{Ask, Reply, Seen};
+use holdfast_shared::command::{Action, Command, Precondition, ResultUserData};
+use holdfast_shared::external_key::{ExternalKeyId, KeyUsage};
+use holdfast_shared::ids::{BlobId, BootId, CommandId, CustodianId, KeyStoreId};
+use holdfast_shared::keystore::{self, Place};
+use holdfast_shared::labels;
+use holdfast_shared::register::RegisterEntry;
+use holdfast_shared::release::{ChallengeRequest, ReleaseUserData};
+use holdfast_shared::secrets::Secret;
+use holdfast_shared::{hpke, signature};
+
+use crate::fixture::{self, Party, rng};
+
+fn path(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors/protocol").join(name)
+}
+
+/// The vector's bytes; written from `make` when they are missing and that is asked for.
+fn vector(name: &str, make: impl FnOnce() -> Vec<u8>) -> Vec<u8> {
+    let path = path(name);
+    if !path.exists() && std::env::var_os("HOLDFAST_WRITE_VECTORS").is_some() {
+        let text: String =
+            hex::encode(make()).as_bytes().chunks(96).flat_map(|l| [l, b"\n"].concat()).map(char::from).collect();
+        std::fs::write(&path, text).unwrap();
+    }
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    hex::decode(text.split_whitespace().collect::<String>()).unwrap()
+}
+
+fn holds<T: Message + PartialEq + core::fmt::Debug>(name: &str, value: &T) {
+    let bytes = vector(name, || cbor::encode(value).to_vec());
+    assert_eq!(cbor::encode(value).as_slice(), bytes, "{name}: encoding");
+    assert_eq!(&cbor::decode::<T>(&bytes).unwrap(), value, "{name}: decoding");
+}
+
+const ID: KeyStoreId = KeyStoreId([0x11; 32]);
+
+#[test]
+fn messages_without_randomness() {
+    holds("challenge-request.hex", &ChallengeRequest { protocol: 1, key_store_id: ID });
+    holds(
+        "release-user-data.hex",
+        &ReleaseUserData {
+            label: labels::ATTEST_RELEASE.to_owned(),
+            key_store_id: ID,
+            custodian_id: CustodianId([0x22; 32]),
+            boot_id: BootId([0x33; 16]),
+            audit_public_key: [0x44; 32],
+        },
+    );
+    holds("result-user-data.hex", &ResultUserData::new(ID, CommandId([0x55; 16]), b"outcome"));
+    holds(
+        "register-entry.hex",
+        &RegisterEntry {
+            label: labels::REGISTER.to_owned(),
+            key_store_id: ID,
+            version: 2,
+            blob_id: BlobId([0x66; 32]),
+            previous: Some(BlobId([0x77; 32])),
+            recorded_ms: 1_790_000_000_000,
+        },
+    );
+    holds(
+        "block-overlay.hex",
+        &BlockOverlay {
+            label: labels::BLOCK.to_owned(),
+            key_store_id: ID,
+            epoch: 3,
+            store: false,
+            keys: vec![ExternalKeyId::parse("a").unwrap(), ExternalKeyId::parse("b").unwrap()],
+            issued_ms: 1_790_000_000_000,
+        },
+    );
+    holds(
+        "command-create-key.hex",
+        &Command {
+            label: labels::COMMAND.to_owned(),
+            key_store_id: ID,
+            command_id: CommandId([0x88; 16]),
+            issued_ms: 1_790_000_000_000,
+            expires_ms: 1_790_003_600_000,
+            precondition: Precondition::Version(4),
+            action: Action::CreateKey {
+                id: ExternalKeyId::parse("ward-7.db").unwrap(),
+                usage: KeyUsage::ENCRYPT_DECRYPT,
+            },
+        },
+    );
+    holds("ask-watch.hex", &Ask::Watch { seen: Seen { overlay_epoch: 1, version: 2, commands: vec![] }, renew: true });
+    holds("reply-refused.hex", &Reply::Refused { reason: "no".to_owned(), lease_ended: false });
+}
+
+#[test]
+fn a_sealed_key_store_written_once_still_opens() {
+    let place = Place { key_store_id: ID, version: 1, previous: None, generation: 1 };
+    let root = || Secret::take(&mut [0x99; 32]);
+    let bytes = vector("sealed-key-store.hex", || {
+        let body = fixture::body(Party::new().administrator("alice"));
+        keystore::seal(&root(), &place, &body, &rng()).unwrap().bytes
+    });
+    let entry = RegisterEntry {
+        label: labels::REGISTER.to_owned(),
+        key_store_id: ID,
+        version: 1,
+        blob_id: keystore::blob_id(&bytes),
+        previous: None,
+        recorded_ms: 0,
+    };
+    let opened = keystore::open(&root(), &entry, &bytes).unwrap();
+    let mut expected = fixture::body(Party::new().administrator("alice"));
+    expected.administrators.clone_from(&opened.body.administrators);
+    assert_eq!(opened.body, expected);
+}
+
+#[test]
+fn an_hpke_message_and_a_signature_written_once_still_hold() {
+    let key = hpke::PrivateKey::from_bytes(&Secret::take(&mut [0x0A; 48])).unwrap();
+    let sealed = vector("hpke-message.hex", || {
+        let (sealed, _) = hpke::seal(key.public_key(), b"info", b"aad", b"a secret of the vector").unwrap();
+        [sealed.encapsulated_key.as_slice(), &sealed.ciphertext].concat()
+    });
+    let (encapsulated_key, ciphertext) = sealed.split_at(hpke::ENCAPSULATED_KEY_LEN);
+    let sealed =
+        hpke::Sealed { encapsulated_key: encapsulated_key.try_into().unwrap(), ciphertext: ciphertext.to_vec() };
+    assert_eq!(hpke::open(&key, b"info", b"aad", &sealed).unwrap().0.as_slice(), b"a secret of the vector");
+
+    let signed = vector("signature.hex", || {
+        let party = Party::new();
+        let signature = party.signing.sign(labels::COMMAND, b"payload of the vector", &rng()).unwrap();
+        [party.signing.verifying_key().unwrap().0.as_slice(), &signature].concat()
+    });
+    let (key, signature) = signed.split_at(signature::PUBLIC_KEY_LEN);
+    let key = signature::VerifyingKey(key.try_into().unwrap());
+    let signature = signature.try_into().unwrap();
+    key.verify(labels::COMMAND, b"payload of the vector", &signature).unwrap();
+    assert!(key.verify(labels::QUERY, b"payload of the vector", &signature).is_err());
+}
+
+#[test]
+fn labels_never_change() {
+    let text = std::fs::read_to_string(path("labels.txt")).unwrap();
+    assert_eq!(text.lines().collect::<Vec<_>>(), labels::ALL);
+    let distinct: std::collections::BTreeSet<_> = labels::ALL.iter().collect();
+    assert_eq!(distinct.len(), labels::ALL.len(), "no two uses share a label");
+}
