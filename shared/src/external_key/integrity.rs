@@ -95,6 +95,51 @@ mod tests {
         assert_eq!(STANDARD.encode(value), "qHA/ImC9h5HsLRXqCyPmWgYx7tzyoTplzILbP0fPXsc=");
     }
 
+    #[derive(serde::Deserialize)]
+    struct Vector {
+        version: u32,
+        material: String,
+        salt: String,
+        iv: String,
+        aad: String,
+        plaintext: String,
+        ciphertext: String,
+        metadata: String,
+        tag: String,
+        integrity_value: String,
+    }
+
+    /// Vectors made by another implementation: `tests/vectors/external_key/generate.py`.
+    #[test]
+    fn vectors() {
+        let fixed = |text: &str| <[u8; 32]>::try_from(hex::decode(text).unwrap()).unwrap();
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/external_key");
+        let mut count = 0;
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            let vector: Vector = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+            let key = ExternalKeyVersion::new(vector.version, Secret::take(&mut fixed(&vector.material))).unwrap();
+            let randomness = MessageRandomness {
+                salt: hex::decode(&vector.salt).unwrap().try_into().unwrap(),
+                iv: hex::decode(&vector.iv).unwrap().try_into().unwrap(),
+            };
+            let (aad, plaintext) = (hex::decode(&vector.aad).unwrap(), hex::decode(&vector.plaintext).unwrap());
+            let message = key.encrypt(&randomness, &aad, &plaintext).unwrap();
+            let (message, value) = Hashed::compute(message, &aad).verify(&key, &aad, &plaintext).unwrap().into_parts();
+            let name = path.display();
+            assert_eq!(hex::encode(&message.ciphertext), vector.ciphertext, "{name}");
+            assert_eq!(hex::encode(message.metadata), vector.metadata, "{name}");
+            assert_eq!(hex::encode(message.iv), vector.iv, "{name}");
+            assert_eq!(hex::encode(message.tag), vector.tag, "{name}");
+            assert_eq!(hex::encode(value), vector.integrity_value, "{name}");
+            count += 1;
+        }
+        assert!(count >= 5, "only {count} vectors were found");
+    }
+
     #[test]
     fn a_bit_flipped_after_hashing_is_found() {
         let key = ExternalKeyVersion::new(1, Secret::take(&mut [1; 32])).unwrap();

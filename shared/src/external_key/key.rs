@@ -4,7 +4,7 @@ use zeroize::Zeroizing;
 
 use super::integrity::{Hashed, VerifiedMessage};
 use super::message::{
-    Ciphertext, DecryptError, EncryptError, EncryptedMessage, ExternalKeyVersion, Metadata, MessageRandomness,
+    Ciphertext, DecryptError, EncryptError, EncryptedMessage, ExternalKeyVersion, MessageRandomness, Metadata,
 };
 use super::{ExternalKeyId, KeyState, KeyUsage};
 use crate::limits::KEY_VERSIONS_MAX;

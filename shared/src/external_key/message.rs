@@ -170,8 +170,7 @@ impl ExternalKeyVersion {
         let mut buffer = Zeroizing::new(Vec::with_capacity(message.ciphertext.len() + TAG_LEN));
         buffer.extend_from_slice(message.ciphertext);
         buffer.extend_from_slice(message.tag);
-        let plaintext_len =
-            key.open_in_place(nonce, Aad::from(framed), &mut buffer).map_err(|_| DecryptError)?.len();
+        let plaintext_len = key.open_in_place(nonce, Aad::from(framed), &mut buffer).map_err(|_| DecryptError)?.len();
         buffer.truncate(plaintext_len);
         Ok(buffer)
     }
@@ -249,7 +248,8 @@ mod tests {
 
     #[test]
     fn version_numbers_fit_three_bytes() {
-        for (number, fits) in [(0, false), (1, true), (VERSION_MAX, true), (VERSION_MAX + 1, false), (u32::MAX, false)] {
+        for (number, fits) in [(0, false), (1, true), (VERSION_MAX, true), (VERSION_MAX + 1, false), (u32::MAX, false)]
+        {
             assert_eq!(ExternalKeyVersion::new(number, Secret::take(&mut [0; 32])).is_ok(), fits, "{number}");
         }
     }

@@ -190,8 +190,7 @@ mod tests {
 
     #[test]
     fn encrypt() {
-        let message =
-            EncryptedMessage { ciphertext: vec![0xFF; 4], metadata: [1; 20], iv: [2; 12], tag: [3; 16] };
+        let message = EncryptedMessage { ciphertext: vec![0xFF; 4], metadata: [1; 20], iv: [2; 12], tag: [3; 16] };
         let plain = EncryptAnswer { message: &message, integrity_value: None };
         let expected = json!({
             "ciphertext": "/////w==",
@@ -233,7 +232,8 @@ mod tests {
 
     #[test]
     fn health() {
-        let member = |id: usize, health_status| EkmHealth { id: id.to_string(), model: "M \"1\"".into(), health_status };
+        let member =
+            |id: usize, health_status| EkmHealth { id: id.to_string(), model: "M \"1\"".into(), health_status };
         assert_eq!(HealthAnswer::new(NonZeroU32::MIN, "V", "M", &[]).unwrap_err(), FleetError);
         let fleet = [member(0, EkmStatus::Degraded)];
         let expected = json!({

@@ -140,7 +140,12 @@ mod tests {
             ("/kms/xks/v1/keys/K_1/decrypt", "", Some("K_1"), Operation::Decrypt),
             ("/kms/xks/v1/keys/health/metadata", "", Some("health"), Operation::GetKeyMetadata),
             ("/kms/xks/v1/keys/keys/encrypt", "", Some("keys"), Operation::Encrypt),
-            ("/kms/xks/v1/keys/encrypt/kms/xks/v1/health", "/kms/xks/v1/keys/encrypt", None, Operation::GetHealthStatus),
+            (
+                "/kms/xks/v1/keys/encrypt/kms/xks/v1/health",
+                "/kms/xks/v1/keys/encrypt",
+                None,
+                Operation::GetHealthStatus,
+            ),
             (&long_path, "", Some(&long_id), Operation::GetKeyMetadata),
         ];
         for (text, prefix, id, operation) in cases {

@@ -1,0 +1,210 @@
+//! What requests see: host names, path prefixes, key stores.
+//!
+//! ```text
+//! Directory ─ host name ─► ServedHost (TLS) ─ path prefix ─► ServedKeyStore (credentials, guard, fleet)
+//!                                                              ├ Gate      lease, blocks: survives every new version
+//!                                                              └ KeySlot   the keys, or nothing after a wipe
+//! ```
+//!
+//! Guarantees: a look-up takes no lock and sees one consistent table; two owners that claim one host name get neither
+//! (design, section 7), so that nobody can take over another's name by arriving later. Assumes: the caller keeps one
+//! [`Gate`] and one [`KeySlot`] per key store over all its versions. Refuses: nothing silently; collisions are returned.
+
+pub mod gate;
+pub mod keys;
+
+use core::num::NonZeroU32;
+use std::collections::HashMap;
+use std::collections::btree_map::{BTreeMap, Entry};
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard as Loaded};
+use holdfast_shared::ids::KeyStoreId;
+use holdfast_shared::sigv4::{CredentialSet, Regions};
+use holdfast_shared::xks::{EkmHealth, HostName, PathPrefix};
+use rustls::ServerConfig;
+
+pub use gate::{Blocks, Gate, Refusal};
+pub use keys::{KeyRing, KeyRingError, KeySlot};
+
+use crate::clock::Clock;
+use crate::tls::{TlsError, TlsIdentity, server_config};
+use crate::xks::Guard;
+
+/// Who a key store belongs to: equal for key stores of one owner, as far as the caller can prove that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct OwnerId(pub [u8; 32]);
+
+/// One version of one key store, as it is served.
+pub struct ServedKeyStore {
+    /// The key store.
+    pub id: KeyStoreId,
+    /// Its owner.
+    pub owner: OwnerId,
+    /// The host name that it is served under.
+    pub host_name: HostName,
+    /// The path prefix that it is served under.
+    pub path_prefix: PathPrefix,
+    /// The live SigV4 credentials.
+    pub credentials: CredentialSet,
+    /// The regions from which KMS may call.
+    pub regions: Regions,
+    /// Certificate and key of the host name.
+    pub tls: Arc<TlsIdentity>,
+    /// Policy, quotas and budgets.
+    pub guard: Arc<dyn Guard>,
+    /// Lease and blocks.
+    pub gate: Arc<Gate>,
+    /// The keys.
+    pub keys: Arc<KeySlot>,
+    /// `ekmFleetDetails`, one entry per custodian; the caller stores news here.
+    pub fleet: Arc<ArcSwap<Vec<EkmHealth>>>,
+    /// `xksProxyFleetSize`.
+    pub proxies: NonZeroU32,
+}
+
+impl core::fmt::Debug for ServedKeyStore {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("ServedKeyStore")
+            .field("id", &self.id)
+            .field("host_name", &self.host_name)
+            .field("path_prefix", &self.path_prefix)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One host name and what is served under it.
+#[derive(Debug)]
+pub struct ServedHost {
+    identity: Arc<TlsIdentity>,
+    tls: Arc<ServerConfig>,
+    stores: HashMap<PathPrefix, Arc<ServedKeyStore>>,
+}
+
+impl ServedHost {
+    /// The TLS configuration of this host name and no other.
+    #[must_use]
+    pub fn tls(&self) -> &Arc<ServerConfig> {
+        &self.tls
+    }
+
+    /// The key store under `prefix`.
+    #[must_use]
+    pub fn store(&self, prefix: &PathPrefix) -> Option<&Arc<ServedKeyStore>> {
+        self.stores.get(prefix)
+    }
+}
+
+/// Key stores that were left out because they claim the same name. Worth an alarm.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Collision {
+    /// The name that is claimed twice.
+    pub host_name: HostName,
+    /// The prefix, if one owner claims it twice; nothing if several owners claim the host name.
+    pub path_prefix: Option<PathPrefix>,
+    /// Everyone who claims it.
+    pub stores: Vec<KeyStoreId>,
+}
+
+type Hosts = HashMap<HostName, Arc<ServedHost>>;
+
+/// The table of everything served. Reading takes no lock; replacing is rare.
+pub struct Directory {
+    hosts: ArcSwap<Hosts>,
+    clock: Arc<dyn Clock>,
+}
+
+impl core::fmt::Debug for Directory {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Directory").field("hosts", &self.hosts.load().len()).finish_non_exhaustive()
+    }
+}
+
+impl Directory {
+    /// An empty directory, whose TLS configurations will tell time by `clock`.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { hosts: ArcSwap::default(), clock }
+    }
+
+    /// Serves exactly `stores` from now on. Connections that are open find the new table with their next request.
+    ///
+    /// Of several certificates for one host name, the one installed last is used. A host whose certificate did not change
+    /// keeps its TLS sessions.
+    ///
+    /// # Errors
+    /// If a TLS configuration cannot be made; the directory is unchanged then.
+    pub fn replace(&self, stores: Vec<Arc<ServedKeyStore>>) -> Result<Vec<Collision>, TlsError> {
+        let mut by_host: BTreeMap<HostName, Vec<Arc<ServedKeyStore>>> = BTreeMap::new();
+        for store in stores {
+            by_host.entry(store.host_name.clone()).or_default().push(store);
+        }
+        let mut collisions = Vec::new();
+        let mut hosts = Hosts::new();
+        let previous = self.hosts.load();
+        for (host_name, stores) in by_host {
+            let stores = without_collisions(&host_name, stores, &mut collisions);
+            let newest = stores.iter().max_by_key(|store| (store.tls.installed_ms(), store.id));
+            let Some(identity) = newest.map(|store| Arc::clone(&store.tls)) else {
+                continue;
+            };
+            let tls = match previous.get(&host_name) {
+                Some(host) if Arc::ptr_eq(&host.identity, &identity) => Arc::clone(&host.tls),
+                _ => server_config(&identity, &self.clock)?,
+            };
+            let stores = stores.into_iter().map(|store| (store.path_prefix.clone(), store)).collect();
+            hosts.insert(host_name, Arc::new(ServedHost { identity, tls, stores }));
+        }
+        self.hosts.store(Arc::new(hosts));
+        Ok(collisions)
+    }
+
+    /// What is served under `host_name`.
+    #[must_use]
+    pub fn host(&self, host_name: &HostName) -> Option<Arc<ServedHost>> {
+        self.hosts.load().get(host_name).cloned()
+    }
+
+    /// The key store under `host_name` and `prefix`.
+    #[must_use]
+    pub fn store(&self, host_name: &HostName, prefix: &PathPrefix) -> Option<Arc<ServedKeyStore>> {
+        let hosts: Loaded<Arc<Hosts>> = self.hosts.load();
+        hosts.get(host_name)?.store(prefix).cloned()
+    }
+}
+
+/// Drops everything that is claimed by more than one owner, and every prefix that is claimed twice by one.
+fn without_collisions(
+    host_name: &HostName,
+    stores: Vec<Arc<ServedKeyStore>>,
+    collisions: &mut Vec<Collision>,
+) -> Vec<Arc<ServedKeyStore>> {
+    let mut owners = stores.iter().map(|store| store.owner);
+    let first = owners.next();
+    if owners.any(|owner| Some(owner) != first) {
+        let stores = stores.iter().map(|store| store.id).collect();
+        collisions.push(Collision { host_name: host_name.clone(), path_prefix: None, stores });
+        return Vec::new();
+    }
+    let mut by_prefix: BTreeMap<PathPrefix, Vec<Arc<ServedKeyStore>>> = BTreeMap::new();
+    for store in stores {
+        match by_prefix.entry(store.path_prefix.clone()) {
+            Entry::Vacant(entry) => drop(entry.insert(vec![store])),
+            Entry::Occupied(mut entry) => entry.get_mut().push(store),
+        }
+    }
+    let mut unique = Vec::new();
+    for (path_prefix, mut stores) in by_prefix {
+        match stores.pop() {
+            Some(store) if stores.is_empty() => unique.push(store),
+            last => {
+                let stores = stores.iter().chain(&last).map(|store| store.id).collect();
+                collisions.push(Collision { host_name: host_name.clone(), path_prefix: Some(path_prefix), stores });
+            }
+        }
+    }
+    unique
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,87 @@
+//! What the server counts. Unauthenticated refusals are counted and not recorded (design, section 9).
+
+use core::sync::atomic::{AtomicU64, Ordering};
+use std::collections::BTreeMap;
+
+use holdfast_shared::xks::ErrorName;
+
+use super::ConnectionError;
+use crate::xks::Outcome;
+
+/// Counters, each one atomic addition.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    open: AtomicU64,
+    handshake_failed: AtomicU64,
+    unknown_host: AtomicU64,
+    http_failed: AtomicU64,
+    success: AtomicU64,
+    method_not_allowed: AtomicU64,
+    misdirected: AtomicU64,
+    aborted: AtomicU64,
+    errors: [AtomicU64; ErrorName::ALL.len()],
+}
+
+/// Counts a connection as open until dropped.
+pub(super) struct Open<'c>(&'c AtomicU64);
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Counts {
+    pub(super) fn open_connection(&self) -> Open<'_> {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Open(&self.open)
+    }
+
+    pub(super) fn connections(&self) -> u64 {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count_error(&self, error: &ConnectionError) {
+        let counter = match error {
+            ConnectionError::HandshakeTimeout | ConnectionError::Handshake(_) => &self.handshake_failed,
+            ConnectionError::UnknownHost => &self.unknown_host,
+            ConnectionError::Http(_) | ConnectionError::DrainTimeout => &self.http_failed,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_outcome(&self, outcome: Outcome) {
+        let counter = match outcome {
+            Outcome::Success => Some(&self.success),
+            Outcome::MethodNotAllowed => Some(&self.method_not_allowed),
+            Outcome::Misdirected => Some(&self.misdirected),
+            Outcome::Aborted => Some(&self.aborted),
+            Outcome::Error(name) => {
+                self.errors.iter().zip(ErrorName::ALL).find(|(_, other)| *other == name).map(|(counter, _)| counter)
+            }
+        };
+        if let Some(counter) = counter {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn by_name(&self) -> BTreeMap<String, u64> {
+        let fixed = [
+            ("handshakes_failed", &self.handshake_failed),
+            ("handshakes_for_unknown_host", &self.unknown_host),
+            ("connections_broken", &self.http_failed),
+            ("requests_success", &self.success),
+            ("requests_method_not_allowed", &self.method_not_allowed),
+            ("requests_misdirected", &self.misdirected),
+            ("requests_aborted", &self.aborted),
+        ];
+        let errors =
+            self.errors.iter().zip(ErrorName::ALL).map(|(counter, name)| (format!("requests_{}", name.as_str()), counter));
+        fixed
+            .into_iter()
+            .map(|(name, counter)| (name.to_owned(), counter))
+            .chain(errors)
+            .map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
+            .collect()
+    }
+}

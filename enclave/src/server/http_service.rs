@@ -1,0 +1,245 @@
+//! One request: which host it is for, its body, the pipeline, the event.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use holdfast_shared::ids::KeyStoreId;
+use holdfast_shared::limits::XKS_BODY_MAX;
+use holdfast_shared::xks::{HostName, Operation};
+use http::header::HOST;
+use http::request::Parts;
+use http_body::Body;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use tokio::time::timeout;
+use zeroize::Zeroizing;
+
+use super::ServerContext;
+use crate::clock::Clock;
+use crate::xks::{self, LoggedRequestId, Outcome, RawRequest, Refused, RequestEvent, Response};
+
+/// First allocation for a body of unknown length.
+const BODY_START: usize = 16 * 1024;
+
+/// A body that never came to its end. hyper closes the connection (or resets the stream) on it.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BodyError {
+    #[error("the request body took too long")]
+    Timeout,
+    #[error("the request body broke off")]
+    Broken,
+}
+
+/// Why a request stopped.
+enum Stop {
+    Refused(Refused),
+    Broken(BodyError),
+}
+
+impl<E: Into<Refused>> From<E> for Stop {
+    fn from(refused: E) -> Self {
+        Self::Refused(refused.into())
+    }
+}
+
+/// What is known of a request so far, for its event.
+#[derive(Default)]
+struct Progress {
+    key_store: Option<KeyStoreId>,
+    operation: Option<Operation>,
+    kms_request_id: Option<LoggedRequestId>,
+}
+
+/// Answers one request and reports it.
+pub(super) async fn handle(
+    context: Arc<ServerContext>,
+    host_name: Arc<HostName>,
+    request: http::Request<Incoming>,
+) -> Result<http::Response<Full<Bytes>>, BodyError> {
+    let start_ms = context.clock.monotonic_ms();
+    let mut progress = Progress::default();
+    let result = respond(&context, &host_name, request, &mut progress).await;
+    let outcome = match &result {
+        Ok(_) => Outcome::Success,
+        Err(Stop::Refused(Refused::Api(error))) => Outcome::Error(error.name),
+        Err(Stop::Refused(Refused::MethodNotAllowed)) => Outcome::MethodNotAllowed,
+        Err(Stop::Refused(Refused::Misdirected)) => Outcome::Misdirected,
+        Err(Stop::Broken(_)) => Outcome::Aborted,
+    };
+    context.counts.count_outcome(outcome);
+    context.observer.observe(RequestEvent {
+        key_store: progress.key_store,
+        operation: progress.operation,
+        kms_request_id: progress.kms_request_id,
+        outcome,
+        latency_ms: context.clock.monotonic_ms().saturating_sub(start_ms),
+    });
+    match result {
+        Ok(response) => Ok(response.into_http()),
+        Err(Stop::Refused(refused)) => Ok(Response::refused(refused).into_http()),
+        Err(Stop::Broken(error)) => Err(error),
+    }
+}
+
+async fn respond(
+    context: &ServerContext,
+    host_name: &HostName,
+    request: http::Request<Incoming>,
+    progress: &mut Progress,
+) -> Result<Response, Stop> {
+    let (parts, body) = request.into_parts();
+    let authority = authority_of(&parts).ok_or(Refused::Misdirected)?;
+    if !names_host(authority, host_name) {
+        return Err(Refused::Misdirected.into());
+    }
+    let routed = RawRequest::new(&parts, authority, host_name).route(&context.directory)?;
+    progress.key_store = Some(routed.store().id);
+    progress.operation = Some(routed.path().operation());
+    let body = read_body(body, context.limits.body).await?;
+    let clock: &dyn Clock = &*context.clock;
+    let request = routed.authenticate(&body, clock)?;
+    let response = xks::answer(request, clock, &mut progress.kms_request_id).map_err(Refused::Api)?;
+    Ok(response)
+}
+
+/// `Host` (HTTP/1.1), or `:authority` (HTTP/2, or the absolute form of HTTP/1.1). Both may be there if they agree;
+/// two `Host` headers are what request smuggling needs, so they are refused.
+fn authority_of(parts: &Parts) -> Option<&str> {
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    let host = hosts.next().map(http::HeaderValue::to_str).transpose().ok()?;
+    if hosts.next().is_some() {
+        return None;
+    }
+    let authority = parts.uri.authority().map(http::uri::Authority::as_str);
+    match (authority, host) {
+        (Some(authority), Some(host)) if authority != host => None,
+        (authority, host) => authority.or(host),
+    }
+}
+
+/// Whether `authority`, a port aside, is `host_name`.
+fn names_host(authority: &str, host_name: &HostName) -> bool {
+    let host = match authority.split_once(':') {
+        Some((host, port)) if !port.is_empty() && port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit()) => {
+            host
+        }
+        Some(_) => return false,
+        None => authority,
+    };
+    host.eq_ignore_ascii_case(host_name.as_str())
+}
+
+/// Reads a whole body into memory that is wiped afterwards: it may hold a plaintext.
+async fn read_body<B>(body: B, limit: Duration) -> Result<Zeroizing<Vec<u8>>, Stop>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    timeout(limit, collect(body)).await.unwrap_or(Err(Stop::Broken(BodyError::Timeout)))
+}
+
+async fn collect<B>(mut body: B) -> Result<Zeroizing<Vec<u8>>, Stop>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let announced = body.size_hint();
+    if announced.lower() > u64::try_from(XKS_BODY_MAX).unwrap_or(u64::MAX) {
+        return Err(xks::BODY_TOO_LONG.into());
+    }
+    let capacity = announced.exact().and_then(|len| usize::try_from(len).ok()).unwrap_or(BODY_START);
+    let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Stop::Broken(BodyError::Broken))?;
+        let Some(data) = frame.data_ref() else {
+            continue;
+        };
+        let len = bytes.len() + data.len();
+        if len > XKS_BODY_MAX {
+            return Err(xks::BODY_TOO_LONG.into());
+        }
+        if len > bytes.capacity() {
+            // A growing Vec would leave an unwiped copy behind.
+            let mut larger = Zeroizing::new(Vec::with_capacity(len.max(2 * bytes.capacity()).min(XKS_BODY_MAX)));
+            larger.extend_from_slice(&bytes);
+            bytes = larger;
+        }
+        bytes.extend_from_slice(data);
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_named_with_or_without_port() {
+        let host_name = HostName::parse("xks.example.com").unwrap();
+        let cases = [
+            ("xks.example.com", true),
+            ("XKS.Example.com", true),
+            ("xks.example.com:443", true),
+            ("xks.example.com:8443", true),
+            ("xks.example.com:", false),
+            ("xks.example.com:https", false),
+            ("xks.example.com:443:443", false),
+            ("xks.example.com:123456", false),
+            ("xks.example.com.", false),
+            ("user@xks.example.com", false),
+            ("xks.example.org", false),
+            ("", false),
+        ];
+        for (authority, expected) in cases {
+            assert_eq!(names_host(authority, &host_name), expected, "{authority}");
+        }
+    }
+
+    #[test]
+    fn one_authority_and_no_contradiction() {
+        let cases: &[(&str, &[&str], Option<&str>)] = &[
+            ("/p", &["a.example"], Some("a.example")),
+            ("/p", &[], None),
+            ("/p", &["a.example", "a.example"], None),
+            ("https://a.example/p", &[], Some("a.example")),
+            ("https://a.example/p", &["a.example"], Some("a.example")),
+            ("https://a.example/p", &["b.example"], None),
+            ("/p", &["\u{e9}"], None),
+        ];
+        for (uri, hosts, expected) in cases {
+            let mut request = http::Request::builder().uri(*uri);
+            for host in *hosts {
+                request = request.header(HOST, *host);
+            }
+            let (parts, ()) = request.body(()).unwrap().into_parts();
+            assert_eq!(authority_of(&parts), *expected, "{uri} {hosts:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn bodies_are_bounded() {
+        let limit = Duration::from_secs(60);
+        for (len, fits) in [(0, true), (BODY_START + 1, true), (XKS_BODY_MAX, true), (XKS_BODY_MAX + 1, false)] {
+            let body = Full::new(Bytes::from(vec![7; len]));
+            assert_eq!(read_body(body, limit).await.is_ok_and(|bytes| bytes.len() == len), fits, "{len}");
+            // The same without an announced length, in pieces.
+            let pieces: Vec<_> = vec![7; len].chunks(1000).map(Bytes::copy_from_slice).collect();
+            let frames = pieces.into_iter().map(|piece| Ok::<_, hyper::Error>(http_body::Frame::data(piece)));
+            let body = Pieces(frames.collect());
+            assert_eq!(read_body(body, limit).await.is_ok_and(|bytes| bytes.len() == len), fits, "{len}");
+        }
+    }
+
+    struct Pieces(std::collections::VecDeque<Result<http_body::Frame<Bytes>, hyper::Error>>);
+
+    impl Body for Pieces {
+        type Data = Bytes;
+        type Error = hyper::Error;
+
+        fn poll_frame(
+            mut self: core::pin::Pin<&mut Self>,
+            _: &mut core::task::Context<'_>,
+        ) -> core::task::Poll<Option<Result<http_body::Frame<Bytes>, hyper::Error>>> {
+            core::task::Poll::Ready(self.0.pop_front())
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! The life of a request (design, section 3), one type per station, each made only from the one before:
+//!
+//! ```text
+//! RawRequest ─route─► RoutedRequest ─authenticate─► AuthenticatedRequest ─parse─► ParsedRequest<O> ─admit─► AdmittedRequest<O>
+//!    404, 405            (a key store)   401           (a valid signature)  400, 501                 400, 503      (lease, keys)
+//!
+//! AdmittedRequest<O> ─find_key─► KeyedRequest<O> ─authorize─► AuthorizedRequest<O> ─perform─► Finished ─release─► Response
+//!                       404      (metadata is answered here)  400, 403, 429         400                  400, 503
+//! ```
+//!
+//! `GetHealthStatus` goes from `AdmittedRequest` straight to `Finished`: it skips policy, quota and budget, nothing else.
+//!
+//! Guarantees: a [`Response`] with status 200 exists only after a valid signature, with an unexpired lease and unblocked
+//! store and key at the moment it was made. Errors carry static texts only. Assumes: the caller writes the response at
+//! once. An authorized request cannot be made any other way:
+//!
+//! ```compile_fail
+//! use holdfast_enclave::xks::{AuthorizedRequest, Decrypt};
+//! fn shortcut(store: (), key: (), body: ()) -> AuthorizedRequest<'static, Decrypt> {
+//!     AuthorizedRequest { store, key, body }
+//! }
+//! ```
+//!
+//! nor can a finished answer be sent without passing the gate again:
+//!
+//! ```compile_fail
+//! use holdfast_enclave::xks::{Finished, Response};
+//! fn shortcut(finished: Finished) -> Response {
+//!     finished.into()
+//! }
+//! ```
+
+mod errors;
+mod guard;
+mod observer;
+mod operation;
+mod pipeline;
+mod request;
+mod response;
+
+pub(crate) use errors::BODY_TOO_LONG;
+pub use errors::Refused;
+pub use guard::{Denial, Guard, OpenGuard, Question};
+pub use observer::{LoggedRequestId, NoObserver, Outcome, RequestEvent, RequestObserver};
+pub use operation::{Decrypt, Encrypt, GetHealthStatus, GetKeyMetadata};
+pub use pipeline::{AdmittedRequest, AuthorizedRequest, Finished, KeyedRequest, ParsedRequest, answer};
+pub use request::{AuthenticatedRequest, RawRequest, RoutedRequest};
+pub use response::{Response, ResponseBody};
+
+#[cfg(test)]
+mod tests;

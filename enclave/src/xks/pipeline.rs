@@ -1,0 +1,246 @@
+//! From a verified signature to an answer.
+
+use std::sync::Arc;
+
+use holdfast_shared::external_key::{Ciphertext, ExternalKey, ExternalKeyId, KeyState, MessageRandomness};
+use holdfast_shared::sigv4::Authenticated;
+use holdfast_shared::xks::{
+    self, DecryptAnswer, EkmHealth, EkmStatus, EncryptAnswer, HealthAnswer, KeyMetadataAnswer, KeyStatus, Target,
+    XksError,
+};
+use ring::rand::{SecureRandom, SystemRandom};
+
+use super::errors::{DENIED, INTERNAL, INVALID_CIPHERTEXT, KEY_NOT_ENABLED, NO_KEYS, THROTTLED, UNKNOWN_KEY, USAGE};
+use super::guard::{Denial, Question};
+use super::observer::LoggedRequestId;
+use super::operation::{
+    ApiOperation, CryptographicOperation, Decrypt, Encrypt, GetHealthStatus, GetKeyMetadata, HasMetadata, KeyOperation,
+};
+use super::request::AuthenticatedRequest;
+use super::response::{Response, ResponseBody};
+use crate::clock::Clock;
+use crate::directory::{KeyRing, ServedKeyStore};
+
+/// `xksProxyVendor` and `ekmVendor`: the enclave is proxy and key manager in one.
+const VENDOR: &str = "Holdfast";
+/// `xksProxyModel`: "SHOULD include the product name and version".
+const MODEL: &str = concat!("Holdfast ", env!("CARGO_PKG_VERSION"));
+
+/// Takes an authenticated request through all remaining stations. `note` learns the request id once it is known.
+///
+/// # Errors
+/// The error to answer with: the first that applies, in the order of the design, section 3.
+pub fn answer(
+    request: AuthenticatedRequest<'_>,
+    clock: &dyn Clock,
+    note: &mut Option<LoggedRequestId>,
+) -> Result<Response, XksError> {
+    let AuthenticatedRequest { store, path, body, proof } = request;
+    let finished = match path.target() {
+        Target::Health => {
+            let request = ParsedRequest::<GetHealthStatus>::new(store, proof, xks::parse_health(body)?, note);
+            request.admit(clock)?.finish()?
+        }
+        Target::Key { id, operation: xks::KeyOperation::GetKeyMetadata } => {
+            let request = ParsedRequest::<GetKeyMetadata>::new(store, proof, xks::parse_key_metadata(body)?, note);
+            request.admit(clock)?.find_key(id)?.finish()
+        }
+        Target::Key { id, operation: xks::KeyOperation::Encrypt } => {
+            let request = ParsedRequest::<Encrypt>::new(store, proof, xks::parse_encrypt(body)?, note);
+            request.admit(clock)?.find_key(id)?.authorize()?.perform()?
+        }
+        Target::Key { id, operation: xks::KeyOperation::Decrypt } => {
+            let request = ParsedRequest::<Decrypt>::new(store, proof, xks::parse_decrypt(body)?, note);
+            request.admit(clock)?.find_key(id)?.authorize()?.perform()?
+        }
+    };
+    finished.release(clock)
+}
+
+/// A request whose body obeys the specification.
+pub struct ParsedRequest<'r, O: ApiOperation> {
+    store: Arc<ServedKeyStore>,
+    proof: Authenticated,
+    body: O::Body<'r>,
+}
+
+impl<'r, O: ApiOperation> ParsedRequest<'r, O> {
+    fn new(
+        store: Arc<ServedKeyStore>,
+        proof: Authenticated,
+        body: O::Body<'r>,
+        note: &mut Option<LoggedRequestId>,
+    ) -> Self {
+        *note = Some(LoggedRequestId::new(body.metadata().kms_request_id()));
+        Self { store, proof, body }
+    }
+
+    /// Checks block and lease of the key store, and takes hold of its keys.
+    ///
+    /// # Errors
+    /// 400 if it is blocked, 503 if a lease has expired or the keys are not there yet.
+    pub fn admit(self, clock: &dyn Clock) -> Result<AdmittedRequest<'r, O>, XksError> {
+        self.store.gate.check(clock.monotonic_ms(), None)?;
+        let keys = self.store.keys.load().ok_or(NO_KEYS)?;
+        Ok(AdmittedRequest { request: self, keys })
+    }
+}
+
+/// A request to a key store that serves.
+pub struct AdmittedRequest<'r, O: ApiOperation> {
+    request: ParsedRequest<'r, O>,
+    keys: Arc<KeyRing>,
+}
+
+impl AdmittedRequest<'_, GetHealthStatus> {
+    /// Tries the test key and describes the fleet.
+    ///
+    /// # Errors
+    /// 500 if the cipher or the generator fails.
+    pub fn finish(self) -> Result<Finished, XksError> {
+        if !self.keys.works(&message_randomness()?) {
+            return Err(INTERNAL);
+        }
+        let store = self.request.store;
+        let fleet = store.fleet.load_full();
+        let myself =
+            [EkmHealth { id: store.id.to_string(), model: MODEL.to_owned(), health_status: EkmStatus::Active }];
+        // "The response MUST have at least one" entry: without custodians in the list, the enclave stands for itself.
+        let fleet = if fleet.is_empty() { myself.as_slice() } else { fleet.as_slice() };
+        let body = HealthAnswer::new(store.proxies, VENDOR, MODEL, fleet).map_err(|_| INTERNAL)?.to_json();
+        Ok(Finished { store, key: None, body: ResponseBody::Plain(body) })
+    }
+}
+
+impl<'r, O: KeyOperation> AdmittedRequest<'r, O> {
+    /// Finds the key that the path names.
+    ///
+    /// # Errors
+    /// 404 if there is none.
+    pub fn find_key(self, id: &ExternalKeyId) -> Result<KeyedRequest<'r, O>, XksError> {
+        let key = Arc::clone(self.keys.find(id).ok_or(UNKNOWN_KEY)?);
+        Ok(KeyedRequest { request: self.request, key })
+    }
+}
+
+/// A request for a key that exists.
+pub struct KeyedRequest<'r, O: ApiOperation> {
+    request: ParsedRequest<'r, O>,
+    key: Arc<ExternalKey>,
+}
+
+impl<'r, O: ApiOperation> KeyedRequest<'r, O> {
+    fn is_enabled(&self) -> bool {
+        self.key.state() == KeyState::Enabled && !self.request.store.gate.blocks_key(self.key.id())
+    }
+}
+
+impl KeyedRequest<'_, GetKeyMetadata> {
+    /// Describes the key; disabled, blocked and pending destruction all show as `DISABLED`.
+    pub fn finish(self) -> Finished {
+        let status = if self.is_enabled() { KeyStatus::Enabled } else { KeyStatus::Disabled };
+        let body = KeyMetadataAnswer { usage: self.key.usage(), status }.to_json();
+        // No key is used, so a block of the key does not hold the answer back: it says that the key is blocked.
+        Finished { store: self.request.store, key: None, body: ResponseBody::Plain(body) }
+    }
+}
+
+impl<'r, O: CryptographicOperation> KeyedRequest<'r, O> {
+    /// Checks state and usage of the key, then policy, quota and budget.
+    ///
+    /// # Errors
+    /// 400, 403 or 429.
+    pub fn authorize(self) -> Result<AuthorizedRequest<'r, O>, XksError> {
+        if !self.is_enabled() {
+            return Err(KEY_NOT_ENABLED);
+        }
+        if !O::supported_by(self.key.usage()) {
+            return Err(USAGE);
+        }
+        let ParsedRequest { store, proof, body } = self.request;
+        let question = Question {
+            key_store: store.id,
+            key: self.key.id(),
+            operation: O::OPERATION,
+            metadata: body.metadata(),
+            access_key_id: proof.access_key_id(),
+        };
+        store.guard.permit(&question).map_err(|denial| match denial {
+            Denial::Policy => DENIED,
+            Denial::Throttled => THROTTLED,
+        })?;
+        Ok(AuthorizedRequest { store, key: self.key, body })
+    }
+}
+
+/// A request that may be performed. Made by [`KeyedRequest::authorize`] and in no other way.
+pub struct AuthorizedRequest<'r, O: ApiOperation> {
+    store: Arc<ServedKeyStore>,
+    key: Arc<ExternalKey>,
+    body: O::Body<'r>,
+}
+
+impl AuthorizedRequest<'_, Encrypt> {
+    /// Encrypts; with an integrity value in the order of Appendix C if one is asked for.
+    ///
+    /// # Errors
+    /// 500 if cipher, generator or the verifying decryption fails.
+    pub fn perform(self) -> Result<Finished, XksError> {
+        let Self { store, key, body } = self;
+        let randomness = message_randomness()?;
+        let json = if body.integrity_value {
+            let verified = key.encrypt_verified(&randomness, &body.aad, &body.plaintext).map_err(|_| INTERNAL)?;
+            let (message, value) = verified.into_parts();
+            EncryptAnswer { message: &message, integrity_value: Some(&value) }.to_json()
+        } else {
+            let message = key.encrypt(&randomness, &body.aad, &body.plaintext).map_err(|_| INTERNAL)?;
+            EncryptAnswer { message: &message, integrity_value: None }.to_json()
+        };
+        Ok(Finished { store, key: Some(key.id().clone()), body: ResponseBody::Plain(json) })
+    }
+}
+
+impl AuthorizedRequest<'_, Decrypt> {
+    /// Decrypts.
+    ///
+    /// # Errors
+    /// 400 if the ciphertext is not ours or not intact.
+    pub fn perform(self) -> Result<Finished, XksError> {
+        let Self { store, key, body } = self;
+        let message = Ciphertext {
+            ciphertext: &body.ciphertext,
+            metadata: &body.ciphertext_metadata,
+            iv: &body.iv,
+            tag: &body.tag,
+        };
+        let plaintext = key.decrypt(&message, &body.aad).map_err(|_| INVALID_CIPHERTEXT)?;
+        let json = DecryptAnswer { plaintext: &plaintext }.to_json();
+        Ok(Finished { store, key: Some(key.id().clone()), body: ResponseBody::Secret(json) })
+    }
+}
+
+/// An answer that has not passed the gate again.
+pub struct Finished {
+    store: Arc<ServedKeyStore>,
+    key: Option<ExternalKeyId>,
+    body: ResponseBody,
+}
+
+impl Finished {
+    /// Asks the gate once more, and makes the one kind of response that has status 200.
+    ///
+    /// # Errors
+    /// 400 if store or key were blocked meanwhile, 503 if a lease has expired.
+    pub fn release(self, clock: &dyn Clock) -> Result<Response, XksError> {
+        self.store.gate.check(clock.monotonic_ms(), self.key.as_ref())?;
+        Ok(Response::success(self.body))
+    }
+}
+
+fn message_randomness() -> Result<MessageRandomness, XksError> {
+    let random = SystemRandom::new();
+    let mut randomness = MessageRandomness { salt: [0; 16], iv: [0; 12] };
+    random.fill(&mut randomness.salt).map_err(|_| INTERNAL)?;
+    random.fill(&mut randomness.iv).map_err(|_| INTERNAL)?;
+    Ok(randomness)
+}

@@ -1,0 +1,78 @@
+//! Answers on their way to HTTP.
+
+use bytes::Bytes;
+use holdfast_shared::xks::XksError;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::{HeaderMap, StatusCode};
+use http_body_util::Full;
+use zeroize::Zeroizing;
+
+use super::errors::Refused;
+
+/// The body of an answer.
+#[derive(Debug)]
+pub enum ResponseBody {
+    /// Nothing.
+    Empty,
+    /// JSON without secrets.
+    Plain(Vec<u8>),
+    /// JSON that holds a plaintext: wiped as soon as HTTP has taken it over.
+    Secret(Zeroizing<Vec<u8>>),
+}
+
+/// An answer.
+#[derive(Debug)]
+pub struct Response {
+    status: StatusCode,
+    body: ResponseBody,
+}
+
+impl Response {
+    /// Reserved for [`super::Finished::release`].
+    pub(super) fn success(body: ResponseBody) -> Self {
+        Self { status: StatusCode::OK, body }
+    }
+
+    /// The answer to a refused request.
+    #[must_use]
+    pub fn refused(refused: Refused) -> Self {
+        match refused {
+            Refused::Api(error) => Self::error(error),
+            Refused::MethodNotAllowed => Self { status: StatusCode::METHOD_NOT_ALLOWED, body: ResponseBody::Empty },
+            Refused::Misdirected => Self { status: StatusCode::MISDIRECTED_REQUEST, body: ResponseBody::Empty },
+        }
+    }
+
+    fn error(error: XksError) -> Self {
+        let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Self { status, body: ResponseBody::Plain(error.to_json()) }
+    }
+
+    /// The status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The answer as HTTP takes it.
+    #[must_use]
+    pub fn into_http(self) -> http::Response<Full<Bytes>> {
+        let body = match self.body {
+            ResponseBody::Empty => Bytes::new(),
+            ResponseBody::Plain(json) => Bytes::from(json),
+            ResponseBody::Secret(json) => Bytes::from_owner(json),
+        };
+        let mut headers = HeaderMap::with_capacity(3);
+        // Every answer, errors included: "with a Content-Type of `application/json`" (section "API content type").
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if self.status == StatusCode::METHOD_NOT_ALLOWED {
+            // RFC 9110, section 15.5.6.
+            headers.insert(ALLOW, HeaderValue::from_static("POST"));
+        }
+        let mut response = http::Response::new(Full::new(body));
+        *response.status_mut() = self.status;
+        *response.headers_mut() = headers;
+        response
+    }
+}
