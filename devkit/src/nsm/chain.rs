@@ -37,8 +37,8 @@ pub struct CertificateSpec {
     pub is_ca: IsCa,
     /// keyUsage; none leaves the extension out.
     pub key_usages: Vec<KeyUsagePurpose>,
-    /// Whether to add a critical extension that nobody knows.
-    pub unknown_critical_extension: bool,
+    /// Further extensions, known, unknown or doubled.
+    pub extensions: Vec<CustomExtension>,
     /// Whether its key is on P-256 instead of P-384.
     pub p256: bool,
 }
@@ -63,7 +63,7 @@ impl CertificateSpec {
             not_after_ms: not_before_ms.saturating_add(millis(life)),
             is_ca: IsCa::ExplicitNoCa,
             key_usages: vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::ContentCommitment],
-            unknown_critical_extension: false,
+            extensions: Vec::new(),
             p256: false,
         }
     }
@@ -91,12 +91,7 @@ impl CertificateSpec {
         params.is_ca = self.is_ca;
         params.key_usages.clone_from(&self.key_usages);
         params.use_authority_key_identifier_extension = true;
-        if self.unknown_critical_extension {
-            // An arc for examples (RFC 7299 names none for tests); the content is NULL.
-            let mut extension = CustomExtension::from_oid_content(&[2, 999, 1], vec![0x05, 0x00]);
-            extension.set_criticality(true);
-            params.custom_extensions.push(extension);
-        }
+        params.custom_extensions.clone_from(&self.extensions);
         Ok(params)
     }
 
