@@ -3,6 +3,8 @@
 //! Guarantees: nothing in the enclave asks the system for the time but an implementation of [`Clock`]. Assumes: the
 //! implementation in use anchors `wall_ms` to NSM document timestamps (design, section 8), never to the parent.
 
+pub mod attested;
+
 /// A source of time. Both readings are cheap: they are taken on every request.
 pub trait Clock: Send + Sync + 'static {
     /// Milliseconds since an arbitrary start, never going back. Leases and time limits are measured with it.

@@ -1,0 +1,81 @@
+//! The static configuration: whatever changes what the code may do for everyone.
+//!
+//! It comes from the parent and is measured: the enclave extends PCR 16 with the SHA-384 of its exact bytes and locks the
+//! register before the first attestation document, so a release policy accepts the configuration or refuses the enclave.
+
+use serde::Deserialize;
+
+/// Regions from which requests are accepted, at most. AWS has fewer than 50.
+const REGIONS_MAX: usize = 64;
+
+/// The parsed configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StaticConfiguration {
+    /// AWS regions in whose name requests may be signed (`us-east-1`).
+    pub regions: Vec<String>,
+    /// Connections served at the same time.
+    #[serde(default = "default_connections_max")]
+    pub connections_max: usize,
+}
+
+const fn default_connections_max() -> usize {
+    4096
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigurationError {
+    /// Not the JSON that it should be.
+    #[error("static configuration: {0}")]
+    Json(String),
+    /// A field with an impossible value.
+    #[error("static configuration: {field} {rule}")]
+    Field {
+        /// The field.
+        field: &'static str,
+        /// Its rule.
+        rule: &'static str,
+    },
+}
+
+impl StaticConfiguration {
+    /// Parses and checks the text.
+    ///
+    /// # Errors
+    /// [`ConfigurationError`].
+    pub fn parse(text: &str) -> Result<Self, ConfigurationError> {
+        let parsed: Self = serde_json::from_str(text).map_err(|error| ConfigurationError::Json(error.to_string()))?;
+        let rule =
+            |holds: bool, field, rule| if holds { Ok(()) } else { Err(ConfigurationError::Field { field, rule }) };
+        rule((1..=REGIONS_MAX).contains(&parsed.regions.len()), "regions", "must name 1 to 64 regions")?;
+        let is_region = |region: &String| {
+            (1..=32).contains(&region.len())
+                && region.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        };
+        rule(parsed.regions.iter().all(is_region), "regions", "must have a-z, 0-9 and dashes only")?;
+        rule((1..=65_536).contains(&parsed.connections_max), "connections_max", "must be between 1 and 65536")?;
+        Ok(parsed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_fields_and_impossible_values_are_refused() {
+        assert!(StaticConfiguration::parse(r#"{"regions":["us-east-1"]}"#).is_ok());
+        let table = [
+            (r#"{"regions":[]}"#, "regions must name"),
+            (r#"{"regions":["US"]}"#, "regions must have"),
+            (r#"{"regions":["a"],"connections_max":0}"#, "connections_max must be"),
+            (r#"{"regions":["a"],"skip_attestation":true}"#, "unknown field"),
+            ("{", "EOF"),
+        ];
+        for (text, expected) in table {
+            let error = StaticConfiguration::parse(text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+}

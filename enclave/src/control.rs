@@ -1,0 +1,135 @@
+//! The control connection to the parent: configuration and key stores in, state and log lines out.
+//!
+//! Guarantees: nothing that arrives here can reveal a secret, change what was measured, or lengthen a lease; the worst that a
+//! parent can do is to stop the service. The connection may break and is made anew; a parent that then hands over another static
+//! configuration than the measured one is not listened to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_link::control::{Hello, Level, SignedManifest, Status, ToEnclave, ToParent, receive_configuration};
+use holdfast_link::limits::{HANDSHAKE_TIMEOUT, STATUS_INTERVAL};
+use holdfast_link::{Address, FrameReader, Stream, connect, write_frame};
+use holdfast_shared::ids::BootId;
+use tokio::io::{ReadHalf, WriteHalf};
+use tokio::sync::{mpsc, watch};
+
+use crate::report::Reporter;
+
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// What the control connection is for.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ControlError {
+    /// The connection failed.
+    #[error("the control connection failed: {0}")]
+    Failed(String),
+}
+
+fn failed(error: impl core::fmt::Display) -> ControlError {
+    ControlError::Failed(error.to_string())
+}
+
+/// A control connection after the greeting.
+pub(crate) struct Connection {
+    reader: FrameReader<ReadHalf<Stream>>,
+    writer: WriteHalf<Stream>,
+    pub(crate) static_configuration: String,
+}
+
+/// Connects, greets, and receives the static configuration.
+pub(crate) async fn greet(parent: &Address, boot_id: BootId) -> Result<Connection, ControlError> {
+    let greeting = async {
+        let (reader, mut writer) = tokio::io::split(connect(parent).await.map_err(failed)?);
+        let mut reader = FrameReader::new(reader);
+        let hello = Hello::new((*boot_id.as_bytes()).into());
+        write_frame(&mut writer, &ToParent::Hello(hello)).await.map_err(failed)?;
+        let static_configuration = receive_configuration(&mut reader).await.map_err(failed)?;
+        Ok(Connection { reader, writer, static_configuration })
+    };
+    tokio::time::timeout(HANDSHAKE_TIMEOUT, greeting).await.unwrap_or_else(|_| Err(failed("no greeting in time")))
+}
+
+/// Waits for a parent that greets, for as long as it takes.
+pub(crate) async fn greet_patiently(parent: &Address, boot_id: BootId) -> Connection {
+    loop {
+        match greet(parent, boot_id).await {
+            Ok(connection) => return connection,
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    }
+}
+
+/// What the rest of the enclave gives and takes.
+pub(crate) struct Desk {
+    pub(crate) parent: Address,
+    pub(crate) boot_id: BootId,
+    pub(crate) reporter: Reporter,
+    pub(crate) lines: mpsc::Receiver<ToParent>,
+    pub(crate) key_stores: watch::Sender<Vec<SignedManifest>>,
+    pub(crate) drain: watch::Sender<bool>,
+    pub(crate) status: Arc<dyn Fn() -> Status + Send + Sync>,
+    pub(crate) drained: watch::Receiver<bool>,
+}
+
+impl Desk {
+    /// Serves the connection and its successors until the task is dropped.
+    pub(crate) async fn run(mut self, mut connection: Connection) {
+        let measured = connection.static_configuration.clone();
+        loop {
+            let ended = self.serve(connection).await;
+            self.reporter.log(Level::Warn, &format!("{ended}; connecting again"));
+            connection = loop {
+                let next = greet_patiently(&self.parent, self.boot_id).await;
+                if next.static_configuration == measured {
+                    break next;
+                }
+                tokio::time::sleep(PAUSE).await;
+            };
+        }
+    }
+
+    async fn serve(&mut self, connection: Connection) -> ControlError {
+        let Connection { mut reader, mut writer, .. } = connection;
+        let mut tick = tokio::time::interval(STATUS_INTERVAL);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut told_drained = false;
+        loop {
+            let drained = *self.drained.borrow() && !told_drained;
+            let message = tokio::select! {
+                received = reader.next::<ToEnclave>() => match received {
+                    Ok(Some(message)) => {
+                        self.take(message);
+                        continue;
+                    }
+                    Ok(None) => return failed("the parent closed it"),
+                    Err(error) => return failed(error),
+                },
+                Some(line) = self.lines.recv() => line,
+                _ = tick.tick() => ToParent::Status((self.status)()),
+                () = core::future::ready(()), if drained => {
+                    told_drained = true;
+                    ToParent::Drained
+                }
+            };
+            if let Err(error) = write_frame(&mut writer, &message).await {
+                return failed(error);
+            }
+        }
+    }
+
+    fn take(&self, message: ToEnclave) {
+        match message {
+            ToEnclave::KeyStores { manifests } => {
+                self.key_stores.send_replace(manifests);
+            }
+            ToEnclave::Drain => {
+                self.drain.send_replace(true);
+            }
+            // Handed over once for each connection, in the greeting.
+            ToEnclave::Configuration { .. } | ToEnclave::Refused { .. } => {
+                self.reporter.log(Level::Warn, "the parent repeated its greeting; ignored");
+            }
+        }
+    }
+}

@@ -1,0 +1,484 @@
+//! Custody of one key store, seen from the enclave: release, ceremony, lease, watch, commands.
+//!
+//! ```text
+//!            ┌────────────── refused, unreachable: back off ───────────────┐
+//!            ▼                                                             │
+//! AwaitingCustodian ─ release ─┬─ blocked ─────────▶ Blocked ──── lifted ──┤
+//!                              ├─ no share yet ────▶ AwaitingCeremony ─────┤
+//!                              └─ share ─▶ unseal ─▶ Serving ─ watch ──────┤
+//!                                                       │                  │
+//!                                                  LeaseExpired ───────────┘
+//! ```
+//!
+//! Guarantees: keys are installed only for the blob that the register names, opened under a root key that the share gave,
+//! within an unexpired lease; versions never go back within a boot; at the end of the lease and on a block, root key and
+//! external keys are dropped (and so zeroized) whatever else this task is waiting for. Assumes: one custodian and one share
+//! needed; manifests that say otherwise are refused by name.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_client::{ClientError, Connect, CustodianClient};
+use holdfast_link::control::{KeyStoreState, Level};
+use holdfast_shared::api::RefusalCode;
+use holdfast_shared::block::{self, BlockError, BlockOverlay};
+use holdfast_shared::cbor::DecodeError;
+use holdfast_shared::channel::{Ask, ChannelError, Reply, Seen};
+use holdfast_shared::command::CommandError;
+use holdfast_shared::hpke::HpkeError;
+use holdfast_shared::ids::{BootId, CommandId, KeyStoreId};
+use holdfast_shared::keystore::{self, KeyStoreError, OpenedKeyStore};
+use holdfast_shared::limits::PENDING_COMMANDS_MAX;
+use holdfast_shared::manifest::{Custodian, VerifiedManifest};
+use holdfast_shared::register::{self, RegisterEntry, RegisterError};
+use holdfast_shared::release::{HeldShare, ReleaseContent, ReleaseError, ShareSet};
+use holdfast_shared::secrets::Secret;
+use holdfast_shared::xks::EkmStatus;
+
+use crate::clock::Clock;
+use crate::entropy::EntropyError;
+use crate::nsm::{Nsm, NsmError};
+use crate::report::{Reporter, StoreReport};
+
+mod ceremony;
+mod commands;
+mod identity;
+mod lease;
+mod publish;
+mod release;
+mod served;
+mod session;
+
+pub(crate) use served::ServedStore;
+
+use lease::{LateAnswer, Lease};
+use release::Applicant;
+use session::Session;
+
+/// Why custody made no progress.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CustodyError {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Nsm(#[from] NsmError),
+    #[error(transparent)]
+    Entropy(#[from] EntropyError),
+    #[error(transparent)]
+    Late(#[from] LateAnswer),
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    #[error(transparent)]
+    Release(#[from] ReleaseError),
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+    #[error(transparent)]
+    KeyStore(#[from] KeyStoreError),
+    #[error(transparent)]
+    Hpke(#[from] HpkeError),
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    #[error(transparent)]
+    Identity(#[from] identity::IdentityError),
+    /// The reply is to another request, or of another kind.
+    #[error("the custodian's answer is not to this request")]
+    OtherAnswer,
+    /// The share is not the one that was committed to.
+    #[error("custodian {0} gave a wrong share")]
+    WrongShare(String),
+    /// The register went back.
+    #[error("the custodian offers version {offered}, but version {seen} was seen in this boot: a rollback")]
+    Rollback { seen: u64, offered: u64 },
+    /// The blob is sealed under another generation of the root key than the share's.
+    #[error("the key store is sealed under root key generation {blob}, the share is of generation {share}")]
+    Generation { blob: u32, share: u32 },
+    /// The custodian ended the lease.
+    #[error("the custodian ended the lease: {0}")]
+    LeaseEnded(String),
+    /// The custodian would not do it.
+    #[error("the custodian refused: {0}")]
+    Refused(String),
+    /// The key store cannot be served.
+    #[error("{0}")]
+    Served(String),
+}
+
+/// What all key stores of an enclave share.
+pub(crate) struct Enclave {
+    pub(crate) nsm: Nsm,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) reporter: Reporter,
+    pub(crate) boot_id: BootId,
+    pub(crate) audit_public_key: [u8; 32],
+}
+
+/// The root key and the newest version, while the lease lasts.
+struct Unsealed {
+    root: Secret<32>,
+    set: ShareSet,
+    entry: RegisterEntry,
+    blob: Vec<u8>,
+}
+
+impl Unsealed {
+    fn open(&self) -> Result<OpenedKeyStore, KeyStoreError> {
+        keystore::open(&self.root, &self.entry, &self.blob)
+    }
+}
+
+/// The custody of one key store: see the module.
+pub(crate) struct Custody<C> {
+    enclave: Arc<Enclave>,
+    manifest: VerifiedManifest,
+    custodian: Custodian,
+    client: Arc<CustodianClient<C>>,
+    served: ServedStore,
+    overlay: Option<BlockOverlay>,
+    unsealed: Option<Unsealed>,
+    highest_version: u64,
+    handled: VecDeque<CommandId>,
+}
+
+/// How a lease's watch ended without an error.
+enum Ended {
+    /// A block was lifted: ask for the share again.
+    Lifted,
+}
+
+/// First and longest pause after a failure.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// After a lease that held this long, the pause starts from the shortest again.
+const LONG_LEASE_MS: u64 = 60_000;
+/// How often the end of the lease is looked at, besides every request looking at it.
+const EXPIRY_POLL: Duration = Duration::from_millis(100);
+
+impl<C: Connect + 'static> Custody<C> {
+    pub(crate) fn new(
+        enclave: Arc<Enclave>,
+        manifest: VerifiedManifest,
+        client: Arc<CustodianClient<C>>,
+        custodian: Custodian,
+        served: ServedStore,
+    ) -> Self {
+        Self {
+            enclave,
+            manifest,
+            custodian,
+            client,
+            served,
+            overlay: None,
+            unsealed: None,
+            highest_version: 0,
+            handled: VecDeque::new(),
+        }
+    }
+
+    fn id(&self) -> KeyStoreId {
+        self.manifest.id()
+    }
+
+    /// Runs until the task is dropped.
+    pub(crate) async fn run(mut self) {
+        let mut pause = PAUSES.0;
+        self.report(KeyStoreState::AwaitingCustodian, None);
+        loop {
+            let expiry = expiry(self.served.clone(), Arc::clone(&self.enclave.clock));
+            tokio::select! {
+                () = self.attempt(&mut pause) => {}
+                () = expiry => {
+                    self.drop_keys();
+                    self.served.end_lease();
+                    self.report(KeyStoreState::LeaseExpired, Some("the lease expired without a renewal"));
+                }
+            }
+        }
+    }
+
+    /// One lease from its release to its failure, and the pause after it.
+    async fn attempt(&mut self, pause: &mut Duration) {
+        let started_ms = self.enclave.clock.monotonic_ms();
+        let Err(error) = self.hold_lease().await else {
+            *pause = PAUSES.0;
+            return;
+        };
+        self.report_failure(&error);
+        if self.enclave.clock.monotonic_ms().saturating_sub(started_ms) > LONG_LEASE_MS {
+            *pause = PAUSES.0;
+        }
+        tokio::time::sleep(*pause).await;
+        *pause = PAUSES.1.min(pause.saturating_mul(2));
+    }
+
+    fn drop_keys(&mut self) {
+        self.unsealed = None;
+        self.served.wipe();
+    }
+
+    fn report_failure(&mut self, error: &CustodyError) {
+        let reason = error.to_string();
+        if let CustodyError::LeaseEnded(_) = error {
+            self.drop_keys();
+            self.served.end_lease();
+            self.report(KeyStoreState::Refused, Some(&reason));
+        } else if self.unsealed.is_some() {
+            // The lease still runs: what was released may be used until it ends.
+            self.enclave.reporter.log(Level::Warn, &format!("key store {}: {reason}; serving on", self.id()));
+        } else {
+            let denied = matches!(error, CustodyError::Client(ClientError::Refused { refusal, .. })
+                if refusal.code == RefusalCode::Denied);
+            let state = if denied { KeyStoreState::Refused } else { KeyStoreState::AwaitingCustodian };
+            self.report(state, Some(&reason));
+        }
+    }
+
+    fn report(&self, state: KeyStoreState, reason: Option<&str>) {
+        let report = StoreReport {
+            state,
+            version: self.unsealed.as_ref().map(|unsealed| unsealed.entry.version),
+            lease_expires_ms: self.served.lease_expires_ms(),
+            reason: reason.map(str::to_owned),
+        };
+        self.enclave.reporter.set(self.id(), report);
+    }
+
+    /// One release and everything until its lease ends or fails.
+    async fn hold_lease(&mut self) -> Result<Ended, CustodyError> {
+        let applicant = Applicant {
+            nsm: &self.enclave.nsm,
+            clock: &self.enclave.clock,
+            client: &self.client,
+            custodian: &self.custodian,
+            key_store_id: self.id(),
+            boot_id: self.enclave.boot_id,
+            audit_public_key: self.enclave.audit_public_key,
+        };
+        let granted = release::obtain(&applicant).await?;
+        let (session, lease) = (granted.session, granted.lease);
+        let text = format!("key store {}: lease granted under policy epoch {}", self.id(), granted.policy_epoch);
+        self.enclave.reporter.log(Level::Info, &text);
+        if let Some(overlay) = &granted.content.overlay {
+            self.take_overlay(overlay);
+        }
+        self.served.set_lease(lease.expires_ms());
+        self.served.set_custodian_health(EkmStatus::Active);
+        if !self.is_blocked() {
+            self.unseal(&session, granted.content).await?;
+        }
+        self.report_standing();
+        self.watch(&session, lease).await
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.overlay.as_ref().is_some_and(|overlay| overlay.store)
+    }
+
+    fn report_standing(&self) {
+        if self.is_blocked() {
+            self.report(KeyStoreState::Blocked, Some("an administrator blocked the key store"));
+        } else if !self.served.has_certificate() {
+            self.report(KeyStoreState::AwaitingCertificate, Some("no certificate is installed yet"));
+        } else {
+            self.report(KeyStoreState::Serving, None);
+        }
+    }
+
+    /// From a share to served keys.
+    async fn unseal(&mut self, session: &Session<C>, content: ReleaseContent) -> Result<(), CustodyError> {
+        let entry = content.register.as_deref().map(|signed| self.open_entry(signed)).transpose()?;
+        let (root, set) = match content.share {
+            Some(held) => self.root_of(held)?,
+            None if self.highest_version > 0 => {
+                return Err(CustodyError::Rollback { seen: self.highest_version, offered: 0 });
+            }
+            None => {
+                self.report(KeyStoreState::AwaitingCeremony, Some("drawing and depositing the root key"));
+                ceremony::deposit_root(&self.enclave.nsm, session, &self.manifest).await?
+            }
+        };
+        let (entry, blob) = if let Some(entry) = entry {
+            let blob = fetch(session, &entry).await?;
+            (entry, blob)
+        } else {
+            let first = ceremony::first_version(&self.enclave, session, &self.manifest, &root, &set).await?;
+            (self.open_entry(&first.register)?, first.blob)
+        };
+        self.adopt(Unsealed { root, set, entry, blob })
+    }
+
+    fn root_of(&self, held: HeldShare) -> Result<(Secret<32>, ShareSet), CustodyError> {
+        let wrong = || CustodyError::WrongShare(self.custodian.name.clone());
+        let index = usize::from(held.share.index).checked_sub(1).ok_or_else(wrong)?;
+        let commitment = held.set.commitments.get(index).ok_or_else(wrong)?;
+        if commitment.0 != held.share.commitment() || held.set.shares_needed != self.manifest.manifest().shares_needed {
+            return Err(wrong());
+        }
+        // With one share needed, the share is the root key (design, section 4).
+        Ok((held.share.value, held.set))
+    }
+
+    fn open_entry(&self, signed: &[u8]) -> Result<RegisterEntry, CustodyError> {
+        let entry = register::open(signed, self.id(), &self.custodian.signing_key)?;
+        if entry.version < self.highest_version {
+            return Err(CustodyError::Rollback { seen: self.highest_version, offered: entry.version });
+        }
+        Ok(entry)
+    }
+
+    /// Opens a version and serves it.
+    fn adopt(&mut self, unsealed: Unsealed) -> Result<(), CustodyError> {
+        let opened = unsealed.open()?;
+        if opened.header.generation != unsealed.set.generation {
+            let (blob, share) = (opened.header.generation, unsealed.set.generation);
+            return Err(CustodyError::Generation { blob, share });
+        }
+        self.highest_version = self.highest_version.max(unsealed.entry.version);
+        self.served.install(opened.body, self.enclave.clock.wall_ms())?;
+        self.unsealed = Some(unsealed);
+        Ok(())
+    }
+
+    /// Asks for news until the lease fails or a block is lifted.
+    async fn watch(&mut self, session: &Session<C>, mut lease: Lease) -> Result<Ended, CustodyError> {
+        let mut failures: u32 = 0;
+        loop {
+            let now_ms = self.enclave.clock.monotonic_ms();
+            let renew = now_ms >= lease.renew_ms();
+            let ask = Ask::Watch { seen: self.seen(), renew };
+            let until_renewal = Duration::from_millis(lease.renew_ms().saturating_sub(now_ms));
+            let asked = session.ask(&ask);
+            let answer = if renew {
+                asked.await
+            } else {
+                match tokio::time::timeout(until_renewal, asked).await {
+                    Ok(answer) => answer,
+                    Err(_) => continue,
+                }
+            };
+            match answer {
+                Ok((Reply::News { lease_ms, overlay, register, commands }, answered)) => {
+                    failures = 0;
+                    self.served.set_custodian_health(EkmStatus::Active);
+                    let was_blocked = self.is_blocked();
+                    if let Some(overlay) = overlay {
+                        self.take_overlay(&overlay);
+                    }
+                    if let Some(lease_ms) = lease_ms {
+                        lease = Lease::granted(answered, lease_ms);
+                        self.served.set_lease(lease.expires_ms());
+                    }
+                    if was_blocked && !self.is_blocked() {
+                        return Ok(Ended::Lifted);
+                    }
+                    if let Some(register) = register {
+                        self.follow(session, &register).await?;
+                    }
+                    for command in commands {
+                        self.handle(session, &command).await?;
+                    }
+                    self.report_standing();
+                }
+                Ok((Reply::Refused { reason, lease_ended: true }, _)) => return Err(CustodyError::LeaseEnded(reason)),
+                Ok(_) => return Err(CustodyError::OtherAnswer),
+                Err(CustodyError::Client(ClientError::Refused { address, refusal })) => {
+                    return Err(ClientError::Refused { address, refusal }.into());
+                }
+                Err(error) => {
+                    failures = failures.saturating_add(1);
+                    self.served.set_custodian_health(EkmStatus::Degraded);
+                    let line = format!("key store {}: watching failed ({error}); trying again", self.id());
+                    self.enclave.reporter.log(Level::Warn, &line);
+                    let pause = PAUSES.0.saturating_mul(1 << failures.min(5));
+                    tokio::time::sleep(pause.min(PAUSES.1)).await;
+                }
+            }
+        }
+    }
+
+    fn seen(&self) -> Seen {
+        Seen {
+            overlay_epoch: self.overlay.as_ref().map_or(0, |overlay| overlay.epoch),
+            version: self.highest_version,
+            commands: self.handled.iter().copied().collect(),
+        }
+    }
+
+    /// Puts a newer overlay in force at once; anything else changes nothing.
+    fn take_overlay(&mut self, signed: &[u8]) {
+        let manifest = self.manifest.manifest();
+        let opened =
+            block::open(signed, self.id(), &manifest.administrators, manifest.thresholds, self.overlay.as_ref());
+        match opened {
+            Ok(overlay) => {
+                self.served.block(&overlay);
+                let keys = overlay.keys.len();
+                let text = format!(
+                    "key store {}: block overlay {} in force (store: {}, keys: {keys})",
+                    self.id(),
+                    overlay.epoch,
+                    overlay.store
+                );
+                self.enclave.reporter.log(Level::Warn, &text);
+                let store = overlay.store;
+                self.overlay = Some(overlay);
+                if store {
+                    self.drop_keys();
+                }
+            }
+            Err(BlockError::Stale { current, offered }) if current == offered => {}
+            Err(error) => {
+                self.enclave.reporter.log(Level::Error, &format!("key store {}: {error}; ignored", self.id()));
+            }
+        }
+    }
+
+    /// Another enclave made a newer version: serve that.
+    async fn follow(&mut self, session: &Session<C>, signed: &[u8]) -> Result<(), CustodyError> {
+        let entry = self.open_entry(signed)?;
+        if entry.version <= self.highest_version {
+            return Ok(());
+        }
+        if self.unsealed.is_none() {
+            // Blocked: the version is read when the block is lifted.
+            self.highest_version = entry.version;
+            return Ok(());
+        }
+        let blob = fetch(session, &entry).await?;
+        if let Some(current) = &self.unsealed {
+            let (root, set) = (current.root.duplicate(), current.set.clone());
+            self.adopt(Unsealed { root, set, entry, blob })?;
+        }
+        Ok(())
+    }
+
+    fn remember(&mut self, command_id: CommandId) {
+        if self.handled.contains(&command_id) {
+            return;
+        }
+        if self.handled.len() >= PENDING_COMMANDS_MAX {
+            self.handled.pop_front();
+        }
+        self.handled.push_back(command_id);
+    }
+}
+
+/// Fetches the blob of a version. Whether it is the right one is checked when it is opened.
+async fn fetch<C: Connect>(session: &Session<C>, entry: &RegisterEntry) -> Result<Vec<u8>, CustodyError> {
+    match session.ask(&Ask::Fetch { blob_id: entry.blob_id }).await?.0 {
+        Reply::Blob { blob } => Ok(blob),
+        Reply::Refused { reason, .. } => Err(CustodyError::Refused(reason)),
+        _ => Err(CustodyError::OtherAnswer),
+    }
+}
+
+/// Returns when the lease has ended; never while there is none.
+async fn expiry(served: ServedStore, clock: Arc<dyn Clock>) {
+    loop {
+        if served.lease_expires_ms().is_some_and(|expires_ms| clock.monotonic_ms() >= expires_ms) {
+            return;
+        }
+        tokio::time::sleep(EXPIRY_POLL).await;
+    }
+}

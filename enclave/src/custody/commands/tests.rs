@@ -1,0 +1,225 @@
+//! Each rule of carrying out a command, as a table.
+
+use holdfast_shared::command::{ImportedCredential, seal_credential};
+use holdfast_shared::external_key::KeyUsage;
+use holdfast_shared::keystore::TlsIdentity;
+use holdfast_shared::manifest::{Administrator, DerCertificate, Thresholds};
+use holdfast_shared::secrets::SecretBytes;
+use holdfast_shared::signature::SigningKey;
+use holdfast_shared::sigv4::AccessKeyId;
+use holdfast_shared::xks::{HostName, PathPrefix};
+use holdfast_shared::{cbor, labels};
+use ring::rand::SystemRandom;
+
+use super::*;
+
+const KEY_STORE: KeyStoreId = KeyStoreId([7; 32]);
+const NOW_MS: u64 = 1_000_000;
+
+struct Desk {
+    signing: SigningKey,
+    attested: hpke::PrivateKey,
+    body: Body,
+    next: u8,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let rng = SystemRandom::new();
+        let signing = SigningKey::from_pkcs8(&SigningKey::generate(&rng).unwrap(), &rng).unwrap();
+        let encryption = hpke::PrivateKey::generate().unwrap();
+        let administrator = Administrator {
+            name: "alice".to_owned(),
+            signing_key: signing.verifying_key().unwrap(),
+            encryption_key: *encryption.public_key(),
+        };
+        let body = Body {
+            host_name: HostName::parse("xks.example.com").unwrap(),
+            path_prefix: PathPrefix::parse("").unwrap(),
+            tls: TlsIdentity { private_key: identity::tls_key().unwrap(), chain: vec![] },
+            credentials: vec![],
+            external_keys: vec![],
+            administrators: vec![administrator],
+            thresholds: Thresholds::ONE,
+            executed: vec![],
+        };
+        Self { signing, attested: hpke::PrivateKey::generate().unwrap(), body, next: 0 }
+    }
+
+    fn command(&mut self, action: Action) -> Command {
+        self.next += 1;
+        Command {
+            label: labels::COMMAND.to_owned(),
+            key_store_id: KEY_STORE,
+            command_id: CommandId([self.next; 16]),
+            issued_ms: NOW_MS,
+            expires_ms: NOW_MS + 1000,
+            precondition: Precondition::None,
+            action,
+        }
+    }
+
+    fn signed(&self, command: &Command) -> Vec<u8> {
+        cbor::encode(&command::sign(command, &self.signing, &SystemRandom::new()).unwrap()).to_vec()
+    }
+
+    fn at(&mut self, signed: &[u8], now_ms: u64) -> Effect {
+        let situation = Situation {
+            key_store_id: KEY_STORE,
+            now_ms,
+            version: 3,
+            attested_key: &self.attested,
+            fresh: Secret::take(&mut [5; 32]),
+        };
+        carry_out(signed, &mut self.body, situation).unwrap().effect
+    }
+
+    fn order(&mut self, action: Action) -> Effect {
+        let command = self.command(action);
+        let signed = self.signed(&command);
+        self.at(&signed, NOW_MS)
+    }
+}
+
+fn id(text: &str) -> ExternalKeyId {
+    ExternalKeyId::parse(text).unwrap()
+}
+
+fn reason(effect: &Effect) -> &str {
+    match effect {
+        Effect::Answered(Outcome::Refused { reason }) => reason,
+        other => panic!("expected a refusal, got {other:?}"),
+    }
+}
+
+const DONE: Effect = Effect::Changed(Outcome::Done);
+
+#[test]
+fn the_life_of_a_key() {
+    let mut desk = Desk::new();
+    let create = |name: &str| Action::CreateKey { id: id(name), usage: KeyUsage::ENCRYPT_DECRYPT };
+    assert_eq!(desk.order(create("b")), DONE);
+    assert_eq!(desk.order(create("a")), DONE);
+    assert!(desk.body.external_keys.is_sorted_by(|x, y| x.id < y.id));
+    assert_eq!(reason(&desk.order(create("a"))), "key a exists already");
+    assert_eq!(reason(&desk.order(Action::EnableKey { id: id("a") })), "key a is enabled already");
+    assert_eq!(desk.order(Action::DisableKey { id: id("a") }), DONE);
+    assert_eq!(desk.body.external_keys[0].state, KeyState::Disabled);
+    assert_eq!(desk.order(Action::EnableKey { id: id("a") }), DONE);
+    assert_eq!(reason(&desk.order(Action::DisableKey { id: id("c") })), "there is no key c");
+    let Effect::Answered(Outcome::Keys { keys }) = desk.order(Action::ListKeys) else { panic!("no list") };
+    assert_eq!(keys.iter().map(|key| key.id.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(desk.body.executed.len(), 4, "two creations, one disabling, one enabling");
+}
+
+#[test]
+fn a_command_is_carried_out_once_in_time_and_in_the_expected_state() {
+    let mut desk = Desk::new();
+    desk.order(Action::CreateKey { id: id("a"), usage: KeyUsage::DECRYPT });
+    let command = desk.command(Action::DisableKey { id: id("a") });
+    let signed = desk.signed(&command);
+    assert!(reason(&desk.at(&signed, NOW_MS + 1000)).starts_with("the command expired"));
+    assert_eq!(desk.at(&signed, NOW_MS), DONE);
+    desk.order(Action::EnableKey { id: id("a") });
+    assert_eq!(desk.at(&signed, NOW_MS), Effect::Left, "a replay does nothing");
+    assert_eq!(desk.body.external_keys[0].state, KeyState::Enabled);
+
+    let table = [
+        (Precondition::Version(3), Ok(())),
+        (Precondition::Version(2), Err("the key store is at version 3, not 2")),
+        (Precondition::KeyState(KeyState::Disabled), Err("key a is enabled, not disabled")),
+    ];
+    for (precondition, expected) in table {
+        let mut command = desk.command(Action::DisableKey { id: id("a") });
+        command.precondition = precondition;
+        let signed = desk.signed(&command);
+        let effect = desk.at(&signed, NOW_MS);
+        match expected {
+            Ok(()) => {
+                assert_eq!(effect, DONE);
+                desk.order(Action::EnableKey { id: id("a") });
+            }
+            Err(start) => assert!(reason(&effect).starts_with(start), "{precondition:?}: {effect:?}"),
+        }
+    }
+}
+
+#[test]
+fn an_expired_memory_is_dropped_only_when_its_command_could_not_be_replayed() {
+    let mut desk = Desk::new();
+    let command = desk.command(Action::CreateKey { id: id("a"), usage: KeyUsage::DECRYPT });
+    let signed = desk.signed(&command);
+    assert_eq!(desk.at(&signed, NOW_MS), DONE);
+    let mut late = desk.command(Action::CreateKey { id: id("b"), usage: KeyUsage::DECRYPT });
+    (late.issued_ms, late.expires_ms) = (NOW_MS + 2000, NOW_MS + 3000);
+    let late = desk.signed(&late);
+    assert_eq!(desk.at(&late, NOW_MS + 2000), DONE);
+    assert_eq!(desk.body.executed.len(), 1, "the first is forgotten");
+    assert!(reason(&desk.at(&signed, NOW_MS + 2000)).starts_with("the command expired"));
+}
+
+#[test]
+fn only_enough_known_administrators_are_obeyed() {
+    let mut desk = Desk::new();
+    desk.body.thresholds.keys = 2;
+    assert_eq!(
+        reason(&desk.order(Action::CreateKey { id: id("a"), usage: KeyUsage::DECRYPT })),
+        "needs the signatures of 2 administrators, has 1"
+    );
+    let stranger = Desk::new();
+    let command = desk.command(Action::ListKeys);
+    let foreign = stranger.signed(&command);
+    let mut elsewhere = command.clone();
+    elsewhere.key_store_id = KeyStoreId([8; 32]);
+    let elsewhere = desk.signed(&elsewhere);
+    for (what, signed) in [("a stranger's", foreign), ("another key store's", elsewhere), ("noise", vec![0; 40])] {
+        let situation = Situation {
+            key_store_id: KEY_STORE,
+            now_ms: NOW_MS,
+            version: 3,
+            attested_key: &desk.attested,
+            fresh: Secret::take(&mut [5; 32]),
+        };
+        assert!(carry_out(&signed, &mut desk.body, situation).is_err(), "{what}");
+    }
+}
+
+#[test]
+fn credentials_are_made_imported_and_removed() {
+    let mut desk = Desk::new();
+    let Effect::Changed(Outcome::Credential { credential }) = desk.order(Action::CreateCredential) else {
+        panic!("no credential")
+    };
+    assert_eq!(credential.secret_access_key, desk.body.credentials[0].secret_access_key);
+    let first = credential.access_key_id;
+
+    let import = |desk: &mut Desk, recipient: &hpke::PublicKey| {
+        let record = ImportedCredential {
+            access_key_id: AccessKeyId::parse("AAAAABBBBBCCCCCDDDDD").unwrap(),
+            secret_access_key: SecretBytes::new(vec![b'x'; 43]),
+        };
+        let command_id = CommandId([desk.next + 1; 16]);
+        let sealed = seal_credential(&record, KEY_STORE, command_id, recipient).unwrap();
+        desk.order(Action::ImportCredential { recipient: *recipient, sealed })
+    };
+    let elsewhere = *hpke::PrivateKey::generate().unwrap().public_key();
+    assert_eq!(import(&mut desk, &elsewhere), Effect::Left, "another enclave's");
+    let here = *desk.attested.public_key();
+    assert_eq!(import(&mut desk, &here), DONE);
+    assert!(reason(&import(&mut desk, &here)).starts_with("there is a credential"));
+    assert_eq!(desk.order(Action::RemoveCredential { access_key_id: first.clone() }), DONE);
+    assert!(reason(&desk.order(Action::RemoveCredential { access_key_id: first })).starts_with("there is no"));
+    for _ in desk.body.credentials.len()..limits::CREDENTIALS_MAX {
+        assert!(matches!(desk.order(Action::CreateCredential), Effect::Changed(_)));
+    }
+    assert!(reason(&desk.order(Action::CreateCredential)).contains("8 credentials"));
+}
+
+#[test]
+fn a_foreign_certificate_is_refused() {
+    let mut desk = Desk::new();
+    assert!(matches!(desk.order(Action::RequestCertificate), Effect::Answered(Outcome::CertificateRequest { .. })));
+    let noise = Action::InstallCertificate { chain: vec![DerCertificate(vec![0; 8])] };
+    assert!(reason(&desk.order(noise)).contains("not a readable X.509 certificate"));
+    assert!(desk.body.tls.chain.is_empty());
+}

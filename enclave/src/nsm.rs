@@ -1,0 +1,147 @@
+//! The Nitro Secure Module (NSM), behind one thread and a bounded queue.
+//!
+//! Guarantees: calls are made one after the other, on a thread of their own, so that a slow device stalls no task; the queue
+//! is bounded, and a full one is an error at once. Assumes: the device is what the platform says it is; the image's `main`
+//! names `/dev/nsm` and nothing else. Refuses: answers of another kind than the question's.
+
+use aws_nitro_enclaves_nsm_api::api::{ErrorCode, Request, Response};
+use serde_bytes::ByteBuf;
+use tokio::sync::{mpsc, oneshot};
+use zeroize::Zeroizing;
+
+pub mod device;
+
+/// A device that answers the NSM's requests: `/dev/nsm`, or whatever speaks for it.
+pub trait NsmDevice: Send + 'static {
+    /// Carries out one request.
+    fn process_request(&mut self, request: Request) -> Response;
+}
+
+/// Requests that may wait. Each takes the device some milliseconds; more waiting ones than this come from a fault.
+const QUEUE_LEN: usize = 32;
+
+/// Why the NSM gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum NsmError {
+    /// The device refused.
+    #[error("the NSM refused {request}: {code:?}")]
+    Refused {
+        /// What was asked.
+        request: &'static str,
+        /// The device's code.
+        code: ErrorCode,
+    },
+    /// The device answered another question.
+    #[error("the NSM's answer to {request} is of another kind")]
+    OtherAnswer {
+        /// What was asked.
+        request: &'static str,
+    },
+    /// Too many requests wait.
+    #[error("too many requests wait for the NSM")]
+    Busy,
+    /// The thread is gone.
+    #[error("the NSM thread has ended")]
+    Gone,
+}
+
+struct Job {
+    request: Request,
+    answer: oneshot::Sender<Response>,
+}
+
+/// A handle to the NSM's thread.
+#[derive(Clone)]
+pub struct Nsm(mpsc::Sender<Job>);
+
+impl Nsm {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the operating system gives no thread.
+    pub fn start(mut device: Box<dyn NsmDevice>) -> std::io::Result<Self> {
+        let (sender, mut jobs) = mpsc::channel::<Job>(QUEUE_LEN);
+        std::thread::Builder::new().name("nsm".to_owned()).spawn(move || {
+            while let Some(job) = jobs.blocking_recv() {
+                // Whoever asked may have given up; the answer is dropped then.
+                let _ = job.answer.send(device.process_request(job.request));
+            }
+        })?;
+        Ok(Self(sender))
+    }
+
+    /// An attestation document over the three fields.
+    ///
+    /// # Errors
+    /// [`NsmError`].
+    pub async fn attest(
+        &self,
+        nonce: Option<&[u8]>,
+        user_data: Option<&[u8]>,
+        public_key: Option<&[u8]>,
+    ) -> Result<Vec<u8>, NsmError> {
+        let field = |bytes: Option<&[u8]>| bytes.map(|bytes| ByteBuf::from(bytes.to_vec()));
+        let request =
+            Request::Attestation { nonce: field(nonce), user_data: field(user_data), public_key: field(public_key) };
+        match self.call("Attestation", request).await? {
+            Response::Attestation { document } => Ok(document),
+            _ => Err(NsmError::OtherAnswer { request: "Attestation" }),
+        }
+    }
+
+    /// Extends a PCR and returns its new value.
+    ///
+    /// # Errors
+    /// [`NsmError`].
+    pub async fn extend_pcr(&self, index: u16, data: &[u8]) -> Result<Vec<u8>, NsmError> {
+        match self.call("ExtendPCR", Request::ExtendPCR { index, data: data.to_vec() }).await? {
+            Response::ExtendPCR { data } => Ok(data),
+            _ => Err(NsmError::OtherAnswer { request: "ExtendPCR" }),
+        }
+    }
+
+    /// Locks a PCR against further changes.
+    ///
+    /// # Errors
+    /// [`NsmError`].
+    pub async fn lock_pcr(&self, index: u16) -> Result<(), NsmError> {
+        match self.call("LockPCR", Request::LockPCR { index }).await? {
+            Response::LockPCR => Ok(()),
+            _ => Err(NsmError::OtherAnswer { request: "LockPCR" }),
+        }
+    }
+
+    /// A PCR's lock and value.
+    ///
+    /// # Errors
+    /// [`NsmError`].
+    pub async fn describe_pcr(&self, index: u16) -> Result<(bool, Vec<u8>), NsmError> {
+        match self.call("DescribePCR", Request::DescribePCR { index }).await? {
+            Response::DescribePCR { lock, data } => Ok((lock, data)),
+            _ => Err(NsmError::OtherAnswer { request: "DescribePCR" }),
+        }
+    }
+
+    /// Random bytes of the device's choice of length (up to 256).
+    ///
+    /// # Errors
+    /// [`NsmError`].
+    pub async fn random(&self) -> Result<Zeroizing<Vec<u8>>, NsmError> {
+        match self.call("GetRandom", Request::GetRandom).await? {
+            Response::GetRandom { random } => Ok(Zeroizing::new(random)),
+            _ => Err(NsmError::OtherAnswer { request: "GetRandom" }),
+        }
+    }
+
+    async fn call(&self, name: &'static str, request: Request) -> Result<Response, NsmError> {
+        let (answer, waiting) = oneshot::channel();
+        self.0.try_send(Job { request, answer }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => NsmError::Busy,
+            mpsc::error::TrySendError::Closed(_) => NsmError::Gone,
+        })?;
+        match waiting.await.map_err(|_| NsmError::Gone)? {
+            Response::Error(code) => Err(NsmError::Refused { request: name, code }),
+            response => Ok(response),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! From a platform to a served enclave.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_link::control::{KeyStoreState, Level, Status};
+use holdfast_link::limits::STATUS_INTERVAL;
+use holdfast_link::{Address, BindError, Listener};
+use holdfast_shared::sigv4::{Region, Regions};
+use tokio::sync::watch;
+
+use crate::boot::{self, BootError, Ready, Unmeasured};
+use crate::clock::Clock;
+use crate::control::{self, Desk};
+use crate::custody::Enclave;
+use crate::directory::Directory;
+use crate::fleet::Fleet;
+use crate::nsm::NsmDevice;
+use crate::report::Reporter;
+use crate::roster::Roster;
+use crate::server::{self, ServerContext};
+
+/// What differs between a Nitro Enclave and a laptop.
+pub struct Platform {
+    /// The NSM.
+    pub nsm: Box<dyn NsmDevice>,
+    /// Where the parent serves the control connection.
+    pub control: Address,
+    /// Where the parent serves egress.
+    pub egress: Address,
+    /// Where KMS's connections come in.
+    pub ingress: Address,
+}
+
+/// Why the enclave stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// It did not boot.
+    #[error("boot failed: {0}")]
+    Boot(#[from] BootError),
+    /// The ingress address cannot be listened on.
+    #[error("ingress: {0}")]
+    Ingress(#[from] BindError),
+}
+
+/// How often the clock is anchored anew (design, section 8).
+const ANCHOR_INTERVAL: Duration = Duration::from_mins(1);
+
+/// Boots and serves until the parent orders a drain and the last connection is gone.
+///
+/// # Errors
+/// [`RunError`] when it cannot boot. Afterwards nothing ends it but the drain: what fails is reported and tried again.
+pub async fn run(platform: Platform) -> Result<(), RunError> {
+    let booting = Unmeasured::start(platform.nsm)?;
+    let connection = control::greet_patiently(&platform.control, booting.boot_id()).await;
+    let ready = booting.measure(&connection.static_configuration).await?.anchor().await?;
+    let listener = Listener::bind(&platform.ingress).await?;
+
+    let (reporter, lines) = Reporter::new();
+    reporter.log(Level::Info, &format!("boot {}: configuration measured, clock anchored", ready.boot_id));
+    let clock: Arc<dyn Clock> = ready.clock.clone();
+    let directory = Arc::new(Directory::new(Arc::clone(&clock)));
+    let (drain, draining) = watch::channel(false);
+    let (drained_sender, drained) = watch::channel(false);
+    let (key_stores, mut wanted) = watch::channel(Vec::new());
+
+    let connections_max = ready.configuration.connections_max;
+    let context = Arc::new(ServerContext::new(Arc::clone(&directory), Arc::clone(&clock), connections_max));
+    let desk = Desk {
+        parent: platform.control,
+        boot_id: ready.boot_id,
+        reporter: reporter.clone(),
+        lines,
+        key_stores,
+        drain,
+        status: status_of(&reporter, &ready, &context),
+        drained,
+    };
+    let desk = tokio::spawn(desk.run(connection));
+    let anchoring = tokio::spawn(keep_anchored(reporter.clone(), ready.nsm.clone(), Arc::clone(&ready.clock)));
+
+    let regions = regions(&ready);
+    let enclave = Enclave {
+        nsm: ready.nsm,
+        clock,
+        reporter: reporter.clone(),
+        boot_id: ready.boot_id,
+        audit_public_key: ready.audit_key.public_key().unwrap_or_default(),
+    };
+    let roster = Arc::new(Roster::new(directory, reporter));
+    let mut fleet = Fleet::new(Arc::new(enclave), roster, regions, platform.egress);
+    let following = async {
+        while wanted.changed().await.is_ok() {
+            let manifests = wanted.borrow_and_update().clone();
+            fleet.follow(&manifests);
+        }
+    };
+    tokio::select! {
+        () = server::serve(listener, context, draining) => {}
+        () = following => {}
+    }
+    drained_sender.send_replace(true);
+    // The desk tells the parent; the parent then ends us. Locally the process ends by itself a moment later.
+    tokio::time::sleep(STATUS_INTERVAL).await;
+    desk.abort();
+    anchoring.abort();
+    Ok(())
+}
+
+fn regions(ready: &Ready) -> Regions {
+    Regions::Only(ready.configuration.regions.iter().filter_map(|region| Region::parse(region).ok()).collect())
+}
+
+fn status_of(
+    reporter: &Reporter,
+    ready: &Ready,
+    context: &Arc<ServerContext>,
+) -> Arc<dyn Fn() -> Status + Send + Sync> {
+    let (reporter, clock, context) = (reporter.clone(), Arc::clone(&ready.clock), Arc::clone(context));
+    Arc::new(move || {
+        let detail = reporter.states(clock.monotonic_ms());
+        let serving = detail.iter().any(|store| store.state == KeyStoreState::Serving);
+        let mut counters = context.counters();
+        counters.insert("log_lines_dropped".to_owned(), reporter.dropped());
+        Status { ready: serving && clock.is_healthy(), detail, connections: context.connections(), counters }
+    })
+}
+
+async fn keep_anchored(reporter: Reporter, nsm: crate::nsm::Nsm, clock: Arc<crate::clock::attested::AttestedClock>) {
+    loop {
+        tokio::time::sleep(ANCHOR_INTERVAL).await;
+        match boot::anchor_again(&nsm, &clock).await {
+            Ok(_) if clock.is_healthy() => {}
+            Ok(drift_ms) => {
+                reporter.log(Level::Error, &format!("the clock drifted {drift_ms} ms from NSM time: not ready"));
+            }
+            Err(error) => {
+                clock.doubt();
+                reporter.log(Level::Error, &format!("the clock was not anchored: {error}: not ready"));
+            }
+        }
+    }
+}
