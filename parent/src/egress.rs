@@ -95,7 +95,7 @@ async fn carry(mut enclave: Stream, egress: &Egress, state: &State) {
         return;
     }
     state.counters.egress_connected.increment();
-    let report = relay(enclave, remote, &[], egress.idle_timeout).await;
+    let report = relay(enclave, remote, Vec::new(), egress.idle_timeout).await;
     state.counters.egress_bytes_to_destination.add(report.to_responder);
     state.counters.egress_bytes_to_enclave.add(report.to_initiator);
     tracing::debug!(

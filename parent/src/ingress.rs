@@ -73,7 +73,7 @@ async fn carry(mut client: TcpStream, ingress: &Ingress, state: &State) {
         let _ = client.shutdown().await;
         return linger(&mut client).await;
     };
-    let report = relay(client, enclave, &first, ingress.idle_timeout).await;
+    let report = relay(client, enclave, first, ingress.idle_timeout).await;
     state.counters.ingress_bytes_to_enclave.add(report.to_responder);
     state.counters.ingress_bytes_to_client.add(report.to_initiator);
     match report.outcome {

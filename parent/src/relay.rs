@@ -80,7 +80,7 @@ impl Activity {
 
 /// Relays between the side that opened the connection and the one that answers, until both directions ended or nothing
 /// moves for `idle`. `first` are bytes of the initiator that were read already.
-pub(crate) async fn relay<I, R>(initiator: I, responder: R, first: &[u8], idle: Duration) -> Report
+pub(crate) async fn relay<I, R>(initiator: I, responder: R, first: Vec<u8>, idle: Duration) -> Report
 where
     I: AsyncRead + AsyncWrite + Unpin,
     R: AsyncRead + AsyncWrite + Unpin,
@@ -91,7 +91,7 @@ where
     let (to_responder, to_initiator) = (AtomicU64::new(0), AtomicU64::new(0));
     let outcome = {
         let mut up = pin!(pump(&mut initiator_read, &mut responder_write, first, &activity, &to_responder));
-        let mut down = pin!(pump(&mut responder_read, &mut initiator_write, &[], &activity, &to_initiator));
+        let mut down = pin!(pump(&mut responder_read, &mut initiator_write, Vec::new(), &activity, &to_initiator));
         let answered = tokio::select! {
             end = &mut up => match end {
                 End::ReadFailed => Err(Outcome::Broken),
@@ -123,14 +123,14 @@ where
     }
 }
 
-/// Moves one direction's bytes until it ends, then shuts the writer down.
-async fn pump<R, W>(reader: &mut R, writer: &mut W, first: &[u8], activity: &Activity, moved: &AtomicU64) -> End
+/// Moves one direction's bytes, those in `buffer` first, until it ends; then shuts the writer down.
+async fn pump<R, W>(reader: &mut R, writer: &mut W, mut buffer: Vec<u8>, activity: &Activity, moved: &AtomicU64) -> End
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    let mut buffer = vec![0; RELAY_BUFFER];
-    let mut written = write(writer, first, activity, moved).await;
+    let mut written = write(writer, &buffer, activity, moved).await;
+    buffer.resize(RELAY_BUFFER, 0);
     let end = loop {
         if written.is_err() {
             break End::WriteFailed;
@@ -170,7 +170,7 @@ async fn write<W: AsyncWrite + Unpin>(
 }
 
 /// Reads and throws away what still comes, for a bounded time and amount: closing a socket with unread bytes sends a reset
-/// (RFC 1122 section 4.2.2.13), which may destroy what the other side has not read yet.
+/// (RFC 1122 section 4.2.2.13), which destroys what still waits to be sent, and may destroy what was not read yet.
 pub(crate) async fn linger<R: AsyncRead + Unpin>(reader: &mut R) {
     let discard = async {
         let mut buffer = vec![0; 4096];
@@ -189,7 +189,9 @@ pub(crate) async fn linger<R: AsyncRead + Unpin>(reader: &mut R) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use socket2::SockRef;
     use tokio::io::{DuplexStream, duplex};
+    use tokio::net::{TcpListener, TcpSocket};
 
     /// Only so that a broken build fails instead of hanging.
     const LONG: Duration = Duration::from_mins(1);
@@ -197,7 +199,7 @@ mod tests {
     fn start(first: &'static [u8], idle: Duration) -> (DuplexStream, DuplexStream, tokio::task::JoinHandle<Report>) {
         let (client, initiator) = duplex(1024);
         let (responder, enclave) = duplex(1024);
-        (client, enclave, tokio::spawn(async move { relay(initiator, responder, first, idle).await }))
+        (client, enclave, tokio::spawn(async move { relay(initiator, responder, first.to_vec(), idle).await }))
     }
 
     async fn rest(stream: &mut DuplexStream) -> Vec<u8> {
@@ -234,6 +236,29 @@ mod tests {
         assert_eq!(rest(&mut client).await, b"alert");
         drop(client);
         assert_eq!(relay.await.unwrap().to_initiator, 5);
+    }
+
+    /// Linux drops what waits to be sent when a socket is closed with unread bytes (it then sends a reset).
+    #[tokio::test]
+    async fn no_reset_destroys_the_last_bytes() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpSocket::new_v4().unwrap();
+        client.set_recv_buffer_size(4096).unwrap();
+        let (client, accepted) = tokio::join!(client.connect(listener.local_addr().unwrap()), listener.accept());
+        let (mut client, initiator) = (client.unwrap(), accepted.unwrap().0);
+        SockRef::from(&initiator).set_send_buffer_size(512 * 1024).unwrap();
+        let (responder, mut enclave) = duplex(1024);
+        let relay = tokio::spawn(async move { relay(initiator, responder, Vec::new(), LONG).await });
+        // More than the relay takes while the enclave does not read: the rest lies unread in its socket.
+        client.write_all(&vec![7; 40_000]).await.unwrap();
+        // More than the client's socket takes while it does not read: the rest waits to be sent.
+        let answer = vec![9; 100_000];
+        enclave.write_all(&answer).await.unwrap();
+        drop(enclave);
+        assert_eq!(relay.await.unwrap().outcome, Outcome::Closed);
+        let mut bytes = Vec::new();
+        client.read_to_end(&mut bytes).await.unwrap();
+        assert!(bytes == answer, "{} bytes arrived", bytes.len());
     }
 
     #[tokio::test]

@@ -41,6 +41,7 @@ async fn at_sigterm_connections_end_by_themselves() {
     assert_eq!(read_all(&mut client).await, b"answer");
     drop(client);
     assert_eq!(parent.ended().await.code(), Some(0));
+    assert_eq!(control.hear().await, None, "drain is said once");
     for name in ["control.sock", "egress.sock"] {
         assert!(!parent.folder.path().join(name).exists(), "{name} was left behind");
     }
@@ -119,6 +120,22 @@ async fn the_enclaves_process_ends_with_the_program() {
         // A process that has ended but was not yet waited for has an empty command line (proc(5)).
         until(|| async { std::fs::read_to_string(&running).map_or(true, |text| text.is_empty()) }).await;
     }
+}
+
+#[tokio::test]
+async fn the_enclaves_process_is_told_to_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let (started, told) = (folder.path().join("started"), folder.path().join("told"));
+    let script = format!(
+        "trap ': > \"{}\"; exit 0' TERM; : > '{}'; while :; do sleep 0.05; done",
+        told.display(),
+        started.display()
+    );
+    let mut parent = Parent::start(shell(&script)).await;
+    until(|| async { started.exists() }).await;
+    parent.signal("TERM");
+    assert_eq!(parent.ended().await.code(), Some(0));
+    assert!(told.exists());
 }
 
 #[tokio::test]
