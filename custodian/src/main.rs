@@ -1,2 +1,7 @@
-//! Stub.
-fn main() {}
+//! `holdfast-custodian`: see [`holdfast_custodian::program`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    holdfast_custodian::program::run()
+}

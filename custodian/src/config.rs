@@ -1,0 +1,351 @@
+//! The configuration file, in TOML: every field and default in one place.
+//!
+//! Guarantees: a [`Config`] obeys every rule here; an error names the file, the line, the field and what it should be.
+//! Refuses: unknown fields. Relative paths are relative to the configuration file.
+//!
+//! ```toml
+//! name = "vault-1"                     # for people; 1 to 64 printable ASCII characters
+//! listen = "0.0.0.0:7443"              # port 0: the system chooses, and the choice is logged
+//! address = "vault-1.example.com:7443" # under which enclaves and administrators reach it; goes into manifests
+//! state = "state"                      # directory for keys and the database; mode 0700
+//! administrators = ["5f0c…"]           # ids that may enrol manifests here, 64 hexadecimal digits each
+//! # ports_file = "ports.json"          # receives {"listen": "127.0.0.1:40123", "port": 40123} once it listens
+//! # emulated_root = "root.pem"         # ALSO trust this emulator's root: development only
+//! # log = "text"                       # or "json"
+//!
+//! # [tls]                              # default: the custodian's own authority, made by init
+//! # names = ["vault-1.example.com"]    # names and IP addresses in its certificate; default: the host of `address`
+//! # certificate = "server.pem"         # or a chain, leaf first, …
+//! # private_key = "server-key.pem"     # … its key (mode 0600) …
+//! # roots = "roots.pem"                # … and the roots to which it chains, for manifests
+//! ```
+
+use std::fs;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use holdfast_shared::ids::AdministratorId;
+use holdfast_shared::limits;
+use holdfast_shared::manifest::is_printable;
+use serde::Deserialize;
+use toml::Spanned;
+
+/// Longest configuration file that is read.
+const FILE_MAX: u64 = 256 * 1024;
+
+/// A checked configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The file it came from.
+    pub file: PathBuf,
+    /// For people.
+    pub name: String,
+    /// Where the HTTPS service listens.
+    pub listen: SocketAddr,
+    /// `host:port` under which others reach it.
+    pub address: String,
+    /// The state directory.
+    pub state: PathBuf,
+    /// Receives the port that was chosen.
+    pub ports_file: Option<PathBuf>,
+    /// Who may enrol manifests.
+    pub administrators: Vec<AdministratorId>,
+    /// A further trust root, of an emulator.
+    pub emulated_root: Option<PathBuf>,
+    /// How the log is written.
+    pub log: LogFormat,
+    /// The HTTPS certificate.
+    pub tls: TlsSource,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs: one JSON object a line.
+    Json,
+}
+
+/// Where the HTTPS certificate comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TlsSource {
+    /// From the custodian's own authority, for these names.
+    OwnAuthority {
+        /// DNS names and IP addresses.
+        names: Vec<String>,
+    },
+    /// From files.
+    Files {
+        /// PEM, leaf first.
+        certificate: PathBuf,
+        /// PEM, mode 0600.
+        private_key: PathBuf,
+        /// PEM.
+        roots: PathBuf,
+    },
+}
+
+/// Why a configuration file is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It cannot be read.
+    #[error("{}: {reason}", file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A rule is broken.
+    #[error("{}:{line}: {field}: {reason}", file.display())]
+    Field {
+        /// The file.
+        file: PathBuf,
+        /// From 1.
+        line: usize,
+        /// The field.
+        field: String,
+        /// What is wrong, and what it should be.
+        reason: String,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawConfig {
+    name: Spanned<String>,
+    listen: Spanned<String>,
+    address: Spanned<String>,
+    state: PathBuf,
+    administrators: Vec<Spanned<String>>,
+    ports_file: Option<PathBuf>,
+    emulated_root: Option<PathBuf>,
+    #[serde(default)]
+    log: LogFormat,
+    tls: Option<Spanned<RawTls>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTls {
+    names: Option<Vec<Spanned<String>>>,
+    certificate: Option<PathBuf>,
+    private_key: Option<PathBuf>,
+    roots: Option<PathBuf>,
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        let unreadable = |reason: String| ConfigError::Unreadable { file: file.to_owned(), reason };
+        let length = fs::metadata(file).map_err(|error| unreadable(error.to_string()))?.len();
+        if length > FILE_MAX {
+            return Err(unreadable(format!("is longer than {FILE_MAX} bytes")));
+        }
+        let text = fs::read_to_string(file).map_err(|error| unreadable(error.to_string()))?;
+        Self::parse(file, &text)
+    }
+
+    /// Checks the text of a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
+        let source = Source { file, text };
+        let raw: RawConfig = toml::from_str(text).map_err(|error| source.syntax(&error))?;
+        let name = source.check(&raw.name, "name", |name| {
+            let fits = !name.is_empty() && name.len() <= limits::NAME_MAX && is_printable(name);
+            if fits { Ok(name.to_owned()) } else { Err("must have 1 to 64 printable ASCII characters") }
+        })?;
+        let listen = source.check(&raw.listen, "listen", |listen| {
+            listen.parse::<SocketAddr>().map_err(|_| "must be an IP address and a port, such as 127.0.0.1:7443")
+        })?;
+        let (address, host) = source.check(&raw.address, "address", |address| {
+            let host = host_of(address).ok_or("must be host:port, such as vault-1.example.com:7443")?;
+            Ok((address.to_owned(), host.to_owned()))
+        })?;
+        let administrators = raw
+            .administrators
+            .iter()
+            .map(|id| {
+                source.check(id, "administrators", |id| {
+                    id.parse::<AdministratorId>().map_err(|_| "each must be an administrator's id of 64 hexadecimal digits")
+                })
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            file: file.to_owned(),
+            name,
+            listen,
+            address,
+            state: source.path(raw.state),
+            ports_file: raw.ports_file.map(|path| source.path(path)),
+            administrators,
+            emulated_root: raw.emulated_root.map(|path| source.path(path)),
+            log: raw.log,
+            tls: source.tls(raw.tls, host)?,
+        })
+    }
+}
+
+/// The host of `host:port`, if it is one that a manifest accepts.
+fn host_of(address: &str) -> Option<&str> {
+    let (host, port) = address.rsplit_once(':')?;
+    let fits = !host.is_empty()
+        && host.len() <= limits::HOST_NAME_MAX
+        && host.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'-')
+        && port.parse::<u16>().is_ok_and(|port| port != 0);
+    fits.then_some(host)
+}
+
+/// The text being checked, to say where something stands.
+struct Source<'a> {
+    file: &'a Path,
+    text: &'a str,
+}
+
+impl Source<'_> {
+    fn line(&self, offset: usize) -> usize {
+        self.text.bytes().take(offset).filter(|byte| *byte == b'\n').count().saturating_add(1)
+    }
+
+    fn error(&self, span: Option<Range<usize>>, field: &str, reason: impl Into<String>) -> ConfigError {
+        let line = self.line(span.map_or(0, |span| span.start));
+        ConfigError::Field { file: self.file.to_owned(), line, field: field.to_owned(), reason: reason.into() }
+    }
+
+    /// An error of the parser, with the field taken from its message or from the line to which it points.
+    fn syntax(&self, error: &toml::de::Error) -> ConfigError {
+        let message = error.message();
+        let named = message.split_once('`').and_then(|(_, rest)| rest.split_once('`')).map(|(name, _)| name);
+        let line = self.line(error.span().map_or(0, |span| span.start));
+        let on_line = self
+            .text
+            .lines()
+            .nth(line.saturating_sub(1))
+            .and_then(|line| line.split_once('='))
+            .map(|(field, _)| field.trim())
+            .filter(|field| !field.is_empty() && !field.starts_with('#'));
+        let about_a_field = message.starts_with("unknown field") || message.starts_with("missing field");
+        let field = if about_a_field { named.or(on_line) } else { on_line.or(named) };
+        self.error(error.span(), field.unwrap_or("syntax"), message)
+    }
+
+    fn check<T>(
+        &self,
+        value: &Spanned<String>,
+        field: &str,
+        rule: impl FnOnce(&str) -> Result<T, &'static str>,
+    ) -> Result<T, ConfigError> {
+        rule(value.get_ref()).map_err(|reason| self.error(Some(value.span()), field, reason))
+    }
+
+    fn path(&self, path: PathBuf) -> PathBuf {
+        self.file.parent().map_or_else(|| path.clone(), |directory| directory.join(&path))
+    }
+
+    fn tls(&self, raw: Option<Spanned<RawTls>>, host: String) -> Result<TlsSource, ConfigError> {
+        let Some(raw) = raw else { return Ok(TlsSource::OwnAuthority { names: vec![host] }) };
+        let span = raw.span();
+        let raw = raw.into_inner();
+        match (raw.names, raw.certificate, raw.private_key, raw.roots) {
+            (names, None, None, None) => {
+                let Some(names) = names else { return Ok(TlsSource::OwnAuthority { names: vec![host] }) };
+                let checked = names
+                    .iter()
+                    .map(|name| {
+                        self.check(name, "tls.names", |name| {
+                            rustls_pki_types::ServerName::try_from(name)
+                                .map(|_| name.to_owned())
+                                .map_err(|_| "each must be a DNS name or an IP address")
+                        })
+                    })
+                    .collect::<Result<Vec<_>, _>>()?;
+                if checked.is_empty() {
+                    return Err(self.error(Some(span), "tls.names", "must name at least one host"));
+                }
+                Ok(TlsSource::OwnAuthority { names: checked })
+            }
+            (None, Some(certificate), Some(private_key), Some(roots)) => Ok(TlsSource::Files {
+                certificate: self.path(certificate),
+                private_key: self.path(private_key),
+                roots: self.path(roots),
+            }),
+            _ => Err(self.error(
+                Some(span),
+                "tls",
+                "needs either `names`, or `certificate`, `private_key` and `roots` together",
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "5f0c5f0c5f0c5f0c5f0c5f0c5f0c5f0c5f0c5f0c5f0c5f0c5f0c5f0c5f0c5f0c";
+
+    fn good() -> String {
+        format!(
+            "name = \"vault-1\"\nlisten = \"127.0.0.1:0\"\naddress = \"localhost:7443\"\nstate = \"state\"\n\
+             administrators = [\"{ID}\"]\n"
+        )
+    }
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::parse(Path::new("/etc/holdfast/custodian.toml"), text)
+    }
+
+    #[test]
+    fn defaults_and_relative_paths() {
+        let config = parse(&good()).unwrap();
+        assert_eq!(config.state, Path::new("/etc/holdfast/state"));
+        assert_eq!(config.administrators, [ID.parse().unwrap()]);
+        assert_eq!(config.tls, TlsSource::OwnAuthority { names: vec!["localhost".to_owned()] });
+        assert_eq!((config.log, config.ports_file, config.emulated_root), (LogFormat::Text, None, None));
+    }
+
+    #[test]
+    fn every_option_is_taken() {
+        let text = good()
+            + "ports_file = \"/run/ports.json\"\nemulated_root = \"root.pem\"\nlog = \"json\"\n\
+               [tls]\ncertificate = \"c.pem\"\nprivate_key = \"k.pem\"\nroots = \"r.pem\"\n";
+        let config = parse(&text).unwrap();
+        assert_eq!(config.ports_file.as_deref(), Some(Path::new("/run/ports.json")));
+        assert_eq!(config.emulated_root.as_deref(), Some(Path::new("/etc/holdfast/root.pem")));
+        assert_eq!(config.log, LogFormat::Json);
+        assert!(matches!(config.tls, TlsSource::Files { roots, .. } if roots == Path::new("/etc/holdfast/r.pem")));
+    }
+
+    #[test]
+    fn an_error_names_file_line_and_field() {
+        let replaced = |from: &str, to: &str| good().replace(from, to);
+        let table = [
+            (replaced("vault-1", ""), "custodian.toml:1: name: "),
+            (replaced("127.0.0.1:0", "localhost"), "custodian.toml:2: listen: "),
+            (replaced("localhost:7443", "localhost:0"), "custodian.toml:3: address: "),
+            (replaced("localhost:7443", "local_host:1"), "custodian.toml:3: address: "),
+            (replaced("\"state\"", "7"), "custodian.toml:4: state: "),
+            (replaced("5f0c5f", "5f0c5"), "custodian.toml:5: administrators: "),
+            (replaced("state =", "stat ="), "custodian.toml:4: stat: unknown field"),
+            (replaced("name = \"vault-1\"\n", ""), "name: missing field"),
+            (good() + "emulated = true\n", "custodian.toml:6: emulated: unknown field"),
+            (good() + "log = \"xml\"\n", "custodian.toml:6: log: "),
+            (good() + "log = \n", "custodian.toml:6: log: "),
+            (good() + "[tls]\nnames = [\"a b\"]\n", "custodian.toml:7: tls.names: "),
+            (good() + "[tls]\ncertificate = \"c.pem\"\n", "custodian.toml:6: tls: needs either"),
+        ];
+        for (text, expected) in table {
+            let error = parse(&text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}\nshould contain {expected}");
+        }
+    }
+}

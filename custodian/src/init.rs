@@ -1,0 +1,105 @@
+//! `init`: makes a custodian's keys, its TLS authority, its database, and the public record that goes into a manifest.
+//!
+//! Guarantees: nothing that exists is replaced; the public record is written last, so that its presence means that the rest
+//! is complete. Refuses: a directory with anything in it.
+
+use holdfast_shared::hpke::{self, HpkeError};
+use holdfast_shared::ids::CustodianId;
+use holdfast_shared::signature::{SignatureError, SigningKey, VerifyingKey};
+use ring::rand::{SecureRandom, SystemRandom};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::clock::Clock;
+use crate::config::{Config, TlsSource};
+use crate::state::{self, StateDirectory, StateError};
+use crate::store::{Store, StoreError};
+use crate::tls::{self, TlsError};
+
+/// What a manifest says about a custodian: the content of `custodian.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublicRecord {
+    /// For people.
+    pub name: String,
+    /// Verifies releases and register entries: an uncompressed P-384 point in hexadecimal.
+    pub signing_key: VerifyingKey,
+    /// Shares are encrypted to it: an uncompressed P-384 point in hexadecimal.
+    pub encryption_key: hpke::PublicKey,
+    /// `host:port`.
+    pub address: String,
+    /// Each one certificate in PEM.
+    pub tls_roots: Vec<String>,
+}
+
+impl PublicRecord {
+    /// The custodian's id.
+    #[must_use]
+    pub fn id(&self) -> CustodianId {
+        CustodianId(self.signing_key.fingerprint())
+    }
+}
+
+/// Why a custodian cannot be initialised.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The TLS authority or the configured certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The signing key.
+    #[error("signing key: {0}")]
+    Signature(#[from] SignatureError),
+    /// The encryption key.
+    #[error("encryption key: {0}")]
+    Hpke(#[from] HpkeError),
+    /// No randomness.
+    #[error("the operating system gives no randomness")]
+    Random,
+    /// The public record cannot be written as JSON.
+    #[error("custodian.json: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+/// Makes everything that `serve` needs in the configured state directory.
+///
+/// # Errors
+/// [`InitError`]; a half-made directory is left for the operator to look at and remove.
+pub async fn init(config: &Config, clock: &dyn Clock) -> Result<PublicRecord, InitError> {
+    let rng = SystemRandom::new();
+    let state = StateDirectory::new(config.state.clone());
+    state.create()?;
+
+    let pkcs8 = SigningKey::generate(&rng)?;
+    let signing_key = SigningKey::from_pkcs8(&pkcs8, &rng)?.verifying_key()?;
+    state::write_private(&state.signing_key(), pkcs8.expose())?;
+    let encryption_key = hpke::PrivateKey::generate()?;
+    state::write_private(&state.encryption_key(), encryption_key.to_bytes()?.expose())?;
+    let mut key_encryption_key = Zeroizing::new([0; 32]);
+    rng.fill(key_encryption_key.as_mut_slice()).map_err(|_| InitError::Random)?;
+    state::write_private(&state.key_encryption_key(), key_encryption_key.as_slice())?;
+
+    if let TlsSource::OwnAuthority { .. } = config.tls {
+        let id = CustodianId(signing_key.fingerprint());
+        let (key, certificate) = tls::make_authority(id, clock.now_ms())?;
+        state::write_private(&state.ca_key(), Zeroizing::new(key).as_bytes())?;
+        state::write_public(&state.ca(), certificate.as_bytes())?;
+    }
+    Store::create(&state.database()).await?.close().await;
+
+    let record = PublicRecord {
+        name: config.name.clone(),
+        signing_key,
+        encryption_key: *encryption_key.public_key(),
+        address: config.address.clone(),
+        tls_roots: tls::roots(config, &state)?,
+    };
+    state::write_public(&state.public_record(), format!("{}\n", serde_json::to_string_pretty(&record)?).as_bytes())?;
+    state.sync()?;
+    Ok(record)
+}

@@ -1,0 +1,205 @@
+//! The command line of `holdfast-custodian`.
+
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
+
+use crate::clock::{Clock, SystemClock};
+use crate::config::{Config, ConfigError, LogFormat, TlsSource};
+use crate::init::{self, InitError};
+use crate::service::{self, Custodian, ServiceError, StartError};
+use crate::state::{self, StateDirectory, StateError};
+use crate::tls::TlsError;
+use crate::{http_api, server, tls};
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  success
+  1  it failed while running
+  2  the command line or the configuration is wrong
+
+Configuration file (TOML; relative paths are relative to it):
+  name            for people; 1 to 64 characters                                required
+  listen          IP address and port; port 0 lets the system choose            required
+  address         host:port under which others reach it; goes into manifests    required
+  state           directory for keys and the database                           required
+  administrators  list of ids that may enrol manifests here                     required
+  ports_file      receives {\"listen\": \"IP:PORT\", \"port\": PORT} once it listens  default: none
+  emulated_root   PEM file of an emulator's root to trust as well: development  default: none
+  log             \"text\" or \"json\", to standard error                           default: text
+  tls.names       names and IP addresses in its own certificate                 default: host of address
+  tls.certificate, tls.private_key, tls.roots
+                  PEM files to use instead of its own authority                 default: none
+
+Environment:
+  RUST_LOG        which log lines are written; default: info";
+
+/// The external key custodian of Holdfast: releases shares of root keys to attested enclaves.
+#[derive(Debug, Parser)]
+#[command(name = "holdfast-custodian", version, after_help = AFTER_HELP)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make keys, TLS authority and database in the state directory, and custodian.json for manifests.
+    ///
+    /// Refuses a state directory that is not empty. Prints the path of custodian.json.
+    Init(WithConfig),
+    /// Run the service until SIGTERM or Ctrl-C.
+    Serve {
+        #[command(flatten)]
+        with: WithConfig,
+        /// Check the configuration and the files it names, then exit.
+        #[arg(long)]
+        check_config: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct WithConfig {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// Why the program ends early.
+#[derive(Debug, thiserror::Error)]
+enum ProgramError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Init(#[from] InitError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    #[error("cannot listen on {listen}: {source}")]
+    Listen { listen: SocketAddr, source: std::io::Error },
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    #[error("{0}")]
+    Json(#[from] serde_json::Error),
+}
+
+impl ProgramError {
+    /// Whether the command line or the configuration is to blame.
+    const fn is_usage(&self) -> bool {
+        matches!(self, Self::Config(_) | Self::Start(StartError::EmulatedRoot { .. }))
+    }
+}
+
+/// The content of the ports file.
+#[derive(Serialize)]
+struct Ports {
+    listen: SocketAddr,
+    port: u16,
+}
+
+/// Runs the program with the arguments of the process.
+#[must_use]
+pub fn run() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(ProgramError::from)
+        .and_then(|runtime| runtime.block_on(execute(arguments.command)));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "holdfast-custodian: {error}");
+            ExitCode::from(if error.is_usage() { 2 } else { 1 })
+        }
+    }
+}
+
+async fn execute(command: Command) -> Result<(), ProgramError> {
+    match command {
+        Command::Init(with) => {
+            let config = Config::load(&with.config)?;
+            let record = init::init(&config, &SystemClock).await?;
+            let path = StateDirectory::new(config.state).public_record();
+            writeln!(std::io::stderr(), "made custodian {}; for manifests:", record.id())?;
+            writeln!(std::io::stdout(), "{}", path.display())?;
+            Ok(())
+        }
+        Command::Serve { with, check_config } => {
+            let config = Config::load(&with.config)?;
+            if check_config {
+                return check(&config);
+            }
+            start_log(config.log);
+            serve(&config).await
+        }
+    }
+}
+
+/// Looks at everything that the configuration names, short of starting.
+fn check(config: &Config) -> Result<(), ProgramError> {
+    let emulated = service::read_emulated_root(config)?.is_some();
+    if matches!(config.tls, TlsSource::Files { .. }) {
+        tls::roots(config, &StateDirectory::new(config.state.clone()))?;
+    }
+    let warning = if emulated { "; WARNING: it trusts an emulated root" } else { "" };
+    writeln!(std::io::stderr(), "{}: the configuration is good{warning}", config.file.display())?;
+    Ok(())
+}
+
+fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+async fn serve(config: &Config) -> Result<(), ProgramError> {
+    let state = StateDirectory::new(config.state.clone());
+    let custodian = Custodian::open(config, Arc::new(SystemClock)).await?;
+    let tls = tls::server_config(config, &state, custodian.id(), SystemClock.now_ms())?;
+    let failed = |source| ProgramError::Listen { listen: config.listen, source };
+    let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
+    let listen = listener.local_addr().map_err(failed)?;
+    custodian.announce().await?;
+    tracing::info!(%listen, address = config.address, "listening");
+    let stop = watch::Sender::new(false);
+    let stopped = stop.subscribe();
+    let mut terminated = signal(SignalKind::terminate())?;
+    let mut interrupted = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminated.recv() => {}
+            _ = interrupted.recv() => {}
+        }
+        tracing::info!("stopping");
+        stop.send_replace(true);
+    });
+    if let Some(file) = &config.ports_file {
+        let ports = serde_json::to_string(&Ports { listen, port: listen.port() })?;
+        state::replace_public(file, format!("{ports}\n").as_bytes())?;
+    }
+    server::serve(listener, tls, http_api::router(Arc::clone(&custodian)), Arc::clone(&custodian), stopped).await;
+    custodian.close().await;
+    tracing::info!("stopped");
+    Ok(())
+}

@@ -1,0 +1,100 @@
+//! The sealed channel: one message in, one message out, under the keys of a lease.
+//!
+//! Guarantees: a message is acted on only if it opens under its lease and its counter was not used; after a restart, whatever
+//! changed something before it is not accepted again. A refusal of what an authentic message asks travels sealed; refusals
+//! before that travel open, and an enclave must not believe more of them than that it got no answer.
+
+use std::sync::Arc;
+
+use holdfast_shared::cbor;
+use holdfast_shared::channel::{self, Ask, ChannelMessage, Direction, Reply};
+use holdfast_shared::limits;
+
+use super::lease::Lease;
+use super::{Custodian, ServiceError, carried_through};
+use crate::store::Origin;
+
+impl Custodian {
+    /// `channel`: a message of an enclave that holds a lease.
+    ///
+    /// # Errors
+    /// [`ServiceError`]: no such lease, or a message that does not open or was used.
+    pub async fn channel(self: &Arc<Self>, body: &[u8]) -> Result<Vec<u8>, ServiceError> {
+        let message: ChannelMessage = cbor::decode(body)?;
+        let lease = self.lease(message.lease_id)?;
+        let now_ms = self.clock.now_ms();
+        let counter = message.counter;
+        let ask = self.open_ask(&lease, message).await?;
+        {
+            let mut state = lease.state();
+            state.counters.accept(counter).map_err(|error| ServiceError::Denied(error.to_string()))?;
+            state.seen_ms = state.seen_ms.max(now_ms);
+        }
+        let origin = Origin { lease_id: lease.id, counter, now_ms };
+        let reply = self.answer(&lease, ask, origin).await?;
+        let sealed = channel::seal(&reply, Direction::Reply, &lease.keys.reply, lease.id, counter, &self.rng);
+        sealed.map_err(|error| ServiceError::Internal(error.to_string()))
+    }
+
+    async fn open_ask(
+        self: &Arc<Self>,
+        lease: &Arc<Lease>,
+        message: ChannelMessage,
+    ) -> Result<Ask, ServiceError> {
+        let denied = |error: channel::ChannelError| ServiceError::Denied(error.to_string());
+        if message.ciphertext.len() <= limits::CUSTODIAN_SMALL_BODY_MAX {
+            return channel::open(&message, Direction::Ask, &lease.keys.ask).map_err(denied);
+        }
+        let lease = Arc::clone(lease);
+        self.blocking(move |_| channel::open(&message, Direction::Ask, &lease.keys.ask)).await?.map_err(denied)
+    }
+
+    async fn answer(self: &Arc<Self>, lease: &Arc<Lease>, ask: Ask, origin: Origin) -> Result<Reply, ServiceError> {
+        let (custodian, held) = (Arc::clone(self), Arc::clone(lease));
+        match ask {
+            Ask::Watch { seen, renew } => self.watch(lease, &seen, renew, origin).await,
+            Ask::Fetch { blob_id } => self.fetch(lease, blob_id).await,
+            Ask::Deposit { set, share } => {
+                let change = async move { custodian.deposit(&held, set, share, origin).await };
+                self.change(lease, change).await
+            }
+            Ask::Publish { version, previous, blob, results } => {
+                let change =
+                    async move { custodian.publish(&held, version, previous, blob, results, origin).await };
+                self.change(lease, change).await
+            }
+            Ask::Report { results } => {
+                carried_through(async move { custodian.report(&held, results, origin).await }).await
+            }
+        }
+    }
+
+    /// Lets an enclave change something only if the policy in force still accepts it.
+    async fn change(
+        &self,
+        lease: &Lease,
+        change: impl Future<Output = Result<Reply, ServiceError>> + Send + 'static,
+    ) -> Result<Reply, ServiceError> {
+        let policy = self.policy(&lease.key_store).await?;
+        if let Err(reason) = lease.evidence.satisfies(&policy, &self.roots) {
+            return self.end(lease, reason).await;
+        }
+        carried_through(change).await
+    }
+
+    /// Ends a lease whose enclave the policy in force does not accept.
+    pub(super) async fn end(&self, lease: &Lease, reason: &str) -> Result<Reply, ServiceError> {
+        self.store.end_lease(lease.id).await?;
+        self.leases().remove(&lease.id);
+        tracing::warn!(key_store_id = %lease.key_store.id(), lease_id = %lease.id, boot_id = %lease.boot_id,
+            "ended a lease: {reason}");
+        Ok(Reply::Refused { reason: reason.to_owned(), lease_ended: true })
+    }
+}
+
+/// Understood and not granted; the lease goes on.
+pub(super) fn refused(lease: &Lease, reason: impl Into<String>) -> Reply {
+    let reason = reason.into();
+    tracing::warn!(key_store_id = %lease.key_store.id(), lease_id = %lease.id, "refused on the channel: {reason}");
+    Reply::Refused { reason, lease_ended: false }
+}

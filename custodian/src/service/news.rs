@@ -1,0 +1,77 @@
+//! Watching: an enclave waits for news, and renews its lease.
+//!
+//! Guarantees: news that is on disk when the request comes, or comes while it is held, is answered at once; without news the
+//! answer comes after [`limits::WATCH_HOLD_MS`]. A renewal is answered at once, and only after the evidence of the release
+//! was judged under the policy in force now.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_shared::channel::{Reply, Seen};
+use holdfast_shared::limits;
+use minicbor::bytes::ByteVec;
+use tokio::time::Instant;
+
+use super::ceremony::lease_gone;
+use super::lease::Lease;
+use super::{Custodian, ServiceError, carried_through};
+use crate::store::{News, Origin};
+
+impl Custodian {
+    pub(super) async fn watch(
+        self: &Arc<Self>,
+        lease: &Arc<Lease>,
+        seen: &Seen,
+        renew: bool,
+        origin: Origin,
+    ) -> Result<Reply, ServiceError> {
+        // Subscribed first: what is written after this wakes us, what was written before is read below.
+        let mut changes = lease.key_store.news.subscribe();
+        let mut stopping = self.stopping.subscribe();
+        let lease_ms = if renew {
+            let (custodian, held) = (Arc::clone(self), Arc::clone(lease));
+            match carried_through(async move { custodian.renew(&held, origin).await }).await? {
+                Ok(lease_ms) => Some(lease_ms),
+                Err(reason) => return self.end(lease, reason).await,
+            }
+        } else {
+            None
+        };
+        let deadline = Instant::now() + Duration::from_millis(limits::WATCH_HOLD_MS);
+        loop {
+            changes.borrow_and_update();
+            let news = self.store.news(lease.key_store.id(), seen, self.clock.now_ms()).await?;
+            let due = Instant::now() >= deadline || *stopping.borrow_and_update();
+            if lease_ms.is_some() || due || !news.is_empty() {
+                return Ok(reply(lease_ms, news));
+            }
+            tokio::select! {
+                _ = changes.changed() => {}
+                _ = stopping.changed() => {}
+                () = tokio::time::sleep_until(deadline) => {}
+            }
+            if !self.is_live(lease.id) {
+                return Err(lease_gone());
+            }
+        }
+    }
+
+    /// Extends a lease: its new duration, or why the policy in force no longer accepts the enclave.
+    async fn renew(&self, lease: &Lease, origin: Origin) -> Result<Result<u64, &'static str>, ServiceError> {
+        let policy = self.policy(&lease.key_store).await?;
+        if let Err(reason) = lease.evidence.satisfies(&policy, &self.roots) {
+            return Ok(Err(reason));
+        }
+        let expires_ms = origin.now_ms.saturating_add(policy.lease_ms);
+        if !self.store.renew(lease.id, origin.counter, origin.now_ms, expires_ms).await? {
+            return Err(lease_gone());
+        }
+        lease.state().expires_ms = expires_ms;
+        Ok(Ok(policy.lease_ms))
+    }
+}
+
+fn reply(lease_ms: Option<u64>, news: News) -> Reply {
+    let commands = news.commands.into_iter().map(ByteVec::from).collect();
+    Reply::News { lease_ms, overlay: news.overlay, register: news.register, commands }
+}

@@ -1,0 +1,206 @@
+//! What administrators send: manifests, commands, blocks.
+//!
+//! Guarantees: each is signed by those whom it must be signed by, is durable before it is acknowledged, changes nothing when
+//! it comes twice, and wakes the enclaves that wait for news. A manifest is accepted only from administrators whom the
+//! custodian's own configuration names, so that strangers cannot fill its disk. Approvals on commands are counted by the
+//! enclave; a copy with more signatures replaces the one that waits.
+
+use std::sync::Arc;
+
+use holdfast_shared::block::{self, BlockError, BlockOverlay};
+use holdfast_shared::cbor;
+use holdfast_shared::command::{self, Command};
+use holdfast_shared::manifest::{Administrator, VerifiedManifest};
+use holdfast_shared::signature::Envelope;
+
+use super::evidence::encode_policy;
+use super::{Custodian, KeyStore, ServiceError, carried_through};
+use crate::store::{Queued, StoredCommand, StoredOverlay};
+
+/// How often a block is judged again because another one came between.
+const BLOCK_TRIES: usize = 8;
+
+impl Custodian {
+    /// `manifests`: a key store for which this custodian will hold a share.
+    ///
+    /// # Errors
+    /// [`ServiceError`].
+    pub async fn enrol(self: &Arc<Self>, body: Vec<u8>) -> Result<(), ServiceError> {
+        let verified = self.blocking(move |_| VerifiedManifest::verify(&body)).await?;
+        let manifest = verified.map_err(|error| ServiceError::Denied(error.to_string()))?;
+        let key_store = self.admit(manifest)?;
+        let custodian = Arc::clone(self);
+        carried_through(async move {
+            let policy = encode_policy(&key_store.manifest.manifest().release_policy);
+            let (id, signed) = (key_store.id(), key_store.manifest.signed_bytes());
+            if custodian.store.enrol(id, signed, &policy, custodian.clock.now_ms()).await? {
+                tracing::info!(key_store_id = %id, name = key_store.manifest.manifest().name, "enrolled a key store");
+            }
+            custodian.remember(key_store);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Whether this custodian takes part in a manifest.
+    fn admit(&self, manifest: VerifiedManifest) -> Result<Arc<KeyStore>, ServiceError> {
+        let denied = |reason: &str| ServiceError::Denied(format!("manifest: {reason}"));
+        let contents = manifest.manifest();
+        if !contents.administrators.iter().any(|administrator| self.administrators.contains(&administrator.id())) {
+            return Err(denied(
+                "none of its administrators may enrol key stores here; name one in this custodian's configuration \
+                 (administrators)",
+            ));
+        }
+        if self.roots.find(&contents.release_policy.trust_root).is_none() {
+            return Err(denied(
+                "its release policy names an emulated trust root that this custodian's configuration does not name \
+                 (emulated_root)",
+            ));
+        }
+        let own = contents.custodians.iter().find(|custodian| custodian.id() == self.id);
+        if own.is_some_and(|own| own.encryption_key != *self.encryption_key.public_key()) {
+            return Err(denied("it gives this custodian another encryption key"));
+        }
+        KeyStore::new(manifest, self.id).ok_or_else(|| denied("this custodian is not among its custodians"))
+    }
+
+    /// `commands`: an order for an enclave.
+    ///
+    /// # Errors
+    /// [`ServiceError`].
+    pub async fn command(self: &Arc<Self>, body: Vec<u8>) -> Result<(), ServiceError> {
+        let envelope: Envelope = cbor::decode(&body)?;
+        let claimed: Command = cbor::decode(envelope.unverified_payload())?;
+        let key_store = self.key_store(claimed.key_store_id)?;
+        if !key_store.is_home() {
+            let home = key_store.manifest.home_custodian().map_or("", |home| home.address.as_str());
+            let reason = format!("commands go to the home custodian of this key store, {home}");
+            return Err(ServiceError::Denied(reason));
+        }
+        let judged = {
+            let (key_store, body) = (Arc::clone(&key_store), body.clone());
+            self.blocking(move |_| command::open(&body, key_store.id(), administrators(&key_store))).await?
+        };
+        let (command, signers) = judged.map_err(|error| ServiceError::Denied(error.to_string()))?;
+        if command.expires_ms <= self.clock.now_ms() {
+            return Err(ServiceError::Denied("command: has expired".to_owned()));
+        }
+        let stored = StoredCommand {
+            key_store_id: key_store.id(),
+            command_id: command.command_id,
+            envelope: body,
+            signers: u32::try_from(signers.len()).unwrap_or(u32::MAX),
+            expires_ms: command.expires_ms,
+        };
+        let custodian = Arc::clone(self);
+        carried_through(async move { custodian.queue(&key_store, stored, &envelope).await }).await
+    }
+
+    async fn queue(&self, key_store: &KeyStore, command: StoredCommand, offered: &Envelope) -> Result<(), ServiceError> {
+        if let Some(known) = self.store.command(key_store.id(), command.command_id).await? {
+            let known: Envelope = cbor::decode(&known)?;
+            if known.unverified_payload() != offered.unverified_payload() {
+                let reason = "another command has this id; give each command an id of its own";
+                return Err(ServiceError::Conflict(reason.to_owned()));
+            }
+        }
+        match self.store.queue(&command, self.clock.now_ms()).await? {
+            Queued::Waits => {
+                key_store.wake();
+                tracing::info!(key_store_id = %key_store.id(), command_id = %command.command_id,
+                    signers = command.signers, "a command waits");
+                Ok(())
+            }
+            Queued::Known => Ok(()),
+            Queued::Full => Err(ServiceError::TooMany(
+                "too many commands wait for an enclave; let it carry them out, or let them expire".to_owned(),
+            )),
+        }
+    }
+
+    /// `blocks`: what must not be used from now on. Acknowledged once it is durable and on its way.
+    ///
+    /// # Errors
+    /// [`ServiceError`].
+    pub async fn block(self: &Arc<Self>, body: Vec<u8>) -> Result<(), ServiceError> {
+        let envelope: Envelope = cbor::decode(&body)?;
+        let claimed: BlockOverlay = cbor::decode(envelope.unverified_payload())?;
+        let key_store = self.key_store(claimed.key_store_id)?;
+        let custodian = Arc::clone(self);
+        carried_through(async move { custodian.put_block(&key_store, body, &envelope).await }).await
+    }
+
+    async fn put_block(
+        self: &Arc<Self>,
+        key_store: &Arc<KeyStore>,
+        body: Vec<u8>,
+        offered: &Envelope,
+    ) -> Result<(), ServiceError> {
+        for _ in 0..BLOCK_TRIES {
+            let current = self.store.overlay(key_store.id()).await?;
+            if let Some(current) = &current
+                && cbor::decode::<Envelope>(&current.signed)?.unverified_payload() == offered.unverified_payload()
+            {
+                return Ok(());
+            }
+            let against = current.as_ref().map_or(0, |current| current.epoch);
+            let overlay = self.judge_block(key_store, current, body.clone()).await?;
+            let new = StoredOverlay { epoch: overlay.epoch, signed: body.clone() };
+            if self.store.put_overlay(key_store.id(), against, &new, self.clock.now_ms()).await? {
+                key_store.wake();
+                tracing::warn!(key_store_id = %key_store.id(), epoch = overlay.epoch, store = overlay.store,
+                    keys = overlay.keys.len(), "a block overlay is in force");
+                return Ok(());
+            }
+        }
+        Err(ServiceError::Conflict("other block overlays keep coming between; try again".to_owned()))
+    }
+
+    async fn judge_block(
+        self: &Arc<Self>,
+        key_store: &Arc<KeyStore>,
+        current: Option<StoredOverlay>,
+        body: Vec<u8>,
+    ) -> Result<BlockOverlay, ServiceError> {
+        let key_store = Arc::clone(key_store);
+        let judged = self
+            .blocking(move |_| {
+                let current = match &current {
+                    Some(current) => Some(stored_overlay(&key_store, current)?),
+                    None => None,
+                };
+                let manifest = key_store.manifest.manifest();
+                let opened = block::open(
+                    &body,
+                    key_store.id(),
+                    &manifest.administrators,
+                    manifest.thresholds,
+                    current.as_ref(),
+                );
+                opened.map_err(|error| match error {
+                    BlockError::Decode(error) => error.into(),
+                    BlockError::Stale { .. } => ServiceError::Conflict(error.to_string()),
+                    BlockError::Signature(_) | BlockError::OtherKeyStore => ServiceError::Denied(error.to_string()),
+                })
+            })
+            .await??;
+        if i64::try_from(judged.epoch).is_err() {
+            return Err(ServiceError::Denied("block overlay: the epoch is out of range".to_owned()));
+        }
+        Ok(judged)
+    }
+}
+
+/// An overlay from the database. It was verified when it was put in force.
+pub(super) fn stored_overlay(key_store: &KeyStore, stored: &StoredOverlay) -> Result<BlockOverlay, ServiceError> {
+    let damaged = || ServiceError::Internal("the stored block overlay is damaged".to_owned());
+    let envelope: Envelope = cbor::decode(&stored.signed).map_err(|_| damaged())?;
+    let overlay: BlockOverlay = cbor::decode(envelope.unverified_payload()).map_err(|_| damaged())?;
+    if overlay.key_store_id == key_store.id() { Ok(overlay) } else { Err(damaged()) }
+}
+
+/// Whose signatures count.
+pub(super) fn administrators(key_store: &KeyStore) -> &[Administrator] {
+    &key_store.manifest.manifest().administrators
+}

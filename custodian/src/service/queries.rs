@@ -1,0 +1,96 @@
+//! Queries of administrators, and signed answers.
+//!
+//! Guarantees: only an administrator of the key store gets an answer, and only to a question of the last five minutes; the
+//! answer is bound to the question. Results stay as the enclave encrypted them.
+
+use std::sync::Arc;
+
+use holdfast_shared::cbor;
+use holdfast_shared::command::SealedResult;
+use holdfast_shared::ids::CommandId;
+use holdfast_shared::query::{self, Answer, KeyStoreStatus, LeaseInfo, Question, ResultState, VersionInfo};
+
+use super::lease::Lease;
+use super::orders::administrators;
+use super::{Custodian, KeyStore, ServiceError};
+
+impl Custodian {
+    /// `queries`: what came of a command, what is blocked, how the key store is.
+    ///
+    /// # Errors
+    /// [`ServiceError`].
+    pub async fn query(self: &Arc<Self>, body: Vec<u8>) -> Result<Vec<u8>, ServiceError> {
+        let id = query::key_store_of(&body).map_err(|error| ServiceError::Malformed(error.to_string()))?;
+        let key_store = self.key_store(id)?;
+        let now_ms = self.clock.now_ms();
+        let judged = {
+            let key_store = Arc::clone(&key_store);
+            self.blocking(move |custodian| {
+                query::open(&body, key_store.id(), custodian.id, administrators(&key_store), now_ms)
+            })
+            .await?
+        };
+        let asked = judged.map_err(|error| ServiceError::Denied(error.to_string()))?;
+        let answer = match asked.question {
+            Question::Result(command_id) => Answer::Result(self.result_state(&key_store, command_id, now_ms).await?),
+            Question::Overlay => {
+                Answer::Overlay { overlay: self.store.overlay(key_store.id()).await?.map(|overlay| overlay.signed) }
+            }
+            Question::Status => Answer::Status(self.status(&key_store, now_ms).await?),
+        };
+        let signed = self.blocking(move |custodian| {
+            query::sign_answer(answer, &asked, &custodian.signing_key, &custodian.rng)
+        });
+        signed.await?.map_err(|error| ServiceError::Internal(error.to_string()))
+    }
+
+    async fn result_state(
+        &self,
+        key_store: &KeyStore,
+        command_id: CommandId,
+        now_ms: u64,
+    ) -> Result<ResultState, ServiceError> {
+        if let Some(sealed) = self.store.result(key_store.id(), command_id).await? {
+            let sealed: SealedResult = cbor::decode(&sealed)
+                .map_err(|_| ServiceError::Internal("a stored result is damaged".to_owned()))?;
+            return Ok(ResultState::Ready(sealed));
+        }
+        let pending = self.store.pending(key_store.id(), now_ms).await?;
+        let waits = pending.iter().any(|(id, _)| *id == command_id);
+        Ok(if waits { ResultState::Pending } else { ResultState::Unknown })
+    }
+
+    async fn status(&self, key_store: &KeyStore, now_ms: u64) -> Result<KeyStoreStatus, ServiceError> {
+        let id = key_store.id();
+        let policy = self.policy(key_store).await?;
+        let version = self.store.register(id).await?.map(|register| VersionInfo {
+            version: register.version,
+            blob_id: register.blob_id,
+            recorded_ms: register.recorded_ms,
+        });
+        Ok(KeyStoreStatus {
+            now_ms,
+            holds_share: self.store.share(id).await?.is_some(),
+            version,
+            overlay_epoch: self.store.overlay(id).await?.map_or(0, |overlay| overlay.epoch),
+            policy_epoch: policy.epoch,
+            emulated_root: self.roots.is_emulated(&policy.trust_root) && self.roots.find(&policy.trust_root).is_some(),
+            leases: self.leases_of(id).iter().map(|lease| lease_info(lease)).collect(),
+            pending: self.store.pending(id, now_ms).await?.into_iter().map(|(id, _)| id).collect(),
+        })
+    }
+}
+
+fn lease_info(lease: &Lease) -> LeaseInfo {
+    let state = lease.state();
+    LeaseInfo {
+        lease_id: lease.id,
+        boot_id: lease.boot_id,
+        module_id: lease.module_id.clone(),
+        measurements: lease.evidence.measurements.clone(),
+        granted_ms: lease.granted_ms,
+        expires_ms: state.expires_ms,
+        seen_ms: state.seen_ms,
+        document: lease.document.clone(),
+    }
+}

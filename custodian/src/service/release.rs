@@ -1,0 +1,405 @@
+//! The release: an attestation document in, a share under a lease out.
+//!
+//! ```text
+//! shape → challenge of ours → rate → path and signature under the policy's root → made for this custodian and key store
+//!       → measurements and age → overlay, share, register → encrypted → nonce spent and lease kept in one step → answer
+//! ```
+//! Guarantees: nothing is encrypted to a key that did not pass every step; the same document obtains one release. While the
+//! overlay in force blocks the whole key store, the release carries the overlay and **no share**: the enclave gets its lease,
+//! so that it can wait for the block to be lifted, and nothing to use meanwhile. An enclave tells this from a key store
+//! before its ceremony by the overlay. Every release and refusal is logged and recorded.
+
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use holdfast_shared::attestation::{
+    AppraisalError, Expectations, Expected, Measurements, ParseError, ParsedDocument, VerifiedAttestation,
+    VerifiedDocument, VerifyError,
+};
+use holdfast_shared::cbor::{self, DecodeError};
+use holdfast_shared::hpke;
+use holdfast_shared::ids::{KeyStoreId, LeaseId};
+use holdfast_shared::limits;
+use holdfast_shared::manifest::ReleasePolicy;
+use holdfast_shared::release::{
+    self, HeldShare, ReleaseBinding, ReleaseContent, ReleaseRequest, ReleaseUserData,
+};
+use holdfast_shared::signature::PUBLIC_KEY_LEN;
+
+use super::ceremony::decode_share_set;
+use super::challenge::ChallengeError;
+use super::evidence::Evidence;
+use super::lease::{Lease, LeaseState, ReplayWindow, wrap_keys};
+use super::orders::stored_overlay;
+use super::{Custodian, KeyStore, ServiceError, carried_through};
+use crate::store::{Granted, NewLease, ReleaseRecord, StoredOverlay, StoredShare};
+
+/// Why a release is denied.
+#[derive(Debug, thiserror::Error)]
+pub enum ReleaseDenied {
+    /// Not an attestation document.
+    #[error("attestation document: {0}")]
+    Parse(#[from] ParseError),
+    /// Not an answer to a challenge of ours.
+    #[error("attestation document: {0}")]
+    Challenge(#[from] ChallengeError),
+    /// The policy names a root that is neither AWS's nor configured.
+    #[error("the release policy names an emulated trust root that this custodian's configuration does not name")]
+    RootNotConfigured,
+    /// Not under the root, or not signed.
+    #[error("attestation document: {0}")]
+    Verify(#[from] VerifyError),
+    /// Not made for a release.
+    #[error("attestation document: {0}")]
+    UserData(DecodeError),
+    /// Made for others.
+    #[error("attestation document: `user_data` names another {0}")]
+    Elsewhere(&'static str),
+    /// The policy does not accept it.
+    #[error("attestation document: {0}")]
+    Appraisal(#[from] AppraisalError),
+    /// Nothing can be encrypted to it.
+    #[error("attestation document: `public_key` is not a P-384 key")]
+    PublicKey,
+    /// The document obtained a release before.
+    #[error("the challenge was answered before; ask for a new one")]
+    Replayed,
+    /// Too many documents at a time. Not recorded.
+    #[error("too many releases are asked for; try again in a second")]
+    TooMany,
+}
+
+/// Evidence that passed, with what the enclave says about itself.
+struct Accepted {
+    attestation: VerifiedAttestation,
+    user_data: ReleaseUserData,
+    user_data_bytes: Vec<u8>,
+    nonce: [u8; 32],
+    public_key: hpke::PublicKey,
+}
+
+/// What was proven before a denial, for the record.
+#[derive(Default)]
+struct Proven {
+    trust_root: Option<[u8; 32]>,
+    module_id: Option<String>,
+    measurements: Option<Measurements>,
+    user_data: Option<ReleaseUserData>,
+}
+
+impl Proven {
+    fn note(&mut self, document: &VerifiedDocument) {
+        self.trust_root = Some(document.root_fingerprint());
+        self.module_id = Some(document.module_id().to_owned());
+        self.measurements = Measurements::shown_by(document.pcrs());
+    }
+}
+
+/// What a release needs from the database.
+struct Holdings {
+    overlay: Option<StoredOverlay>,
+    share: Option<StoredShare>,
+    register: Option<Vec<u8>>,
+}
+
+impl Custodian {
+    /// `release`: a share under a lease, for an enclave that proves what it is.
+    ///
+    /// # Errors
+    /// [`ServiceError`]; the reason of a denial is also in the record.
+    pub async fn release(self: &Arc<Self>, body: &[u8]) -> Result<Vec<u8>, ServiceError> {
+        let request: ReleaseRequest = cbor::decode(body)?;
+        let key_store = self.key_store(request.key_store_id)?;
+        let policy = self.policy(&key_store).await?;
+        let custodian = Arc::clone(self);
+        carried_through(async move { custodian.decide(key_store, policy, request.document).await }).await
+    }
+
+    async fn decide(
+        self: Arc<Self>,
+        key_store: Arc<KeyStore>,
+        policy: ReleasePolicy,
+        document: Vec<u8>,
+    ) -> Result<Vec<u8>, ServiceError> {
+        let now_ms = self.clock.now_ms();
+        let (judged, proven) = {
+            let (key_store, policy, document) = (Arc::clone(&key_store), policy.clone(), document.clone());
+            self.blocking(move |custodian| {
+                let mut proven = Proven::default();
+                (custodian.judge(&key_store, &policy, &document, now_ms, &mut proven), proven)
+            })
+            .await?
+        };
+        let granted = match judged {
+            Ok(accepted) => self.grant(&key_store, &policy, document, accepted, now_ms).await,
+            Err(denied) => Err(Stop::Denied(denied)),
+        };
+        match granted {
+            Ok(answer) => Ok(answer),
+            Err(Stop::Service(error)) => Err(error),
+            Err(Stop::Denied(denied @ ReleaseDenied::TooMany)) => Err(ServiceError::TooMany(denied.to_string())),
+            Err(Stop::Denied(denied)) => {
+                self.record_denial(&key_store, &policy, &denied, proven, now_ms).await?;
+                Err(ServiceError::Denied(denied.to_string()))
+            }
+        }
+    }
+
+    /// Section 6 of the design, and whether the document was made for this very purpose.
+    fn judge(
+        &self,
+        key_store: &KeyStore,
+        policy: &ReleasePolicy,
+        document: &[u8],
+        now_ms: u64,
+        proven: &mut Proven,
+    ) -> Result<Accepted, ReleaseDenied> {
+        let parsed = ParsedDocument::parse(document)?;
+        let nonce = parsed.claimed_nonce().and_then(|nonce| <[u8; 32]>::try_from(nonce).ok());
+        let nonce = nonce.ok_or(ChallengeError::NotOurs)?;
+        self.challenges.check(&nonce, key_store.id(), now_ms)?;
+        // From here on it costs: five signatures for one document.
+        if !self.release_rate.allow(Instant::now()) {
+            return Err(ReleaseDenied::TooMany);
+        }
+        self.appraise(key_store, policy, parsed, nonce, now_ms, proven)
+    }
+
+    fn appraise(
+        &self,
+        key_store: &KeyStore,
+        policy: &ReleasePolicy,
+        parsed: ParsedDocument,
+        nonce: [u8; 32],
+        now_ms: u64,
+        proven: &mut Proven,
+    ) -> Result<Accepted, ReleaseDenied> {
+        let user_data_bytes = parsed.claimed_user_data().unwrap_or_default().to_vec();
+        let root = self.roots.find(&policy.trust_root).ok_or(ReleaseDenied::RootNotConfigured)?;
+        let verified = parsed.verify(root, now_ms)?;
+        proven.note(&verified);
+        let user_data: ReleaseUserData = cbor::decode(&user_data_bytes).map_err(ReleaseDenied::UserData)?;
+        proven.user_data = Some(user_data.clone());
+        if user_data.key_store_id != key_store.id() {
+            return Err(ReleaseDenied::Elsewhere("key store"));
+        }
+        if user_data.custodian_id != self.id {
+            return Err(ReleaseDenied::Elsewhere("custodian"));
+        }
+        let expected = Expectations {
+            nonce: &nonce,
+            max_age_ms: limits::CHALLENGE_LIFE_MS,
+            accepted: &policy.measurements,
+            user_data: Expected::Exactly(&user_data_bytes),
+            public_key: Expected::Present,
+        };
+        let attestation = verified.appraise(&expected, now_ms)?;
+        let public_key = attestation
+            .public_key()
+            .and_then(|key| <[u8; PUBLIC_KEY_LEN]>::try_from(key).ok())
+            .map(hpke::PublicKey)
+            .ok_or(ReleaseDenied::PublicKey)?;
+        Ok(Accepted { attestation, user_data, user_data_bytes, nonce, public_key })
+    }
+
+    async fn grant(
+        self: &Arc<Self>,
+        key_store: &Arc<KeyStore>,
+        policy: &ReleasePolicy,
+        document: Vec<u8>,
+        accepted: Accepted,
+        now_ms: u64,
+    ) -> Result<Vec<u8>, Stop> {
+        let holdings = self.holdings(key_store).await?;
+        let lease_id = LeaseId(self.random()?);
+        let Sealed { answer, lease, new, record } = {
+            let (key_store, policy) = (Arc::clone(key_store), policy.clone());
+            self.blocking(move |custodian| {
+                custodian.seal_release(key_store, &policy, document, accepted, holdings, lease_id, now_ms)
+            })
+            .await??
+        };
+        let evicted = self.longest_silent(key_store);
+        match self.store.grant(&new, &record, evicted).await.map_err(ServiceError::from)? {
+            Granted::NonceSpent => return Err(Stop::Denied(ReleaseDenied::Replayed)),
+            Granted::Kept => {}
+        }
+        {
+            let mut leases = self.leases();
+            leases.retain(|id, lease| Some(*id) != evicted && lease.state().expires_ms > now_ms);
+            leases.insert(lease_id, Arc::new(lease));
+        }
+        tracing::info!(
+            key_store_id = %key_store.id(), lease_id = %lease_id, boot_id = %new.boot_id, module_id = new.module_id,
+            policy_epoch = policy.epoch, emulated_root = record.emulated_root, "{}", record.reason
+        );
+        Ok(answer)
+    }
+
+    async fn holdings(&self, key_store: &KeyStore) -> Result<Holdings, ServiceError> {
+        Ok(Holdings {
+            overlay: self.store.overlay(key_store.id()).await?,
+            share: self.store.share(key_store.id()).await?,
+            register: self.store.register(key_store.id()).await?.map(|register| register.signed),
+        })
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "each is a different fact that the release binds together")]
+    fn seal_release(
+        &self,
+        key_store: Arc<KeyStore>,
+        policy: &ReleasePolicy,
+        document: Vec<u8>,
+        accepted: Accepted,
+        holdings: Holdings,
+        lease_id: LeaseId,
+        now_ms: u64,
+    ) -> Result<Sealed, Stop> {
+        let blocked = blocks_store(&key_store, holdings.overlay.as_ref())?;
+        let share = match holdings.share {
+            Some(stored) if !blocked => Some(self.unwrap_share(key_store.id(), &stored)?),
+            _ => None,
+        };
+        let reason = match (&share, blocked) {
+            (Some(_), _) => "released the share",
+            (None, true) => "granted a lease without the share: the key store is blocked",
+            (None, false) => "granted a lease without a share: there was no ceremony yet",
+        };
+        let content = ReleaseContent {
+            lease_id,
+            lease_ms: policy.lease_ms,
+            share,
+            overlay: holdings.overlay.map(|overlay| overlay.signed),
+            register: holdings.register,
+            audit_heads: Vec::new(),
+        };
+        let binding = ReleaseBinding {
+            custodian_id: self.id,
+            key_store_id: key_store.id(),
+            nonce: &accepted.nonce,
+            user_data: &accepted.user_data_bytes,
+        };
+        let (answer, keys) =
+            release::seal(&content, policy.epoch, &binding, &accepted.public_key, &self.signing_key, &self.rng)
+                // Whatever else could fail here is excluded by how `content` was made.
+                .map_err(|_| Stop::Denied(ReleaseDenied::PublicKey))?;
+        let evidence = Evidence {
+            measurements: accepted.attestation.measurements().clone(),
+            trust_root: accepted.attestation.root_fingerprint(),
+        };
+        let (boot_id, module_id) = (accepted.user_data.boot_id, accepted.attestation.module_id().to_owned());
+        let channel_keys = wrap_keys(&keys, self.id, key_store.id(), lease_id, self.kek.as_ref())
+            .map_err(ServiceError::from)?;
+        let expires_ms = now_ms.saturating_add(policy.lease_ms);
+        let record = ReleaseRecord {
+            at_ms: now_ms,
+            key_store_id: key_store.id(),
+            released: true,
+            reason: reason.to_owned(),
+            policy_epoch: policy.epoch,
+            emulated_root: self.roots.is_emulated(&evidence.trust_root),
+            trust_root: Some(evidence.trust_root),
+            module_id: Some(module_id.clone()),
+            boot_id: Some(boot_id),
+            lease_id: Some(lease_id),
+            measurements: Some(encode_measurements(&evidence.measurements)),
+        };
+        let new = NewLease {
+            lease_id,
+            key_store_id: key_store.id(),
+            boot_id,
+            module_id: module_id.clone(),
+            audit_public_key: accepted.user_data.audit_public_key,
+            evidence: cbor::encode(&evidence).to_vec(),
+            document: document.clone(),
+            channel_keys,
+            policy_epoch: policy.epoch,
+            nonce: accepted.nonce,
+            granted_ms: now_ms,
+            expires_ms,
+        };
+        let state = LeaseState { expires_ms, seen_ms: now_ms, counters: ReplayWindow::after(0) };
+        let state = Mutex::new(state);
+        let lease =
+            Lease { id: lease_id, key_store, boot_id, module_id, evidence, document, keys, granted_ms: now_ms, state };
+        Ok(Sealed { answer, lease, new, record })
+    }
+
+    /// The lease to end when a key store has as many as it may have.
+    fn longest_silent(&self, key_store: &KeyStore) -> Option<LeaseId> {
+        let leases = self.leases_of(key_store.id());
+        if leases.len() < limits::LEASES_MAX {
+            return None;
+        }
+        leases.iter().min_by_key(|lease| lease.state().seen_ms).map(|lease| lease.id)
+    }
+
+    async fn record_denial(
+        &self,
+        key_store: &KeyStore,
+        policy: &ReleasePolicy,
+        denied: &ReleaseDenied,
+        proven: Proven,
+        now_ms: u64,
+    ) -> Result<(), ServiceError> {
+        let record = ReleaseRecord {
+            at_ms: now_ms,
+            key_store_id: key_store.id(),
+            released: false,
+            reason: denied.to_string(),
+            policy_epoch: policy.epoch,
+            emulated_root: self.roots.is_emulated(&policy.trust_root),
+            trust_root: proven.trust_root,
+            module_id: proven.module_id,
+            boot_id: proven.user_data.map(|user_data| user_data.boot_id),
+            lease_id: None,
+            measurements: proven.measurements.as_ref().map(encode_measurements),
+        };
+        tracing::warn!(
+            key_store_id = %key_store.id(), module_id = record.module_id, policy_epoch = policy.epoch,
+            emulated_root = record.emulated_root, "refused a release: {denied}"
+        );
+        Ok(self.store.record_refusal(&record).await?)
+    }
+
+    pub(super) fn unwrap_share(
+        &self,
+        key_store_id: KeyStoreId,
+        stored: &StoredShare,
+    ) -> Result<HeldShare, ServiceError> {
+        let damaged = |_| ServiceError::Internal("the stored share is damaged".to_owned());
+        let plaintext = self.kek.unwrap(&self.share_aad(key_store_id, stored.generation), &stored.wrapped)?;
+        let share = cbor::decode(plaintext.expose()).map_err(damaged)?;
+        Ok(HeldShare { share, set: decode_share_set(&stored.share_set)? })
+    }
+}
+
+/// A release that is ready to be kept and sent.
+struct Sealed {
+    answer: Vec<u8>,
+    lease: Lease,
+    new: NewLease,
+    record: ReleaseRecord,
+}
+
+/// Why a release goes no further.
+enum Stop {
+    Denied(ReleaseDenied),
+    Service(ServiceError),
+}
+
+impl From<ServiceError> for Stop {
+    fn from(error: ServiceError) -> Self {
+        Self::Service(error)
+    }
+}
+
+/// Whether the overlay in force blocks the whole key store.
+fn blocks_store(key_store: &KeyStore, overlay: Option<&StoredOverlay>) -> Result<bool, ServiceError> {
+    overlay.map_or(Ok(false), |overlay| Ok(stored_overlay(key_store, overlay)?.store))
+}
+
+/// Measurements as the record keeps them.
+fn encode_measurements(measurements: &Measurements) -> Vec<u8> {
+    cbor::encode(measurements).to_vec()
+}
