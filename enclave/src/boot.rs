@@ -11,7 +11,6 @@
 //! before.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use holdfast_shared::attestation::{ParsedDocument, pcr_of_content};
 use holdfast_shared::ids::BootId;
@@ -20,7 +19,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::{Ed25519KeyPair, KeyPair};
 
 use crate::clock::Clock;
-use crate::clock::attested::AttestedClock;
+use crate::clock::attested::{AttestedClock, moment};
 use crate::configuration::{ConfigurationError, StaticConfiguration};
 use crate::nsm::{Nsm, NsmDevice, NsmError};
 
@@ -125,7 +124,7 @@ impl Measured {
     /// # Errors
     /// [`BootError`].
     pub(crate) async fn anchor(self) -> Result<Ready, BootError> {
-        let asked = Instant::now();
+        let asked = moment();
         let timestamp_ms = timestamp_ms(&self.nsm).await?;
         let clock = Arc::new(AttestedClock::anchored(timestamp_ms, asked));
         let audit_key = AuditKey::generate()?;

@@ -25,6 +25,13 @@ pub struct AttestedClock {
     healthy: AtomicBool,
 }
 
+/// The moment now, on the processor's own clock.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "the one place where this clock is read to be anchored")]
+pub fn moment() -> Instant {
+    Instant::now()
+}
+
 impl AttestedClock {
     /// A clock anchored to a document that was asked for at `asked` and said `timestamp_ms`.
     #[must_use]
@@ -81,7 +88,7 @@ mod tests {
 
     #[test]
     fn an_anchor_within_the_bound_moves_wall_time_only() {
-        let clock = AttestedClock::anchored(1_000_000, Instant::now());
+        let clock = AttestedClock::anchored(1_000_000, moment());
         let asked = clock.monotonic_ms();
         assert!(clock.anchor(1_000_500 + asked, asked) <= DRIFT_MAX_MS);
         assert!(clock.is_healthy());
@@ -91,7 +98,7 @@ mod tests {
 
     #[test]
     fn time_that_stood_still_is_made_up_for_and_reported() {
-        let clock = AttestedClock::anchored(1_000_000, Instant::now());
+        let clock = AttestedClock::anchored(1_000_000, moment());
         let before = clock.monotonic_ms();
         clock.anchor(1_000_000 + 3_600_000, before);
         assert!(!clock.is_healthy());
@@ -103,7 +110,7 @@ mod tests {
 
     #[test]
     fn time_that_ran_backwards_is_reported_and_leaves_monotonic_time_alone() {
-        let clock = AttestedClock::anchored(1_000_000_000, Instant::now());
+        let clock = AttestedClock::anchored(1_000_000_000, moment());
         let before = clock.monotonic_ms();
         clock.anchor(500_000_000, before);
         assert!(!clock.is_healthy());
