@@ -11,7 +11,7 @@
 
 use holdfast_shared::attestation::{
     AppraisalError, Expectations, Expected, Measurements, ParseError, ParsedDocument, TrustRoot, VerifiedAttestation,
-    VerifyError, inspect,
+    VerifyError,
 };
 use holdfast_shared::cbor::{self, DecodeError};
 use holdfast_shared::command::ResultUserData;
@@ -123,10 +123,10 @@ pub fn of_lease(
     custodian_id: CustodianId,
     now_ms: u64,
 ) -> Result<(Evidence, PublicKey), EvidenceError> {
-    let claimed_nonce = claimed(&lease.document, &store.trust_root).nonce;
+    let parsed = ParsedDocument::parse(&lease.document)?;
     let manifest: &Manifest = store.manifest.manifest();
     let expected = Expectations {
-        nonce: &claimed_nonce,
+        nonce: parsed.claimed_nonce().unwrap_or_default(),
         max_age_ms: EVIDENCE_AGE_MAX_MS,
         accepted: &manifest.release_policy.measurements,
         user_data: Expected::Present,
@@ -150,21 +150,7 @@ fn verify(
     expected: &Expectations<'_>,
     now_ms: u64,
 ) -> Result<VerifiedAttestation, EvidenceError> {
-    let made_ms = claimed(document, root).timestamp_ms;
-    Ok(ParsedDocument::parse(document)?.verify(root, made_ms)?.appraise(expected, now_ms)?)
-}
-
-/// What a document claims, before anything is proven.
-struct Claimed {
-    timestamp_ms: u64,
-    nonce: Vec<u8>,
-}
-
-fn claimed(document: &[u8], root: &TrustRoot) -> Claimed {
-    let statement = inspect(document, root, 0).statement;
-    let nonce = statement.as_ref().and_then(|statement| statement.nonce.as_deref()).unwrap_or_default();
-    Claimed {
-        timestamp_ms: statement.as_ref().map_or(0, |statement| statement.timestamp_ms),
-        nonce: hex::decode(nonce).unwrap_or_default(),
-    }
+    let parsed = ParsedDocument::parse(document)?;
+    let made_ms = parsed.claimed_timestamp_ms();
+    Ok(parsed.verify(root, made_ms)?.appraise(expected, now_ms)?)
 }

@@ -1,3 +1,12 @@
-//! Everything needed to run Holdfast without AWS.
+//! Everything needed to run Holdfast without AWS: an emulated NSM, a local enclave process, a client that signs like KMS, and
+//! `up`, which puts them together.
+//!
+//! Guarantees: the local enclave is the same library as in the image, given other sockets and the emulated NSM: no check is
+//! turned off. Assumes: a machine on which nothing needs protection. Refuses: nothing here can be part of the image, which
+//! links none of it.
 
+pub mod app;
+pub mod enclave;
 pub mod nsm;
+pub mod up;
+pub mod xks_client;

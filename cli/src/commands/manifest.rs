@@ -48,14 +48,12 @@ pub enum CreateError {
     NoRandomness,
 }
 
-/// A custodian, as `holdfast-custodian` writes it for administrators.
+/// A custodian, as `holdfast-custodian init` writes it for administrators: `custodian.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CustodianFile {
     /// For people.
     pub name: String,
-    /// SHA-256 of the signing key.
-    pub id: CustodianId,
     /// Verifies its releases.
     pub signing_key: VerifyingKey,
     /// Shares are encrypted to it.
@@ -180,14 +178,13 @@ pub fn read_custodian(path: &Path) -> Result<Custodian, CreateError> {
                 .map_err(|error: ChainError| bad(format!("tls_roots: {error}")))?,
         );
     }
-    let custodian = Custodian {
+    Ok(Custodian {
         name: file.name,
         signing_key: file.signing_key,
         encryption_key: file.encryption_key,
         address: file.address,
         tls_roots,
-    };
-    if custodian.id() == file.id { Ok(custodian) } else { Err(bad("the id is not that of the signing key".to_owned())) }
+    })
 }
 
 /// Reads one `KIND=N` of `--threshold` into `thresholds`.

@@ -1,0 +1,158 @@
+//! The command line of `holdfast-dev`, and from errors to exit codes.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueHint};
+
+use crate::enclave::{self, EnclaveError, EnclaveSettings};
+use crate::nsm::{self, Fault, NsmConfig, NsmError, PcrSource, Settings};
+use crate::up::settings::UpSettings;
+use crate::up::{self, UpError};
+
+const FAULT_HELP: &str = "Something that goes wrong: \"flip_signature_bit\", \"wrong_root\", \"foreign_nonce\", \"no_digest\", \"unsigned\", \"drop_response\", {\"stale_timestamp\": MS}, {\"future_timestamp\": MS} or {\"error\": NAME}; may be given more than once";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done, or ended as asked
+  1  failed; standard error says what was wrong, where, and what to do
+  2  the command line is wrong";
+
+/// Runs Holdfast without AWS. Nothing that it starts protects a key from the machine it is on.
+#[derive(Debug, Parser)]
+#[command(name = "holdfast-dev", version, after_help = EXIT_CODES, after_long_help = EXIT_CODES, arg_required_else_help = true)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// The whole system in one command: NSM emulator, custodian, parent and enclave, each its own process
+    ///
+    /// Runs the ceremony, creates keys, makes a signed Encrypt and Decrypt through the parent, prints step by step what was
+    /// proven and how to reach the proxy, and stays up until Ctrl-C. On a state that exists it unseals again and decrypts what the
+    /// first run encrypted.
+    #[command(
+        after_long_help = "Example:\n  holdfast-dev up --check\n  holdfast-dev up --key payments --key archive:decrypt --path-prefix /tests"
+    )]
+    Up(Box<UpSettings>),
+    /// The NSM emulator as a process
+    ///
+    /// One connection to the socket is one enclave that has just booted. Registers that are not set are zero, which release
+    /// policies refuse (PCR 0, 1 and 2).
+    #[command(
+        after_long_help = "Example:\n  holdfast-dev nsm --socket /tmp/nsm.sock --state nsm --pcr-content 0=image --pcr-content 1=kernel --pcr-content 2=application"
+    )]
+    Nsm(NsmArguments),
+    /// The enclave's library as a local process
+    #[command(
+        after_long_help = "Example:\n  holdfast-dev enclave --nsm-socket /tmp/nsm.sock --control unix:///tmp/control.sock \\\n    --egress unix:///tmp/egress.sock --ingress unix:///tmp/ingress.sock"
+    )]
+    Enclave(EnclaveSettings),
+}
+
+/// Flags of `holdfast-dev nsm`.
+#[derive(Clone, Debug, Args)]
+pub struct NsmArguments {
+    /// Socket for enclaves
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub socket: PathBuf,
+    /// Socket for changing the settings while it runs: lines of JSON
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub control_socket: Option<PathBuf>,
+    /// Folder for the emulator's root: root.pem is what verifiers must name
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub state: PathBuf,
+    /// Register 0, 1, 2, 3, 4 or 8 as 96 hexadecimal digits; may be given more than once
+    #[arg(long, value_name = "INDEX=HEX", value_parser = parse_indexed)]
+    pub pcr: Vec<(u8, String)>,
+    /// Register as the measurement of a text; may be given more than once
+    #[arg(long, value_name = "INDEX=TEXT", value_parser = parse_indexed)]
+    pub pcr_content: Vec<(u8, String)>,
+    /// Name of the enclave [default: one like AWS's]
+    #[arg(long, value_name = "TEXT")]
+    pub module_id: Option<String>,
+    /// Show every register as zero, as enclaves in debug mode do
+    #[arg(long)]
+    pub debug_mode: bool,
+    /// Distance of the emulator's clock from the system's
+    #[arg(long, value_name = "MS", default_value_t = 0, allow_negative_numbers = true)]
+    pub time_offset_ms: i64,
+    /// Something that goes wrong.
+    #[arg(long, value_name = "JSON", value_parser = parse_fault, help = FAULT_HELP)]
+    pub fault: Vec<Fault>,
+}
+
+fn parse_indexed(text: &str) -> Result<(u8, String), String> {
+    let (index, value) = text.split_once('=').ok_or("expected INDEX=VALUE")?;
+    let index = index.parse().map_err(|_| "expected a register's number before the equals sign")?;
+    Ok((index, value.to_owned()))
+}
+
+fn parse_fault(text: &str) -> Result<Fault, String> {
+    serde_json::from_str(text).map_err(|error| error.to_string())
+}
+
+impl NsmArguments {
+    fn into_config(self) -> NsmConfig {
+        let hex = self.pcr.into_iter().map(|(index, value)| (index, PcrSource::Hex(value)));
+        let content = self.pcr_content.into_iter().map(|(index, value)| (index, PcrSource::Content(value)));
+        let pcrs: BTreeMap<_, _> = hex.chain(content).collect();
+        let defaults = Settings::default();
+        NsmConfig {
+            socket: self.socket,
+            control_socket: self.control_socket,
+            state_folder: self.state,
+            settings: Settings {
+                pcrs,
+                debug_mode: self.debug_mode,
+                module_id: self.module_id.unwrap_or(defaults.module_id),
+                time_offset_ms: self.time_offset_ms,
+                faults: self.fault,
+            },
+        }
+    }
+}
+
+/// Why the program stopped.
+#[derive(Debug, thiserror::Error)]
+enum AppError {
+    #[error(transparent)]
+    Up(#[from] UpError),
+    #[error("NSM emulator: {0}")]
+    Nsm(#[from] NsmError),
+    #[error("enclave: {0}")]
+    Enclave(#[from] EnclaveError),
+    #[error("cannot start: {0}")]
+    System(#[from] std::io::Error),
+}
+
+/// Runs the program.
+#[must_use]
+pub fn main(arguments: Arguments) -> ExitCode {
+    match start(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The exit code tells even where standard error is closed.
+            let _ = writeln!(std::io::stderr(), "holdfast-dev: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(arguments: Arguments) -> Result<(), AppError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match arguments.command {
+            Command::Up(settings) => up::run(&settings).await?,
+            Command::Nsm(arguments) => nsm::serve(arguments.into_config(), up::asked_to_end()).await?,
+            Command::Enclave(settings) => enclave::serve(settings).await?,
+        }
+        Ok(())
+    })
+}
