@@ -176,7 +176,8 @@ impl Config {
             .iter()
             .map(|id| {
                 source.check(id, "administrators", |id| {
-                    id.parse::<AdministratorId>().map_err(|_| "each must be an administrator's id of 64 hexadecimal digits")
+                    id.parse::<AdministratorId>()
+                        .map_err(|_| "each must be an administrator's id of 64 hexadecimal digits")
                 })
             })
             .collect::<Result<_, _>>()?;
@@ -185,10 +186,10 @@ impl Config {
             name,
             listen,
             address,
-            state: source.path(raw.state),
-            ports_file: raw.ports_file.map(|path| source.path(path)),
+            state: source.path(&raw.state),
+            ports_file: raw.ports_file.map(|path| source.path(&path)),
             administrators,
-            emulated_root: raw.emulated_root.map(|path| source.path(path)),
+            emulated_root: raw.emulated_root.map(|path| source.path(&path)),
             log: raw.log,
             tls: source.tls(raw.tls, host)?,
         })
@@ -247,8 +248,8 @@ impl Source<'_> {
         rule(value.get_ref()).map_err(|reason| self.error(Some(value.span()), field, reason))
     }
 
-    fn path(&self, path: PathBuf) -> PathBuf {
-        self.file.parent().map_or_else(|| path.clone(), |directory| directory.join(&path))
+    fn path(&self, path: &Path) -> PathBuf {
+        self.file.parent().map_or_else(|| path.to_owned(), |directory| directory.join(path))
     }
 
     fn tls(&self, raw: Option<Spanned<RawTls>>, host: String) -> Result<TlsSource, ConfigError> {
@@ -274,9 +275,9 @@ impl Source<'_> {
                 Ok(TlsSource::OwnAuthority { names: checked })
             }
             (None, Some(certificate), Some(private_key), Some(roots)) => Ok(TlsSource::Files {
-                certificate: self.path(certificate),
-                private_key: self.path(private_key),
-                roots: self.path(roots),
+                certificate: self.path(&certificate),
+                private_key: self.path(&private_key),
+                roots: self.path(&roots),
             }),
             _ => Err(self.error(
                 Some(span),

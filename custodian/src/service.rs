@@ -14,6 +14,7 @@ mod challenge;
 mod channel;
 mod error;
 mod evidence;
+mod grant;
 mod lease;
 mod news;
 mod orders;
@@ -230,11 +231,17 @@ impl Custodian {
         tracing::info!(sha256 = hex::encode(self.roots.aws().fingerprint()), "trust root: AWS Nitro Enclaves");
         if let Some(root) = self.roots.emulated() {
             let sha256 = hex::encode(root.fingerprint());
-            tracing::warn!("==========================================================================================");
+            tracing::warn!(
+                "=========================================================================================="
+            );
             tracing::warn!(sha256, "EMULATED TRUST ROOT: this custodian also trusts an emulator.");
-            tracing::warn!("Whoever runs the emulator can obtain the shares of every key store whose policy names this root.");
+            tracing::warn!(
+                "Whoever runs the emulator can obtain the shares of every key store whose policy names this root."
+            );
             tracing::warn!("This is for development. Remove `emulated_root` from the configuration for anything else.");
-            tracing::warn!("==========================================================================================");
+            tracing::warn!(
+                "=========================================================================================="
+            );
         }
         let key_stores: Vec<_> =
             self.key_stores.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();

@@ -216,8 +216,7 @@ pub fn read_private(file: &Path) -> Result<SecretBytes, StateError> {
 pub fn read_private_array<const N: usize>(file: &Path) -> Result<Secret<N>, StateError> {
     let bytes = read_private(file)?;
     Secret::fill_with(|own| {
-        let source: &[u8; N] =
-            bytes.expose().try_into().map_err(|_| StateError::BadKey { file: file.to_owned() })?;
+        let source: &[u8; N] = bytes.expose().try_into().map_err(|_| StateError::BadKey { file: file.to_owned() })?;
         own.copy_from_slice(source);
         Ok(())
     })

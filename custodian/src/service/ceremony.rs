@@ -53,8 +53,7 @@ impl Custodian {
             Err(ServiceError::Denied(reason)) => return Ok(refused(lease, reason)),
             Err(error) => return Err(error),
         };
-        let share =
-            NewShare { key_store_id: id, generation, share_set, wrapped, document: lease.document.clone() };
+        let share = NewShare { key_store_id: id, generation, share_set, wrapped, document: lease.document.clone() };
         match self.store.deposit(&share, origin).await? {
             Deposited::Kept => {
                 tracing::info!(key_store_id = %id, boot_id = %lease.boot_id, generation, "keeps a share");
@@ -141,8 +140,15 @@ mod tests {
     fn a_share_must_be_the_one_committed_to_at_this_place() {
         let commitments = vec![Commitment(share(1, 1).commitment()), Commitment(share(2, 2).commitment())];
         let set = ShareSet { generation: 1, shares_needed: 2, commitments };
-        let table = [(1, share(1, 1), true), (2, share(2, 2), true), (1, share(2, 2), false), (1, share(1, 2), false),
-            (2, share(2, 1), false), (3, share(3, 3), false), (0, share(0, 0), false)];
+        let table = [
+            (1, share(1, 1), true),
+            (2, share(2, 2), true),
+            (1, share(2, 2), false),
+            (1, share(1, 2), false),
+            (2, share(2, 1), false),
+            (3, share(3, 3), false),
+            (0, share(0, 0), false),
+        ];
         for (index, share, accepted) in table {
             assert_eq!(check_share(index, &set, &share).is_ok(), accepted, "{index}");
         }

@@ -147,7 +147,8 @@ mod tests {
             changed[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(challenges().check(&changed, STORE, NOW_MS), Err(ChallengeError::NotOurs), "bit {bit}");
         }
-        for other in [Challenges::new(&[8; 32], CustodianId([2; 32])), Challenges::new(&[7; 32], CustodianId([3; 32]))] {
+        for other in [Challenges::new(&[8; 32], CustodianId([2; 32])), Challenges::new(&[7; 32], CustodianId([3; 32]))]
+        {
             assert_eq!(other.check(&nonce, STORE, NOW_MS), Err(ChallengeError::NotOurs));
         }
     }

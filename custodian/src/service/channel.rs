@@ -36,11 +36,7 @@ impl Custodian {
         sealed.map_err(|error| ServiceError::Internal(error.to_string()))
     }
 
-    async fn open_ask(
-        self: &Arc<Self>,
-        lease: &Arc<Lease>,
-        message: ChannelMessage,
-    ) -> Result<Ask, ServiceError> {
+    async fn open_ask(self: &Arc<Self>, lease: &Arc<Lease>, message: ChannelMessage) -> Result<Ask, ServiceError> {
         let denied = |error: channel::ChannelError| ServiceError::Denied(error.to_string());
         if message.ciphertext.len() <= limits::CUSTODIAN_SMALL_BODY_MAX {
             return channel::open(&message, Direction::Ask, &lease.keys.ask).map_err(denied);
@@ -59,8 +55,7 @@ impl Custodian {
                 self.change(lease, change).await
             }
             Ask::Publish { version, previous, blob, results } => {
-                let change =
-                    async move { custodian.publish(&held, version, previous, blob, results, origin).await };
+                let change = async move { custodian.publish(&held, version, previous, blob, results, origin).await };
                 self.change(lease, change).await
             }
             Ask::Report { results } => {

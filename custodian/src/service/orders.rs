@@ -97,7 +97,12 @@ impl Custodian {
         carried_through(async move { custodian.queue(&key_store, stored, &envelope).await }).await
     }
 
-    async fn queue(&self, key_store: &KeyStore, command: StoredCommand, offered: &Envelope) -> Result<(), ServiceError> {
+    async fn queue(
+        &self,
+        key_store: &KeyStore,
+        command: StoredCommand,
+        offered: &Envelope,
+    ) -> Result<(), ServiceError> {
         if let Some(known) = self.store.command(key_store.id(), command.command_id).await? {
             let known: Envelope = cbor::decode(&known)?;
             if known.unverified_payload() != offered.unverified_payload() {
@@ -171,13 +176,8 @@ impl Custodian {
                     None => None,
                 };
                 let manifest = key_store.manifest.manifest();
-                let opened = block::open(
-                    &body,
-                    key_store.id(),
-                    &manifest.administrators,
-                    manifest.thresholds,
-                    current.as_ref(),
-                );
+                let opened =
+                    block::open(&body, key_store.id(), &manifest.administrators, manifest.thresholds, current.as_ref());
                 opened.map_err(|error| match error {
                     BlockError::Decode(error) => error.into(),
                     BlockError::Stale { .. } => ServiceError::Conflict(error.to_string()),

@@ -38,9 +38,8 @@ impl Custodian {
             }
             Question::Status => Answer::Status(self.status(&key_store, now_ms).await?),
         };
-        let signed = self.blocking(move |custodian| {
-            query::sign_answer(answer, &asked, &custodian.signing_key, &custodian.rng)
-        });
+        let signed =
+            self.blocking(move |custodian| query::sign_answer(answer, &asked, &custodian.signing_key, &custodian.rng));
         signed.await?.map_err(|error| ServiceError::Internal(error.to_string()))
     }
 
@@ -51,8 +50,8 @@ impl Custodian {
         now_ms: u64,
     ) -> Result<ResultState, ServiceError> {
         if let Some(sealed) = self.store.result(key_store.id(), command_id).await? {
-            let sealed: SealedResult = cbor::decode(&sealed)
-                .map_err(|_| ServiceError::Internal("a stored result is damaged".to_owned()))?;
+            let sealed: SealedResult =
+                cbor::decode(&sealed).map_err(|_| ServiceError::Internal("a stored result is damaged".to_owned()))?;
             return Ok(ResultState::Ready(sealed));
         }
         let pending = self.store.pending(key_store.id(), now_ms).await?;

@@ -9,7 +9,7 @@
 //! so that it can wait for the block to be lifted, and nothing to use meanwhile. An enclave tells this from a key store
 //! before its ceremony by the overlay. Every release and refusal is logged and recorded.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
 use holdfast_shared::attestation::{
@@ -18,21 +18,15 @@ use holdfast_shared::attestation::{
 };
 use holdfast_shared::cbor::{self, DecodeError};
 use holdfast_shared::hpke;
-use holdfast_shared::ids::{KeyStoreId, LeaseId};
 use holdfast_shared::limits;
 use holdfast_shared::manifest::ReleasePolicy;
-use holdfast_shared::release::{
-    self, HeldShare, ReleaseBinding, ReleaseContent, ReleaseRequest, ReleaseUserData,
-};
+use holdfast_shared::release::{ReleaseRequest, ReleaseUserData};
 use holdfast_shared::signature::PUBLIC_KEY_LEN;
 
-use super::ceremony::decode_share_set;
 use super::challenge::ChallengeError;
-use super::evidence::Evidence;
-use super::lease::{Lease, LeaseState, ReplayWindow, wrap_keys};
-use super::orders::stored_overlay;
+use super::grant::{Grant, Stop};
 use super::{Custodian, KeyStore, ServiceError, carried_through};
-use crate::store::{Granted, NewLease, ReleaseRecord, StoredOverlay, StoredShare};
+use crate::store::ReleaseRecord;
 
 /// Why a release is denied.
 #[derive(Debug, thiserror::Error)]
@@ -70,12 +64,12 @@ pub enum ReleaseDenied {
 }
 
 /// Evidence that passed, with what the enclave says about itself.
-struct Accepted {
-    attestation: VerifiedAttestation,
-    user_data: ReleaseUserData,
-    user_data_bytes: Vec<u8>,
-    nonce: [u8; 32],
-    public_key: hpke::PublicKey,
+pub(super) struct Accepted {
+    pub(super) attestation: VerifiedAttestation,
+    pub(super) user_data: ReleaseUserData,
+    pub(super) user_data_bytes: Vec<u8>,
+    pub(super) nonce: [u8; 32],
+    pub(super) public_key: hpke::PublicKey,
 }
 
 /// What was proven before a denial, for the record.
@@ -93,13 +87,6 @@ impl Proven {
         self.module_id = Some(document.module_id().to_owned());
         self.measurements = Measurements::shown_by(document.pcrs());
     }
-}
-
-/// What a release needs from the database.
-struct Holdings {
-    overlay: Option<StoredOverlay>,
-    share: Option<StoredShare>,
-    register: Option<Vec<u8>>,
 }
 
 impl Custodian {
@@ -131,7 +118,10 @@ impl Custodian {
             .await?
         };
         let granted = match judged {
-            Ok(accepted) => self.grant(&key_store, &policy, document, accepted, now_ms).await,
+            Ok(accepted) => {
+                let (key_store, policy) = (Arc::clone(&key_store), policy.clone());
+                self.grant(Grant { key_store, policy, document, accepted, now_ms }).await
+            }
             Err(denied) => Err(Stop::Denied(denied)),
         };
         match granted {
@@ -202,138 +192,6 @@ impl Custodian {
         Ok(Accepted { attestation, user_data, user_data_bytes, nonce, public_key })
     }
 
-    async fn grant(
-        self: &Arc<Self>,
-        key_store: &Arc<KeyStore>,
-        policy: &ReleasePolicy,
-        document: Vec<u8>,
-        accepted: Accepted,
-        now_ms: u64,
-    ) -> Result<Vec<u8>, Stop> {
-        let holdings = self.holdings(key_store).await?;
-        let lease_id = LeaseId(self.random()?);
-        let Sealed { answer, lease, new, record } = {
-            let (key_store, policy) = (Arc::clone(key_store), policy.clone());
-            self.blocking(move |custodian| {
-                custodian.seal_release(key_store, &policy, document, accepted, holdings, lease_id, now_ms)
-            })
-            .await??
-        };
-        let evicted = self.longest_silent(key_store);
-        match self.store.grant(&new, &record, evicted).await.map_err(ServiceError::from)? {
-            Granted::NonceSpent => return Err(Stop::Denied(ReleaseDenied::Replayed)),
-            Granted::Kept => {}
-        }
-        {
-            let mut leases = self.leases();
-            leases.retain(|id, lease| Some(*id) != evicted && lease.state().expires_ms > now_ms);
-            leases.insert(lease_id, Arc::new(lease));
-        }
-        tracing::info!(
-            key_store_id = %key_store.id(), lease_id = %lease_id, boot_id = %new.boot_id, module_id = new.module_id,
-            policy_epoch = policy.epoch, emulated_root = record.emulated_root, "{}", record.reason
-        );
-        Ok(answer)
-    }
-
-    async fn holdings(&self, key_store: &KeyStore) -> Result<Holdings, ServiceError> {
-        Ok(Holdings {
-            overlay: self.store.overlay(key_store.id()).await?,
-            share: self.store.share(key_store.id()).await?,
-            register: self.store.register(key_store.id()).await?.map(|register| register.signed),
-        })
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "each is a different fact that the release binds together")]
-    fn seal_release(
-        &self,
-        key_store: Arc<KeyStore>,
-        policy: &ReleasePolicy,
-        document: Vec<u8>,
-        accepted: Accepted,
-        holdings: Holdings,
-        lease_id: LeaseId,
-        now_ms: u64,
-    ) -> Result<Sealed, Stop> {
-        let blocked = blocks_store(&key_store, holdings.overlay.as_ref())?;
-        let share = match holdings.share {
-            Some(stored) if !blocked => Some(self.unwrap_share(key_store.id(), &stored)?),
-            _ => None,
-        };
-        let reason = match (&share, blocked) {
-            (Some(_), _) => "released the share",
-            (None, true) => "granted a lease without the share: the key store is blocked",
-            (None, false) => "granted a lease without a share: there was no ceremony yet",
-        };
-        let content = ReleaseContent {
-            lease_id,
-            lease_ms: policy.lease_ms,
-            share,
-            overlay: holdings.overlay.map(|overlay| overlay.signed),
-            register: holdings.register,
-            audit_heads: Vec::new(),
-        };
-        let binding = ReleaseBinding {
-            custodian_id: self.id,
-            key_store_id: key_store.id(),
-            nonce: &accepted.nonce,
-            user_data: &accepted.user_data_bytes,
-        };
-        let (answer, keys) =
-            release::seal(&content, policy.epoch, &binding, &accepted.public_key, &self.signing_key, &self.rng)
-                // Whatever else could fail here is excluded by how `content` was made.
-                .map_err(|_| Stop::Denied(ReleaseDenied::PublicKey))?;
-        let evidence = Evidence {
-            measurements: accepted.attestation.measurements().clone(),
-            trust_root: accepted.attestation.root_fingerprint(),
-        };
-        let (boot_id, module_id) = (accepted.user_data.boot_id, accepted.attestation.module_id().to_owned());
-        let channel_keys = wrap_keys(&keys, self.id, key_store.id(), lease_id, self.kek.as_ref())
-            .map_err(ServiceError::from)?;
-        let expires_ms = now_ms.saturating_add(policy.lease_ms);
-        let record = ReleaseRecord {
-            at_ms: now_ms,
-            key_store_id: key_store.id(),
-            released: true,
-            reason: reason.to_owned(),
-            policy_epoch: policy.epoch,
-            emulated_root: self.roots.is_emulated(&evidence.trust_root),
-            trust_root: Some(evidence.trust_root),
-            module_id: Some(module_id.clone()),
-            boot_id: Some(boot_id),
-            lease_id: Some(lease_id),
-            measurements: Some(encode_measurements(&evidence.measurements)),
-        };
-        let new = NewLease {
-            lease_id,
-            key_store_id: key_store.id(),
-            boot_id,
-            module_id: module_id.clone(),
-            audit_public_key: accepted.user_data.audit_public_key,
-            evidence: cbor::encode(&evidence).to_vec(),
-            document: document.clone(),
-            channel_keys,
-            policy_epoch: policy.epoch,
-            nonce: accepted.nonce,
-            granted_ms: now_ms,
-            expires_ms,
-        };
-        let state = LeaseState { expires_ms, seen_ms: now_ms, counters: ReplayWindow::after(0) };
-        let state = Mutex::new(state);
-        let lease =
-            Lease { id: lease_id, key_store, boot_id, module_id, evidence, document, keys, granted_ms: now_ms, state };
-        Ok(Sealed { answer, lease, new, record })
-    }
-
-    /// The lease to end when a key store has as many as it may have.
-    fn longest_silent(&self, key_store: &KeyStore) -> Option<LeaseId> {
-        let leases = self.leases_of(key_store.id());
-        if leases.len() < limits::LEASES_MAX {
-            return None;
-        }
-        leases.iter().min_by_key(|lease| lease.state().seen_ms).map(|lease| lease.id)
-    }
-
     async fn record_denial(
         &self,
         key_store: &KeyStore,
@@ -361,45 +219,9 @@ impl Custodian {
         );
         Ok(self.store.record_refusal(&record).await?)
     }
-
-    pub(super) fn unwrap_share(
-        &self,
-        key_store_id: KeyStoreId,
-        stored: &StoredShare,
-    ) -> Result<HeldShare, ServiceError> {
-        let damaged = |_| ServiceError::Internal("the stored share is damaged".to_owned());
-        let plaintext = self.kek.unwrap(&self.share_aad(key_store_id, stored.generation), &stored.wrapped)?;
-        let share = cbor::decode(plaintext.expose()).map_err(damaged)?;
-        Ok(HeldShare { share, set: decode_share_set(&stored.share_set)? })
-    }
-}
-
-/// A release that is ready to be kept and sent.
-struct Sealed {
-    answer: Vec<u8>,
-    lease: Lease,
-    new: NewLease,
-    record: ReleaseRecord,
-}
-
-/// Why a release goes no further.
-enum Stop {
-    Denied(ReleaseDenied),
-    Service(ServiceError),
-}
-
-impl From<ServiceError> for Stop {
-    fn from(error: ServiceError) -> Self {
-        Self::Service(error)
-    }
-}
-
-/// Whether the overlay in force blocks the whole key store.
-fn blocks_store(key_store: &KeyStore, overlay: Option<&StoredOverlay>) -> Result<bool, ServiceError> {
-    overlay.map_or(Ok(false), |overlay| Ok(stored_overlay(key_store, overlay)?.store))
 }
 
 /// Measurements as the record keeps them.
-fn encode_measurements(measurements: &Measurements) -> Vec<u8> {
+pub(super) fn encode_measurements(measurements: &Measurements) -> Vec<u8> {
     cbor::encode(measurements).to_vec()
 }

@@ -28,13 +28,14 @@ impl Store {
         let now = to_integer(now_ms, "time")?;
         let id = key_store_id.as_bytes().as_slice();
         let mut transaction = self.begin().await?;
-        let added = sqlx::query("INSERT OR IGNORE INTO key_stores (key_store_id, manifest, enrolled_ms) VALUES (?, ?, ?)")
-            .bind(id)
-            .bind(manifest)
-            .bind(now)
-            .execute(&mut *transaction)
-            .await?
-            .rows_affected();
+        let added =
+            sqlx::query("INSERT OR IGNORE INTO key_stores (key_store_id, manifest, enrolled_ms) VALUES (?, ?, ?)")
+                .bind(id)
+                .bind(manifest)
+                .bind(now)
+                .execute(&mut *transaction)
+                .await?
+                .rows_affected();
         if added == 0 {
             return Ok(false);
         }
@@ -58,7 +59,9 @@ impl Store {
                 .fetch_all(&self.reader)
                 .await?;
         rows.into_iter()
-            .map(|(id, manifest)| Ok(StoredKeyStore { key_store_id: KeyStoreId(array(&id, "key store id")?), manifest }))
+            .map(|(id, manifest)| {
+                Ok(StoredKeyStore { key_store_id: KeyStoreId(array(&id, "key store id")?), manifest })
+            })
             .collect()
     }
 

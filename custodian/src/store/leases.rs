@@ -177,7 +177,11 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn release_records(&self, key_store_id: KeyStoreId, at_most: u32) -> Result<Vec<ReleaseRecord>, StoreError> {
+    pub async fn release_records(
+        &self,
+        key_store_id: KeyStoreId,
+        at_most: u32,
+    ) -> Result<Vec<ReleaseRecord>, StoreError> {
         let rows: Vec<RecordRow> = sqlx::query_as(
             "SELECT at_ms, released, reason, policy_epoch, emulated_root, trust_root, module_id, boot_id, lease_id, \
              measurements FROM releases WHERE key_store_id = ? ORDER BY id DESC LIMIT ?",
@@ -249,14 +253,15 @@ pub(super) async fn count_message(
     counter: u64,
     now_ms: u64,
 ) -> Result<bool, StoreError> {
-    let counted = sqlx::query("UPDATE leases SET counter = max(counter, ?), seen_ms = max(seen_ms, ?) WHERE lease_id = ?")
-        .bind(to_integer(counter, "counter")?)
-        .bind(to_integer(now_ms, "time")?)
-        .bind(lease_id.as_bytes().as_slice())
-        .execute(&mut **transaction)
-        .await?
-        .rows_affected();
-    Ok(counted == 1)
+    let updated =
+        sqlx::query("UPDATE leases SET counter = max(counter, ?), seen_ms = max(seen_ms, ?) WHERE lease_id = ?")
+            .bind(to_integer(counter, "counter")?)
+            .bind(to_integer(now_ms, "time")?)
+            .bind(lease_id.as_bytes().as_slice())
+            .execute(&mut **transaction)
+            .await?
+            .rows_affected();
+    Ok(updated == 1)
 }
 
 async fn insert_record(

@@ -111,11 +111,12 @@ impl Store {
             transaction.commit().await?;
             return Ok(Queued::Waits);
         }
-        let (known,): (i64,) = sqlx::query_as("SELECT count(*) FROM commands WHERE key_store_id = ? AND command_id = ?")
-            .bind(id)
-            .bind(command.command_id.as_bytes().as_slice())
-            .fetch_one(&mut *transaction)
-            .await?;
+        let (known,): (i64,) =
+            sqlx::query_as("SELECT count(*) FROM commands WHERE key_store_id = ? AND command_id = ?")
+                .bind(id)
+                .bind(command.command_id.as_bytes().as_slice())
+                .fetch_one(&mut *transaction)
+                .await?;
         if known != 0 {
             return Ok(Queued::Known);
         }
@@ -148,7 +149,11 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn pending(&self, key_store_id: KeyStoreId, now_ms: u64) -> Result<Vec<(CommandId, Vec<u8>)>, StoreError> {
+    pub async fn pending(
+        &self,
+        key_store_id: KeyStoreId,
+        now_ms: u64,
+    ) -> Result<Vec<(CommandId, Vec<u8>)>, StoreError> {
         let rows: Vec<(Vec<u8>, Vec<u8>)> = sqlx::query_as(
             "SELECT command_id, envelope FROM commands WHERE key_store_id = ? AND done = 0 AND expires_ms > ? \
              ORDER BY received_ms, rowid",

@@ -229,11 +229,12 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn blob(&self, key_store_id: KeyStoreId, blob_id: BlobId) -> Result<Option<Vec<u8>>, StoreError> {
-        let row: Option<(Vec<u8>,)> = sqlx::query_as("SELECT blob FROM versions WHERE key_store_id = ? AND blob_id = ?")
-            .bind(key_store_id.as_bytes().as_slice())
-            .bind(blob_id.as_bytes().as_slice())
-            .fetch_optional(&self.reader)
-            .await?;
+        let row: Option<(Vec<u8>,)> =
+            sqlx::query_as("SELECT blob FROM versions WHERE key_store_id = ? AND blob_id = ?")
+                .bind(key_store_id.as_bytes().as_slice())
+                .bind(blob_id.as_bytes().as_slice())
+                .fetch_optional(&self.reader)
+                .await?;
         Ok(row.map(|(blob,)| blob))
     }
 }

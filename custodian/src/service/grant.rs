@@ -1,0 +1,207 @@
+//! What an accepted document obtains: a lease, and the share unless the key store is blocked.
+//!
+//! Guarantees: the nonce is spent, the lease kept and the release recorded in one step, and only then is the answer sent. A
+//! key store has a bounded number of leases: beyond it the one that was silent longest ends, which is a boot that is long gone.
+
+use std::sync::{Arc, Mutex};
+
+use holdfast_shared::cbor;
+use holdfast_shared::ids::{KeyStoreId, LeaseId};
+use holdfast_shared::limits;
+use holdfast_shared::manifest::ReleasePolicy;
+use holdfast_shared::release::{self, ChannelKeys, HeldShare, ReleaseBinding, ReleaseContent, ReleaseError};
+
+use super::ceremony::decode_share_set;
+use super::evidence::Evidence;
+use super::lease::{Lease, LeaseState, ReplayWindow, wrap_keys};
+use super::orders::stored_overlay;
+use super::release::{Accepted, ReleaseDenied, encode_measurements};
+use super::{Custodian, KeyStore, ServiceError};
+use crate::store::{Granted, NewLease, ReleaseRecord, StoredOverlay, StoredShare};
+
+/// A release to be made.
+pub(super) struct Grant {
+    pub(super) key_store: Arc<KeyStore>,
+    pub(super) policy: ReleasePolicy,
+    pub(super) document: Vec<u8>,
+    pub(super) accepted: Accepted,
+    pub(super) now_ms: u64,
+}
+
+/// What a release needs from the database.
+struct Holdings {
+    overlay: Option<StoredOverlay>,
+    share: Option<StoredShare>,
+    register: Option<Vec<u8>>,
+}
+
+/// A release that is ready to be kept and sent.
+struct Sealed {
+    answer: Vec<u8>,
+    lease: Lease,
+    new: NewLease,
+    record: ReleaseRecord,
+}
+
+/// Why a release goes no further.
+pub(super) enum Stop {
+    Denied(ReleaseDenied),
+    Service(ServiceError),
+}
+
+impl From<ServiceError> for Stop {
+    fn from(error: ServiceError) -> Self {
+        Self::Service(error)
+    }
+}
+
+impl Custodian {
+    pub(super) async fn grant(self: &Arc<Self>, grant: Grant) -> Result<Vec<u8>, Stop> {
+        let key_store = Arc::clone(&grant.key_store);
+        let holdings = self.holdings(&key_store).await?;
+        let Sealed { answer, lease, new, record } =
+            self.blocking(move |custodian| custodian.seal_release(grant, holdings)).await??;
+        let evicted = self.longest_silent(&key_store);
+        match self.store.grant(&new, &record, evicted).await.map_err(ServiceError::from)? {
+            Granted::NonceSpent => return Err(Stop::Denied(ReleaseDenied::Replayed)),
+            Granted::Kept => {}
+        }
+        {
+            let mut leases = self.leases();
+            leases.retain(|id, lease| Some(*id) != evicted && lease.state().expires_ms > new.granted_ms);
+            leases.insert(lease.id, Arc::new(lease));
+        }
+        tracing::info!(
+            key_store_id = %key_store.id(), lease_id = %new.lease_id, boot_id = %new.boot_id, module_id = new.module_id,
+            policy_epoch = new.policy_epoch, emulated_root = record.emulated_root, "{}", record.reason
+        );
+        Ok(answer)
+    }
+
+    async fn holdings(&self, key_store: &KeyStore) -> Result<Holdings, ServiceError> {
+        Ok(Holdings {
+            overlay: self.store.overlay(key_store.id()).await?,
+            share: self.store.share(key_store.id()).await?,
+            register: self.store.register(key_store.id()).await?.map(|register| register.signed),
+        })
+    }
+
+    fn seal_release(&self, grant: Grant, holdings: Holdings) -> Result<Sealed, Stop> {
+        let Grant { key_store, policy, document, accepted, now_ms } = grant;
+        let lease_id = LeaseId(self.random()?);
+        let blocked = blocks_store(&key_store, holdings.overlay.as_ref())?;
+        let share = match holdings.share {
+            Some(stored) if !blocked => Some(self.unwrap_share(key_store.id(), &stored)?),
+            _ => None,
+        };
+        let reason = match (&share, blocked) {
+            (Some(_), _) => "released the share",
+            (None, true) => "granted a lease without the share: the key store is blocked",
+            (None, false) => "granted a lease without a share: there was no ceremony yet",
+        };
+        let content = ReleaseContent {
+            lease_id,
+            lease_ms: policy.lease_ms,
+            share,
+            overlay: holdings.overlay.map(|overlay| overlay.signed),
+            register: holdings.register,
+            audit_heads: Vec::new(),
+        };
+        let (answer, keys) = self.seal_content(&key_store, &policy, &accepted, &content)?;
+        let state = LeaseState {
+            expires_ms: now_ms.saturating_add(policy.lease_ms),
+            seen_ms: now_ms,
+            counters: ReplayWindow::after(0),
+        };
+        let lease = Lease {
+            id: lease_id,
+            key_store,
+            boot_id: accepted.user_data.boot_id,
+            module_id: accepted.attestation.module_id().to_owned(),
+            evidence: Evidence {
+                measurements: accepted.attestation.measurements().clone(),
+                trust_root: accepted.attestation.root_fingerprint(),
+            },
+            document,
+            keys,
+            granted_ms: now_ms,
+            state: Mutex::new(state),
+        };
+        let channel_keys = wrap_keys(&lease.keys, self.id, lease.key_store.id(), lease_id, self.kek.as_ref())
+            .map_err(ServiceError::from)?;
+        let record = self.release_record(&lease, &policy, reason);
+        let new = NewLease {
+            lease_id,
+            key_store_id: lease.key_store.id(),
+            boot_id: lease.boot_id,
+            module_id: lease.module_id.clone(),
+            audit_public_key: accepted.user_data.audit_public_key,
+            evidence: cbor::encode(&lease.evidence).to_vec(),
+            document: lease.document.clone(),
+            channel_keys,
+            policy_epoch: policy.epoch,
+            nonce: accepted.nonce,
+            granted_ms: now_ms,
+            expires_ms: now_ms.saturating_add(policy.lease_ms),
+        };
+        Ok(Sealed { answer, lease, new, record })
+    }
+
+    fn seal_content(
+        &self,
+        key_store: &KeyStore,
+        policy: &ReleasePolicy,
+        accepted: &Accepted,
+        content: &ReleaseContent,
+    ) -> Result<(Vec<u8>, ChannelKeys), Stop> {
+        let binding = ReleaseBinding {
+            custodian_id: self.id,
+            key_store_id: key_store.id(),
+            nonce: &accepted.nonce,
+            user_data: &accepted.user_data_bytes,
+        };
+        release::seal(content, policy.epoch, &binding, &accepted.public_key, &self.signing_key, &self.rng).map_err(
+            |error| match error {
+                ReleaseError::Hpke(_) => Stop::Denied(ReleaseDenied::PublicKey),
+                other => Stop::Service(ServiceError::Internal(other.to_string())),
+            },
+        )
+    }
+
+    fn release_record(&self, lease: &Lease, policy: &ReleasePolicy, reason: &str) -> ReleaseRecord {
+        ReleaseRecord {
+            at_ms: lease.granted_ms,
+            key_store_id: lease.key_store.id(),
+            released: true,
+            reason: reason.to_owned(),
+            policy_epoch: policy.epoch,
+            emulated_root: self.roots.is_emulated(&lease.evidence.trust_root),
+            trust_root: Some(lease.evidence.trust_root),
+            module_id: Some(lease.module_id.clone()),
+            boot_id: Some(lease.boot_id),
+            lease_id: Some(lease.id),
+            measurements: Some(encode_measurements(&lease.evidence.measurements)),
+        }
+    }
+
+    /// The lease to end when a key store has as many as it may have.
+    fn longest_silent(&self, key_store: &KeyStore) -> Option<LeaseId> {
+        let leases = self.leases_of(key_store.id());
+        if leases.len() < limits::LEASES_MAX {
+            return None;
+        }
+        leases.iter().min_by_key(|lease| lease.state().seen_ms).map(|lease| lease.id)
+    }
+
+    fn unwrap_share(&self, key_store_id: KeyStoreId, stored: &StoredShare) -> Result<HeldShare, ServiceError> {
+        let damaged = |_| ServiceError::Internal("the stored share is damaged".to_owned());
+        let plaintext = self.kek.unwrap(&self.share_aad(key_store_id, stored.generation), &stored.wrapped)?;
+        let share = cbor::decode(plaintext.expose()).map_err(damaged)?;
+        Ok(HeldShare { share, set: decode_share_set(&stored.share_set)? })
+    }
+}
+
+/// Whether the overlay in force blocks the whole key store.
+fn blocks_store(key_store: &KeyStore, overlay: Option<&StoredOverlay>) -> Result<bool, ServiceError> {
+    overlay.map_or(Ok(false), |overlay| Ok(stored_overlay(key_store, overlay)?.store))
+}
