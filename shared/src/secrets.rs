@@ -2,6 +2,22 @@
 //!
 //! Guarantees: zeroized on drop, compared in constant time, printed by no formatter. Refuses: `Clone`, `Display`, and a
 //! `Debug` that shows anything but the type.
+//!
+//! A secret is not cloned in passing, nor printed:
+//!
+//! ```compile_fail
+//! # use holdfast_shared::secrets::Secret;
+//! fn copy(secret: &Secret<32>) -> Secret<32> {
+//!     secret.clone()
+//! }
+//! ```
+//!
+//! ```compile_fail
+//! # use holdfast_shared::secrets::SecretBytes;
+//! fn show(secret: &SecretBytes) -> String {
+//!     secret.to_string()
+//! }
+//! ```
 
 use core::fmt;
 
