@@ -205,6 +205,3 @@ fn without_collisions(
     }
     unique
 }
-
-#[cfg(test)]
-mod tests;

@@ -46,6 +46,3 @@ pub use operation::{Decrypt, Encrypt, GetHealthStatus, GetKeyMetadata};
 pub use pipeline::{AdmittedRequest, AuthorizedRequest, Finished, KeyedRequest, ParsedRequest, answer};
 pub use request::{AuthenticatedRequest, RawRequest, RoutedRequest};
 pub use response::{Response, ResponseBody};
-
-#[cfg(test)]
-mod tests;

@@ -7,6 +7,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use holdfast_shared::external_key::ExternalKeyId;
@@ -63,11 +64,10 @@ impl Gate {
 
     /// Applies an overlay if it is newer than the one in force. Returns whether it was.
     pub fn apply(&self, blocks: Blocks) -> bool {
-        let newer = |current: &Blocks| blocks.epoch > current.epoch;
-        let before = self
-            .blocks
-            .rcu(|current| if newer(current) { blocks.clone().into() } else { std::sync::Arc::clone(current) });
-        newer(&before)
+        let epoch = blocks.epoch;
+        let blocks = Arc::new(blocks);
+        let before = self.blocks.rcu(|current| Arc::clone(if epoch > current.epoch { &blocks } else { current }));
+        epoch > before.epoch
     }
 
     /// The epoch of the overlay in force.

@@ -95,10 +95,10 @@ where
     let io = TokioIo::new(stream);
     if http2 {
         let connection = http2_builder().serve_connection(io, service);
-        drive(connection, |connection| connection.graceful_shutdown(), drain, drain_limit).await
+        drive(connection, http2::Connection::graceful_shutdown, drain, drain_limit).await
     } else {
         let connection = http1_builder(headers_limit).serve_connection(io, service);
-        drive(connection, |connection| connection.graceful_shutdown(), drain, drain_limit).await
+        drive(connection, http1::Connection::graceful_shutdown, drain, drain_limit).await
     }
 }
 

@@ -75,8 +75,11 @@ impl Counts {
             ("requests_misdirected", &self.misdirected),
             ("requests_aborted", &self.aborted),
         ];
-        let errors =
-            self.errors.iter().zip(ErrorName::ALL).map(|(counter, name)| (format!("requests_{}", name.as_str()), counter));
+        let errors = self
+            .errors
+            .iter()
+            .zip(ErrorName::ALL)
+            .map(|(counter, name)| (format!("requests_{}", name.as_str()), counter));
         fixed
             .into_iter()
             .map(|(name, counter)| (name.to_owned(), counter))

@@ -129,7 +129,7 @@ pub struct KeyedRequest<'r, O: ApiOperation> {
     key: Arc<ExternalKey>,
 }
 
-impl<'r, O: ApiOperation> KeyedRequest<'r, O> {
+impl<O: ApiOperation> KeyedRequest<'_, O> {
     fn is_enabled(&self) -> bool {
         self.key.state() == KeyState::Enabled && !self.request.store.gate.blocks_key(self.key.id())
     }
