@@ -80,11 +80,13 @@ impl Desk {
             let ended = self.serve(connection).await;
             self.reporter.log(Level::Warn, &format!("{ended}; connecting again"));
             connection = loop {
+                // Whatever broke the connection may break the next one, too: never in a tight loop.
+                tokio::time::sleep(PAUSE).await;
                 let next = greet_patiently(&self.parent, self.boot_id).await;
                 if next.static_configuration == measured {
                     break next;
                 }
-                tokio::time::sleep(PAUSE).await;
+                self.reporter.log(Level::Error, "the parent has another static configuration than the measured one");
             };
         }
     }

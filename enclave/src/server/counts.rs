@@ -79,12 +79,40 @@ impl Counts {
             .errors
             .iter()
             .zip(ErrorName::ALL)
-            .map(|(counter, name)| (format!("requests_{}", name.as_str()), counter));
+            .map(|(counter, name)| (format!("requests{}", snake_case(name.as_str())), counter));
         fixed
             .into_iter()
             .map(|(name, counter)| (name.to_owned(), counter))
             .chain(errors)
             .map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
             .collect()
+    }
+}
+
+/// `KeyNotFoundException` as `_key_not_found_exception`: counters are named in lower case (`holdfast_link::control`).
+fn snake_case(name: &str) -> String {
+    let mut snake = String::with_capacity(name.len() + 4);
+    for character in name.chars() {
+        if character.is_ascii_uppercase() {
+            snake.push('_');
+        }
+        snake.push(character.to_ascii_lowercase());
+    }
+    snake
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_link::Message;
+    use holdfast_link::control::{Status, ToParent};
+
+    use super::*;
+
+    #[test]
+    fn the_parent_takes_the_counters() {
+        let counters = Counts::default().by_name();
+        assert!(counters.contains_key("requests_key_not_found_exception"), "{counters:?}");
+        assert!(counters.contains_key("requests_success"));
+        ToParent::Status(Status { counters, ..Status::default() }).check().unwrap();
     }
 }
