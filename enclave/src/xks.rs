@@ -14,19 +14,21 @@
 //! store and key at the moment it was made. Errors carry static texts only. Assumes: the caller writes the response at
 //! once. An authorized request cannot be made any other way:
 //!
-//! ```compile_fail
+//! ```compile_fail,E0451
 //! use holdfast_enclave::xks::{AuthorizedRequest, Decrypt};
-//! fn shortcut(store: (), key: (), body: ()) -> AuthorizedRequest<'static, Decrypt> {
-//!     AuthorizedRequest { store, key, body }
+//! fn swap_the_key(request: AuthorizedRequest<'_, Decrypt>, other: AuthorizedRequest<'_, Decrypt>) {
+//!     let AuthorizedRequest { store, body, .. } = request;
+//!     let AuthorizedRequest { key, .. } = other;
+//!     AuthorizedRequest::<Decrypt> { store, key, body }.perform();
 //! }
 //! ```
 //!
 //! nor can a finished answer be sent without passing the gate again:
 //!
-//! ```compile_fail
-//! use holdfast_enclave::xks::{Finished, Response};
-//! fn shortcut(finished: Finished) -> Response {
-//!     finished.into()
+//! ```compile_fail,E0624
+//! use holdfast_enclave::xks::{Response, ResponseBody};
+//! fn skip_the_gate(body: ResponseBody) -> Response {
+//!     Response::success(body)
 //! }
 //! ```
 

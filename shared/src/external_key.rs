@@ -12,6 +12,6 @@ mod message;
 pub use id::{ExternalKeyId, KeyState, KeyUsage};
 pub use key::{ExternalKey, ExternalKeyError, version_of};
 pub use message::{
-    Ciphertext, DecryptError, EncryptError, EncryptedMessage, ExternalKeyVersion, IV_LEN, METADATA_LEN, MessageRandomness,
-    SALT_LEN, TAG_LEN, VersionNumberError,
+    Ciphertext, DecryptError, EncryptError, EncryptedMessage, ExternalKeyVersion, IV_LEN, METADATA_LEN,
+    MessageRandomness, SALT_LEN, TAG_LEN, VersionNumberError,
 };

@@ -129,8 +129,7 @@ impl<'a> Claim<'a> {
             Occurrence::Once(claimed) if claimed == body_hash.as_bytes() => {}
             Occurrence::Once(_) | Occurrence::Repeated => return Err(SignatureError::ContentHash),
         }
-        let request_hash =
-            canonical_request_hash(request, &authorization, &body_hash).ok_or(SignatureError::Header)?;
+        let request_hash = canonical_request_hash(request, &authorization, &body_hash).ok_or(SignatureError::Header)?;
         Ok(Self { authorization, date, request_hash })
     }
 

@@ -124,6 +124,8 @@ fn malformed_authorization_headers() {
         (with(ID, "MUBSXM6K3KMXHN6RRCX"), Malformed),
         (with(ID, "MUBSXM6K3KMXHN6RRCXI7TWQH4NU76H"), Malformed),
         (with(ID, "MUBSXM6K3KMXHN6RRCX1"), Malformed),
+        // The id in the specification's example header breaks the specification's own rule of 20 to 30 characters.
+        (with(ID, "MUBSXM6K3KMXHN6RRCXI7TWQH4NU76HYFKRSESPMTSTIBADXQQXQ"), Malformed),
         (with(ID, "mUBSXM6K3KMXHN6RRCXI"), Malformed),
         (with("20211009/", ""), Malformed),
         (with("/aws4_request", ""), Malformed),
