@@ -114,8 +114,8 @@ pub enum UpError {
 /// [`UpError`]; a process that ends by itself is one.
 pub async fn run(settings: &UpSettings) -> Result<(), UpError> {
     let layout = Layout::prepare(&settings.state)?;
+    let processes = Processes::new(layout.path("pids"), layout.root());
     check_free(settings.listen)?;
-    let processes = Processes::default();
     let is_up = AtomicBool::new(false);
     let work = async {
         let steps = Steps::default();

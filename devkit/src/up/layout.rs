@@ -70,6 +70,12 @@ impl Layout {
         Ok(Self { root, sockets, sockets_elsewhere, _lock: lock })
     }
 
+    /// The folder.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// A path in the folder.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {

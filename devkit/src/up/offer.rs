@@ -30,6 +30,8 @@ pub struct Offer {
     pub ca_file: PathBuf,
     /// The keys.
     pub keys: Vec<String>,
+    /// The one that the example uses.
+    pub example_key: String,
     /// The key store's id.
     pub key_store_id: String,
     /// For `holdfast --home`.
@@ -51,6 +53,7 @@ impl Offer {
         let request = serde_json::json!({
             "requestMetadata": {
                 "awsPrincipalArn": "arn:aws:iam::123456789012:user/Alice",
+                "kmsKeyArn": format!("arn:aws:kms:{}:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab", self.region),
                 "kmsOperation": "Encrypt",
                 "kmsRequestId": "4112f4d6-db54-4af4-ae30-c55a22a8dfae",
             },
@@ -67,8 +70,7 @@ impl Offer {
     #[must_use]
     pub fn curl_line(&self) -> String {
         let user = format!("{}:{}", self.access_key_id, self.secret_access_key);
-        let key = self.keys.first().map_or("KEY_ID", String::as_str);
-        let url = format!("{}{}/keys/{key}/encrypt", self.uri_endpoint, self.uri_path);
+        let url = format!("{}{}/keys/{}/encrypt", self.uri_endpoint, self.uri_path, self.example_key);
         let resolve = match self.host_name.as_str() {
             "localhost" => String::new(),
             name => format!(" --resolve {name}:{}:{}", self.listen.port(), self.listen.ip()),

@@ -1,10 +1,11 @@
 //! The processes that `up` starts: each logs into a file, none outlives it.
 //!
 //! Guarantees: on [`Processes::stop`] and on drop every child is ended: asked first (SIGTERM), made to (SIGKILL) when it does not
-//! listen. They are in process groups of their own, so that Ctrl-C reaches `up` alone and they end in order.
+//! listen. They are in process groups of their own, so that Ctrl-C reaches `up` alone and they end in order. What an `up` that
+//! was killed left behind is ended by the next one on the same state, which knows it by process id and command line.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -62,10 +63,23 @@ struct Running {
 }
 
 /// The children, in the order in which they were started.
-#[derive(Default)]
-pub struct Processes(Mutex<Vec<Running>>);
+pub struct Processes {
+    running: Mutex<Vec<Running>>,
+    record: PathBuf,
+}
 
 impl Processes {
+    /// None yet. `record` is the file that names them while they run; those that it still names, and whose command line names
+    /// `folder`, are ended first.
+    #[must_use]
+    pub fn new(record: PathBuf, folder: &Path) -> Self {
+        for pid in std::fs::read_to_string(&record).unwrap_or_default().lines().rev().filter_map(|line| line.parse().ok()) {
+            end_leftover(pid, folder);
+        }
+        let _ = std::fs::remove_file(&record);
+        Self { running: Mutex::default(), record }
+    }
+
     /// Starts `command` with its output in `log`.
     ///
     /// # Errors
@@ -74,8 +88,15 @@ impl Processes {
         let child = open_log(&log)
             .and_then(|(out, err)| command.stdin(Stdio::null()).stdout(out).stderr(err).process_group(0).spawn())
             .map_err(|source| ProcessError::Start { name, source })?;
+        let pid = child.id();
         self.lock().push(Running { name, child, log });
-        Ok(())
+        let mut record = OpenOptions::new();
+        record
+            .create(true)
+            .append(true)
+            .open(&self.record)
+            .and_then(|mut record| writeln!(record, "{pid}"))
+            .map_err(|source| ProcessError::Start { name, source })
     }
 
     /// Runs `command` to its end, its output in `log`.
@@ -113,10 +134,12 @@ impl Processes {
         while let Some(mut last) = running.pop() {
             end(&mut last.child);
         }
+        // Where it stays, the next run finds that nobody of that name runs.
+        let _ = std::fs::remove_file(&self.record);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Running>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -140,6 +163,24 @@ fn end(child: &mut Child) {
     }
     let _ = child.kill();
     let _ = child.wait();
+}
+
+/// Ends a process of an earlier run, if it still is that process.
+fn end_leftover(pid: i32, folder: &Path) {
+    let is_ours = || {
+        let command_line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&command_line).contains(&*folder.to_string_lossy())
+    };
+    let Some(id) = Pid::from_raw(pid).filter(|_| is_ours()) else { return };
+    let started = Instant::now();
+    let _ = kill_process(id, Signal::TERM);
+    while is_ours() {
+        if started.elapsed() > PATIENCE {
+            let _ = kill_process(id, Signal::KILL);
+            return;
+        }
+        std::thread::sleep(TICK);
+    }
 }
 
 fn end_error(name: &'static str, status: ExitStatus, log: PathBuf) -> ProcessError {
@@ -180,7 +221,7 @@ mod tests {
     #[tokio::test]
     async fn an_end_is_reported_with_the_end_of_the_log() {
         let folder = tempfile::tempdir().unwrap();
-        let processes = Processes::default();
+        let processes = Processes::new(folder.path().join("pids"), folder.path());
         let mut command = Command::new("sh");
         command.args(["-c", "echo the reason; exit 3"]);
         processes.start("shell", command, folder.path().join("shell.log")).unwrap();
@@ -191,12 +232,29 @@ mod tests {
     #[test]
     fn stopping_ends_those_that_listen() {
         let folder = tempfile::tempdir().unwrap();
-        let processes = Processes::default();
+        let processes = Processes::new(folder.path().join("pids"), folder.path());
         let mut command = Command::new("sleep");
         command.arg("600");
         processes.start("sleep", command, folder.path().join("sleep.log")).unwrap();
         let pid = processes.lock()[0].child.id();
         processes.stop();
         assert!(!Path::new(&format!("/proc/{pid}")).exists());
+        assert!(!folder.path().join("pids").exists());
+    }
+
+    #[test]
+    fn leftovers_are_ended_and_strangers_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let record = folder.path().join("pids");
+        let marker = folder.path().join("state");
+        let mut ours = Command::new("sh").arg("-c").arg("read line").arg(&marker).stdin(Stdio::piped()).spawn().unwrap();
+        let mut stranger = Command::new("sh").arg("-c").arg("read line").stdin(Stdio::piped()).spawn().unwrap();
+        std::fs::write(&record, format!("{}\n{}\nnot a number\n", stranger.id(), ours.id())).unwrap();
+        let waiting = std::thread::spawn(move || ours.wait().unwrap());
+        drop(Processes::new(record, &marker));
+        assert!(!waiting.join().unwrap().success());
+        assert!(stranger.try_wait().unwrap().is_none());
+        stranger.kill().unwrap();
+        stranger.wait().unwrap();
     }
 }

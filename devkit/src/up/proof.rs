@@ -78,10 +78,23 @@ pub struct Proof {
 /// # Errors
 /// The last answer, when it does not in time.
 pub async fn wait_until_served(client: &XksClient) -> Result<XksAnswer, ProofError> {
+    wait_for(client, &[StatusCode::OK]).await
+}
+
+/// Whether the proxy accepts the client's credential.
+///
+/// # Errors
+/// The last answer, when it does not serve in time.
+pub async fn accepts_credential(client: &XksClient) -> Result<bool, ProofError> {
+    let answer = wait_for(client, &[StatusCode::OK, StatusCode::UNAUTHORIZED]).await?;
+    Ok(answer.status == StatusCode::OK)
+}
+
+async fn wait_for(client: &XksClient, accepted: &[StatusCode]) -> Result<XksAnswer, ProofError> {
     let started = Instant::now();
     loop {
         let error = match client.health().await {
-            Ok(answer) if answer.status == StatusCode::OK => return Ok(answer),
+            Ok(answer) if accepted.contains(&answer.status) => return Ok(answer),
             Ok(answer) => status_error("GetHealthStatus", answer),
             Err(error) => error.into(),
         };

@@ -50,6 +50,14 @@ pub struct UpSettings {
     pub check: bool,
 }
 
+impl UpSettings {
+    /// The first key that may both encrypt and decrypt.
+    #[must_use]
+    pub fn example_key(&self) -> Option<&WantedKey> {
+        self.key.iter().find(|wanted| wanted.usage.encrypt && wanted.usage.decrypt)
+    }
+}
+
 /// A key that is to exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WantedKey {
@@ -83,8 +91,6 @@ pub struct Remembered {
     pub lease_ms: u64,
     /// In the manifest.
     pub custodian_port: u16,
-    /// Access key ids that were imported.
-    pub imported: Vec<String>,
 }
 
 /// A flag that contradicts what is remembered.
@@ -112,7 +118,6 @@ impl Remembered {
             regions,
             lease_ms: settings.lease.map_or(24 * 3_600_000, to_ms),
             custodian_port,
-            imported: Vec::new(),
         }
     }
 

@@ -24,10 +24,10 @@ use super::configurations::{self, measured_content, measurements, static_configu
 use super::layout::Layout;
 use super::offer::Offer;
 use super::processes::{Processes, beside};
-use super::proof::round_trip;
+use super::proof::{accepts_credential, round_trip};
 use super::report::{Steps, say};
 use super::settings::{Remembered, UpSettings};
-use crate::xks_client::{XksClient, XksClientSettings};
+use crate::xks_client::{XksClient, XksClientError, XksClientSettings};
 
 /// How long a process may take to come up.
 const START_PATIENCE: Duration = Duration::from_secs(20);
@@ -59,7 +59,7 @@ pub async fn bring_up(
 ) -> Result<Offer, UpError> {
     let home = Home::at(layout.path("home"));
     let stage = Stage { settings, layout, processes, steps, home };
-    let mut remembered = stage.remember()?;
+    let remembered = stage.remember()?;
     let started_ms = now_ms();
     stage.start_nsm().await?;
     let administrator = stage.administrator()?;
@@ -72,7 +72,9 @@ pub async fn bring_up(
     stage.lease(&session, started_ms).await?;
     let authority = stage.certificate(&session, &remembered).await?;
     let keys = stage.keys(&session).await?;
-    let (access_key_id, secret_access_key) = stage.credential(&session, issued, &mut remembered).await?;
+    let place = Place { listen, authority: &authority, remembered: &remembered };
+    let (access_key_id, secret_access_key) = stage.credential(&session, issued, &place).await?;
+    let client = place.client(&access_key_id, &secret_access_key)?;
     let mut offer = Offer {
         uri_endpoint: format!("https://{}:{}", remembered.host_name, listen.port()),
         uri_path: session.store().manifest.manifest().path_prefix.uri_path(),
@@ -82,14 +84,37 @@ pub async fn bring_up(
         access_key_id,
         secret_access_key,
         ca_file: authority.certificate_file.clone(),
+        example_key: settings.example_key().map_or("KEY_ID", |wanted| wanted.id.as_str()).to_owned(),
         keys,
         key_store_id: session.store().manifest.id().to_string(),
         home: stage.home.path().to_owned(),
         encrypt_request: layout.path("encrypt-request.json"),
     };
-    stage.prove(&offer, &authority, &remembered).await?;
+    stage.prove(client, &offer).await?;
     offer.write(layout)?;
     Ok(offer)
+}
+
+/// Where the proxy is served.
+struct Place<'a> {
+    listen: SocketAddr,
+    authority: &'a Authority,
+    remembered: &'a Remembered,
+}
+
+impl Place<'_> {
+    fn client(&self, access_key_id: &str, secret_access_key: &str) -> Result<XksClient, XksClientError> {
+        XksClient::new(XksClientSettings {
+            address: reachable(self.listen).to_string(),
+            host_name: self.remembered.host_name.clone(),
+            port: self.listen.port(),
+            roots: vec![self.authority.certificate_der.clone()],
+            path_prefix: self.remembered.path_prefix.clone(),
+            access_key_id: access_key_id.to_owned(),
+            secret_access_key: secret_access_key.to_owned(),
+            region: self.remembered.regions.first().cloned().unwrap_or_default(),
+        })
+    }
 }
 
 fn at(step: &'static str) -> impl FnOnce(SessionError) -> UpError {
@@ -364,37 +389,26 @@ impl Stage<'_> {
         &self,
         session: &Session,
         issued: credential::Issued,
-        remembered: &mut Remembered,
+        place: &Place<'_>,
     ) -> Result<(String, String), UpError> {
         let (Some(id), Some(secret)) = (&self.settings.access_key_id, &self.settings.secret_access_key) else {
             let secret = secret_text(&issued.credential.secret_access_key).to_owned();
             return Ok((issued.credential.access_key_id.to_string(), secret));
         };
-        if !remembered.imported.iter().any(|known| known == id.as_str()) {
+        // By an earlier run, perhaps.
+        if !accepts_credential(&place.client(id.as_str(), secret)?).await? {
             let secret = SecretBytes::new(secret.clone().into_bytes());
             credential::import(session, id.clone(), secret, WAIT).await.map_err(at("importing the credential"))?;
-            remembered.imported.push(id.to_string());
-            self.keep(remembered)?;
+
             let details = ["it was encrypted to the key in the lease's attestation document".to_owned()];
             self.steps.done(&format!("credential {id} is imported by signed command"), &details);
         }
         Ok((id.to_string(), secret.clone()))
     }
 
-    async fn prove(&self, offer: &Offer, authority: &Authority, remembered: &Remembered) -> Result<(), UpError> {
-        let client = XksClient::new(XksClientSettings {
-            address: reachable(offer.listen).to_string(),
-            host_name: offer.host_name.clone(),
-            port: offer.listen.port(),
-            roots: vec![authority.certificate_der.clone()],
-            path_prefix: remembered.path_prefix.clone(),
-            access_key_id: offer.access_key_id.clone(),
-            secret_access_key: offer.secret_access_key.clone(),
-            region: offer.region.clone(),
-        })?;
+    async fn prove(&self, client: XksClient, offer: &Offer) -> Result<(), UpError> {
         // Encrypting needs a key that may do both; the others are for the developer's own client.
-        let usable = self.settings.key.iter().find(|wanted| wanted.usage.encrypt && wanted.usage.decrypt);
-        let Some(wanted) = usable else {
+        let Some(wanted) = self.settings.example_key() else {
             let health = super::proof::wait_until_served(&client).await?;
             let details = [format!("GetHealthStatus: {}; no key may both encrypt and decrypt", health.status)];
             self.steps.done("the proxy answers", &details);
@@ -402,11 +416,7 @@ impl Stage<'_> {
         };
         let proof = round_trip(client, wanted.id.as_str(), self.layout).await?;
         let tls = [
-            format!(
-                "the enclave showed a certificate for {} under {}",
-                offer.host_name,
-                authority.certificate_file.display()
-            ),
+            format!("the enclave showed a certificate for {} under {}", offer.host_name, offer.ca_file.display()),
             format!("certificate SHA-256 {}; the parent only carried the bytes", proof.certificate_sha256),
         ];
         self.steps.done("TLS ends in the enclave", &tls);
