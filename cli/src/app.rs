@@ -15,13 +15,14 @@ use crate::arguments::{
     AdminCommand, Arguments, AttestationCommand, CertificateCommand, Command, CreateArguments, CredentialCommand,
     KeyCommand, KmsCommand, ManifestCommand, OrderCommand, Patience, ScopeArguments, SecretOutput, Target,
 };
+use crate::commands::Done;
 use crate::commands::manifest::{CreateError, ManifestReport};
 use crate::commands::{admin, attestation, block, certificate, credential, key, kms, manifest, status};
 use crate::files::{self, FILE_MAX, FileError};
 use crate::home::{self, Home, HomeError};
 use crate::moment;
 use crate::output::{EMULATED_WARNING, Printer, tell};
-use crate::session::{Session, SessionError, Wait};
+use crate::session::{Completed, Session, SessionError, Wait};
 
 /// Why the tool stopped.
 #[derive(Debug, thiserror::Error)]
@@ -102,13 +103,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, AppError> {
         Command::Certificate(command) => run_certificate(&home?, command, printer).await?,
         Command::Order(OrderCommand::Result { command_id, target, patience }) => {
             let completed = session(&home?, &target)?.result_of(command_id, wait(patience)).await?;
-            let said = match completed.outcome {
-                Outcome::Credential { .. } => {
-                    format!("done; see it with: holdfast credential show --command-id {command_id}")
-                }
-                _ => "done".to_owned(),
-            };
-            printer.print(&completed_report(said, completed.evidence, command_id))?;
+            print_completed(completed, printer)?;
         }
         Command::Block(arguments) => run_block(&home?, arguments, true, printer).await?,
         Command::Unblock(arguments) => run_block(&home?, arguments, false, printer).await?,
@@ -128,12 +123,15 @@ async fn run(arguments: Arguments) -> Result<ExitCode, AppError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn completed_report(
-    done: String,
-    evidence: crate::evidence::Evidence,
-    command_id: holdfast_shared::ids::CommandId,
-) -> crate::commands::Done {
-    crate::commands::Done { done, command_id, evidence }
+fn print_completed(completed: Completed, printer: Printer) -> Result<(), AppError> {
+    let Completed { command_id, evidence, .. } = &completed;
+    let done = match &completed.outcome {
+        Outcome::Keys { .. } => return Ok(printer.print(&key::KeyList::new(completed)?)?),
+        Outcome::CertificateRequest { .. } => return Ok(printer.print(&certificate::SigningRequest::new(completed)?)?),
+        Outcome::Credential { .. } => format!("done; see it with: holdfast credential show --command-id {command_id}"),
+        Outcome::Done | Outcome::Refused { .. } => "done".to_owned(),
+    };
+    Ok(printer.print(&Done { done, command_id: *command_id, evidence: evidence.clone() })?)
 }
 
 fn session(home: &Home, target: &Target) -> Result<Session, SessionError> {

@@ -302,7 +302,7 @@ pub enum CredentialCommand {
     ///
     /// It is encrypted to a key that an accepted enclave was attested to hold; nobody else can read it.
     #[command(
-        after_long_help = "Example:\n  openssl rand -base64 32 | tr -d '\\n' > secret\n  holdfast credential import --access-key-id AKIAI2SFODNN7EXAMPLE --secret-access-key-file secret"
+        after_long_help = "Example:\n  (umask 077; openssl rand -base64 32 | tr -d '\\n' > secret)\n  holdfast credential import --access-key-id AKIAI2SFODNN7EXAMPLE --secret-access-key-file secret"
     )]
     Import {
         /// 20 to 30 characters of A-Z 2-7

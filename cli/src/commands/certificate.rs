@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::Done;
 use crate::evidence::Evidence;
-use crate::session::{Session, SessionError, Wait};
+use crate::session::{Completed, Session, SessionError, Wait};
 
 /// Why a file is not a certificate chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +35,21 @@ pub struct SigningRequest {
     pub evidence: Evidence,
 }
 
+impl SigningRequest {
+    /// The request in an outcome.
+    ///
+    /// # Errors
+    /// [`SessionError::OtherOutcome`].
+    pub fn new(completed: Completed) -> Result<Self, SessionError> {
+        match completed.outcome {
+            Outcome::CertificateRequest { der } => {
+                Ok(Self { pem: pem("CERTIFICATE REQUEST", &der), evidence: completed.evidence })
+            }
+            _ => Err(SessionError::OtherOutcome),
+        }
+    }
+}
+
 impl fmt::Display for SigningRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.pem.trim_end())
@@ -46,13 +61,7 @@ impl fmt::Display for SigningRequest {
 /// # Errors
 /// [`SessionError`].
 pub async fn request(session: &Session, wait: Wait<'_>) -> Result<SigningRequest, SessionError> {
-    let completed = session.order(Action::RequestCertificate, wait).await?;
-    match completed.outcome {
-        Outcome::CertificateRequest { der } => {
-            Ok(SigningRequest { pem: pem("CERTIFICATE REQUEST", &der), evidence: completed.evidence })
-        }
-        _ => Err(SessionError::OtherOutcome),
-    }
+    SigningRequest::new(session.order(Action::RequestCertificate, wait).await?)
 }
 
 /// Has a certificate chain installed.

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::Done;
 use crate::evidence::Evidence;
-use crate::session::{Session, SessionError, Wait};
+use crate::session::{Completed, Session, SessionError, Wait};
 
 /// A list of keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -32,6 +32,21 @@ pub struct KeyLine {
     pub current_version: u32,
     /// How many versions decrypt.
     pub versions: u32,
+}
+
+impl KeyList {
+    /// The list in an outcome.
+    ///
+    /// # Errors
+    /// [`SessionError::OtherOutcome`].
+    pub fn new(completed: Completed) -> Result<Self, SessionError> {
+        match completed.outcome {
+            Outcome::Keys { keys } => {
+                Ok(Self { keys: keys.iter().map(KeyLine::from).collect(), evidence: completed.evidence })
+            }
+            _ => Err(SessionError::OtherOutcome),
+        }
+    }
 }
 
 impl From<&KeyDescription> for KeyLine {
@@ -129,13 +144,7 @@ pub async fn disable(session: &Session, id: ExternalKeyId, wait: Wait<'_>) -> Re
 /// # Errors
 /// [`SessionError`].
 pub async fn list(session: &Session, wait: Wait<'_>) -> Result<KeyList, SessionError> {
-    let completed = session.order(Action::ListKeys, wait).await?;
-    match completed.outcome {
-        Outcome::Keys { keys } => {
-            Ok(KeyList { keys: keys.iter().map(KeyLine::from).collect(), evidence: completed.evidence })
-        }
-        _ => Err(SessionError::OtherOutcome),
-    }
+    KeyList::new(session.order(Action::ListKeys, wait).await?)
 }
 
 #[cfg(test)]

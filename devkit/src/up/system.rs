@@ -57,6 +57,10 @@ pub async fn bring_up(
     processes: &Processes,
     steps: &Steps,
 ) -> Result<Offer, UpError> {
+    // All of them before any is started.
+    for (program, package) in [("holdfast-custodian", "holdfast-custodian"), ("holdfast-parent", "holdfast-parent")] {
+        beside(program, package)?;
+    }
     let home = Home::at(layout.path("home"));
     let stage = Stage { settings, layout, processes, steps, home };
     let remembered = stage.remember()?;
