@@ -80,11 +80,8 @@ fn document(emulator: &Emulator, configuration: &str, nonce: &[u8], user_data: &
     device.process_request(Request::ExtendPCR { index: 16, data });
     device.process_request(Request::LockPCR { index: 16 });
     let field = |bytes: &[u8]| Some(ByteBuf::from(bytes.to_vec()));
-    let request = Request::Attestation {
-        nonce: field(nonce),
-        user_data: field(user_data),
-        public_key: key.and_then(field),
-    };
+    let request =
+        Request::Attestation { nonce: field(nonce), user_data: field(user_data), public_key: key.and_then(field) };
     match device.process_request(request) {
         Response::Attestation { document } => document,
         other => panic!("{other:?}"),
