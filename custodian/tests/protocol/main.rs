@@ -1,0 +1,15 @@
+//! The whole protocol against the custodian's library, with documents that an emulated chain signs.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of tests fail the test as tests do"
+)]
+
+mod channel;
+mod https;
+mod orders;
+mod release;
+mod world;
