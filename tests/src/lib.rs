@@ -1,1 +1,36 @@
-//! Tests across processes, on the real binaries.
+//! What the tests across processes share: the programs as processes, a parent that can be made hostile, and a reader of other
+//! processes' memory.
+//!
+//! ```text
+//! client ─▶ holdfast-parent ─[ingress]─▶ holdfast-dev enclave ─▶ holdfast-dev nsm
+//!                 ▲                        │      │
+//!                 └──────[control]─────────┘  [egress]
+//!                                                 ▼
+//!                            holdfast-parent ─[custodian]─▶ holdfast-custodian ◀─ holdfast
+//! ```
+//!
+//! Every name in brackets can be a [`tap::Tap`]: a proxy in the test's own process that records, changes, holds back, cuts or
+//! replays bytes. Guarantees: every process that a test starts ends with it; a log line with a panic fails the test that
+//! started the process. Assumes: the programs were built in the same profile (`cargo nextest run --workspace` builds them).
+//! Refuses: to run anything else than those programs.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    reason = "a harness fails its test by panicking"
+)]
+
+pub mod applicant;
+pub mod client;
+pub mod curl;
+pub mod interceptor;
+pub mod memory;
+pub mod process;
+pub mod programs;
+pub mod random;
+pub mod system;
+pub mod tap;
+pub mod wait;

@@ -1,0 +1,452 @@
+//! The whole system as separate processes in a folder of its own, brought up through the operator's tool.
+//!
+//! Guarantees: every port is chosen by the system and every path is short enough for a socket. The custodian's address in the
+//! manifest is a proxy of the test's, which stays while the custodian comes and goes. Assumes: the caller drops it in the
+//! runtime that started it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+
+use holdfast_devkit::nsm::{SettingsChange, change_settings};
+use holdfast_devkit::up::authority::Authority;
+use holdfast_devkit::up::configurations::{measured_content, measurements};
+use holdfast_devkit::up::layout::Layout;
+use holdfast_devkit::xks_client::{XksAnswer, XksClient, XksClientSettings};
+use holdfast_shared::ids::KeyStoreId;
+use holdfast_shared::manifest::{Custodian, VerifiedManifest};
+use http::StatusCode;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::client::Wire;
+use crate::process::Process;
+use crate::programs::program;
+use crate::random::random_bytes;
+use crate::tap::Tap;
+use crate::wait::{soon, until};
+
+mod administrator;
+mod custodian;
+
+pub use administrator::Administrator;
+pub use custodian::{CustodianOptions, CustodianProcess, Front};
+
+/// The name in the certificate.
+pub const HOST_NAME: &str = "localhost";
+/// The region in whose name clients sign.
+pub const REGION: &str = "us-east-1";
+/// A key that may do both.
+pub const KEY: &str = "both";
+
+/// What differs from the usual.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Keys to make, with their usage.
+    pub keys: Vec<(&'static str, &'static str)>,
+    /// Length of a lease.
+    pub lease: &'static str,
+    /// Path before `/kms/xks/v1`.
+    pub path_prefix: &'static str,
+    /// Whether the parent's and the enclave's sockets go through taps.
+    pub taps: bool,
+    /// Whether the custodian is reached through an interceptor that holds its TLS key, instead of through a tap.
+    pub intercepted: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { keys: vec![(KEY, "encrypt,decrypt")], lease: "1h", path_prefix: "", taps: false, intercepted: false }
+    }
+}
+
+/// The taps between parent and enclave.
+#[derive(Debug)]
+pub struct Taps {
+    /// Enclave to parent.
+    pub control: Tap,
+    /// Enclave to parent.
+    pub egress: Tap,
+    /// Parent to enclave.
+    pub ingress: Tap,
+}
+
+/// A credential of KMS's.
+#[derive(Clone, Debug)]
+pub struct Credential {
+    /// Its public half.
+    pub access_key_id: String,
+    /// Its secret half.
+    pub secret_access_key: String,
+}
+
+/// See the module.
+pub struct System {
+    /// The emulated NSM.
+    pub nsm: Option<Process>,
+    /// The enclave.
+    pub enclave: Option<Process>,
+    /// The parent.
+    pub parent: Option<Process>,
+    /// The custodian and what stands before it.
+    pub custodian: CustodianProcess,
+    /// Between parent and enclave, where there are any.
+    pub taps: Option<Taps>,
+    /// Who orders changes.
+    pub administrator: Administrator,
+    /// Signs the proxy's certificate.
+    pub authority: Authority,
+    /// As clients sign.
+    pub credential: Credential,
+    /// As everything is bound to it.
+    pub manifest: VerifiedManifest,
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// The parent's pages.
+    pub ready_listen: SocketAddr,
+    options: Options,
+    /// Names of files and sockets.
+    pub layout: Layout,
+    _folder: TempDir,
+}
+
+impl System {
+    /// Starts everything, runs the ceremony, installs a certificate, makes the keys, and waits until the proxy serves.
+    pub async fn start(options: Options) -> Self {
+        let folder = tempfile::Builder::new().prefix("hf-").tempdir_in("/tmp").unwrap();
+        let layout = Layout::prepare(&folder.path().join("s")).unwrap();
+        let nsm = start_nsm(&layout).await;
+        let administrator = Administrator::init(layout.path("home"), "alice");
+        let custodian = CustodianProcess::init(
+            &layout.path("custodian"),
+            &layout.log("custodian"),
+            CustodianOptions {
+                administrators: vec![administrator.id()],
+                emulated_root: Some(layout.path("nsm/root.pem")),
+                intercepted: options.intercepted,
+            },
+        )
+        .await;
+        write_static_configuration(&layout, &static_configuration());
+        let manifest_file = administrator.create_manifest(
+            "store",
+            &custodian,
+            HOST_NAME,
+            &options,
+            &accepted_measurements(&layout),
+            &layout.path("nsm/root.pem"),
+        );
+        administrator.holdfast(&["manifest", "enrol", &manifest_file.display().to_string()]).success();
+        let bytes = std::fs::read(&manifest_file).unwrap();
+        layout.write("parent/key-stores/store.manifest", &bytes, 0o644).unwrap();
+        let manifest = VerifiedManifest::verify(&bytes).unwrap();
+        let taps = options.taps.then(|| start_taps(&layout));
+        let authority = Authority::load_or_create(&layout).unwrap();
+        let nobody = Credential { access_key_id: String::new(), secret_access_key: String::new() };
+        let unset = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut system = Self {
+            nsm: Some(nsm),
+            enclave: None,
+            parent: None,
+            custodian,
+            taps,
+            administrator,
+            authority,
+            credential: nobody,
+            manifest,
+            listen: unset,
+            ready_listen: unset,
+            options,
+            layout,
+            _folder: folder,
+        };
+        system.write_parent_configuration();
+        system.start_parent().await;
+        system.start_enclave();
+        system.prepare().await;
+        system
+    }
+
+    /// Everything that needs the enclave: credential, certificate, keys.
+    async fn prepare(&mut self) {
+        let shown = self.order(&["credential", "show", "--show-secret"]);
+        let text = |field: &str| shown[field].as_str().unwrap().to_owned();
+        self.credential =
+            Credential { access_key_id: text("access_key_id"), secret_access_key: text("secret_access_key") };
+        self.install_certificate();
+        for (id, usage) in self.options.keys.clone() {
+            self.order(&["key", "create", id, "--usage", usage]);
+        }
+        self.serving().await;
+    }
+
+    fn install_certificate(&self) {
+        let (request, chain) = (self.layout.path("tls/csr.pem"), self.layout.path("tls/chain.pem"));
+        self.administrator.holdfast(&["certificate", "request", "--out", &request.display().to_string()]).success();
+        let signed = self.authority.sign(&std::fs::read_to_string(&request).unwrap(), HOST_NAME).unwrap();
+        std::fs::write(&chain, signed).unwrap();
+        self.administrator.holdfast(&["certificate", "install", &chain.display().to_string()]).success();
+    }
+
+    /// An order of the administrator, carried out. Returns what the tool printed with `--json`.
+    pub fn order(&self, arguments: &[&str]) -> Value {
+        self.administrator.holdfast(&[arguments, &["--json"]].concat()).json()
+    }
+
+    /// The key store's id.
+    #[must_use]
+    pub fn key_store_id(&self) -> KeyStoreId {
+        self.manifest.id()
+    }
+
+    /// The custodian, as the manifest names it.
+    #[must_use]
+    pub fn home_custodian(&self) -> Custodian {
+        self.manifest.home_custodian().unwrap().clone()
+    }
+
+    /// A client with the first credential.
+    #[must_use]
+    pub fn client(&self) -> XksClient {
+        self.client_with(&self.credential, REGION)
+    }
+
+    /// A client with any credential and region.
+    #[must_use]
+    pub fn client_with(&self, credential: &Credential, region: &str) -> XksClient {
+        XksClient::new(XksClientSettings {
+            address: self.listen.to_string(),
+            host_name: HOST_NAME.to_owned(),
+            port: self.listen.port(),
+            roots: vec![self.authority.certificate_der.clone()],
+            path_prefix: self.options.path_prefix.to_owned(),
+            access_key_id: credential.access_key_id.clone(),
+            secret_access_key: credential.secret_access_key.clone(),
+            region: region.to_owned(),
+        })
+        .unwrap()
+    }
+
+    /// A client that can misbehave.
+    #[must_use]
+    pub fn wire(&self) -> Wire {
+        Wire {
+            address: self.listen,
+            server_name: HOST_NAME.to_owned(),
+            roots: vec![self.authority.certificate_der.clone()],
+            versions: rustls::ALL_VERSIONS.to_vec(),
+            http2: false,
+        }
+    }
+
+    /// Waits until `GetHealthStatus` is answered with 200.
+    pub async fn serving(&self) -> XksAnswer {
+        until("the proxy serves", || async {
+            self.client().health().await.ok().filter(|answer| answer.status == StatusCode::OK)
+        })
+        .await
+    }
+
+    /// Waits until the enclave says through the parent that the key store is in `state`, for a reason that contains `reason`.
+    pub async fn reports(&self, state: &str, reason: &str) -> String {
+        let id = self.key_store_id().to_string();
+        until(&format!("the enclave reports {state} ({reason:?})"), || async {
+            let status = self.parent_status().await;
+            let stores = status["enclave"]["status"]["detail"].as_array().cloned().unwrap_or_default();
+            let store = stores.into_iter().find(|store| store["key_store_id"] == json!(id))?;
+            let said = store["reason"].as_str().unwrap_or_default().to_owned();
+            (store["state"] == json!(state) && said.contains(reason)).then_some(said)
+        })
+        .await
+    }
+
+    /// The parent's status page.
+    pub async fn parent_status(&self) -> Value {
+        soon("the parent's status page", async {
+            let Ok(mut stream) = TcpStream::connect(self.ready_listen).await else { return Value::Null };
+            stream.write_all(b"GET /status HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").await.unwrap();
+            let mut bytes = Vec::new();
+            let _ = stream.read_to_end(&mut bytes).await;
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+            serde_json::from_str(body).unwrap_or(Value::Null)
+        })
+        .await
+    }
+
+    /// Encrypts random bytes and decrypts them again.
+    pub async fn round_trip(&self, key: &str) -> Encrypted {
+        let encrypted = self.encrypt(key).await;
+        self.decrypt(&encrypted).await;
+        encrypted
+    }
+
+    /// Encrypts random bytes.
+    pub async fn encrypt(&self, key: &str) -> Encrypted {
+        let plaintext = random_bytes::<32>();
+        let answer = self.client().encrypt(key, &plaintext, Some(AAD)).await.unwrap();
+        assert_eq!(answer.status, StatusCode::OK, "Encrypt: {}", answer.body);
+        Encrypted { key: key.to_owned(), plaintext: plaintext.to_vec(), body: answer.body }
+    }
+
+    /// Decrypts what was encrypted, and compares.
+    pub async fn decrypt(&self, encrypted: &Encrypted) {
+        let answer = self.client().decrypt(&encrypted.key, &encrypted.body, Some(AAD)).await.unwrap();
+        assert_eq!(answer.status, StatusCode::OK, "Decrypt: {}", answer.body);
+        assert_eq!(answer.bytes("plaintext").as_deref(), Some(encrypted.plaintext.as_slice()));
+    }
+
+    /// Changes the emulated NSM's settings. Measurements count for enclaves that start later.
+    pub fn change_nsm(&self, change: &SettingsChange) {
+        change_settings(&self.layout.socket("nsm-control"), change).unwrap();
+    }
+
+    /// Starts the NSM's emulator again.
+    pub async fn start_nsm(&mut self) {
+        self.nsm = Some(start_nsm(&self.layout).await);
+    }
+
+    /// Starts an enclave in place of the one before, if there was one.
+    pub fn start_enclave(&mut self) {
+        drop(self.enclave.take());
+        let mut command = Command::new(program("holdfast-dev"));
+        command.arg("enclave").arg("--nsm-socket").arg(self.layout.socket("nsm"));
+        let tapped = self.taps.is_some();
+        for name in ["control", "egress", "ingress"] {
+            let socket = if tapped && name != "ingress" { format!("{name}-tap") } else { name.to_owned() };
+            command.arg(format!("--{name}")).arg(self.layout.socket_address(&socket));
+        }
+        self.enclave = Some(Process::start("the enclave", &mut command, &self.layout.log("enclave")));
+    }
+
+    /// Starts a parent in place of the one before, if there was one.
+    pub async fn start_parent(&mut self) {
+        drop(self.parent.take());
+        let ports = self.layout.path("parent/ports.json");
+        let _ = std::fs::remove_file(&ports);
+        let mut command = Command::new(program("holdfast-parent"));
+        command.arg("--config").arg(self.layout.path("parent/parent.toml"));
+        self.parent = Some(Process::start("the parent", &mut command, &self.layout.log("parent")));
+        let ports: Value =
+            until("the parent listens", || async { serde_json::from_slice(&std::fs::read(&ports).ok()?).ok() }).await;
+        self.listen = ports["listen"].as_str().unwrap().parse().unwrap();
+        self.ready_listen = ports["ready_listen"].as_str().unwrap().parse().unwrap();
+    }
+
+    /// Hands another static configuration to enclaves that start after the next start of the parent.
+    pub fn write_static_configuration(&self, text: &str) {
+        write_static_configuration(&self.layout, text);
+    }
+
+    fn write_parent_configuration(&self) {
+        let address = |name: &str| self.layout.socket_address(name);
+        let ingress = if self.taps.is_some() { "ingress-tap" } else { "ingress" };
+        let text = format!(
+            "listen = \"127.0.0.1:0\"\nready_listen = \"127.0.0.1:0\"\nstatic_configuration = \"static.json\"\n\
+             key_stores = \"key-stores\"\nports_file = \"ports.json\"\nlog_level = \"debug\"\ndrain_timeout_ms = 500\n\
+             [enclave]\ningress = \"{}\"\n[control]\nlisten = \"{}\"\n[egress]\nlisten = \"{}\"\nallow = [\"{}\"]\n",
+            address(ingress),
+            address("control"),
+            address("egress"),
+            self.custodian.address(),
+        );
+        self.layout.write("parent/parent.toml", text.as_bytes(), 0o644).unwrap();
+    }
+
+    /// Adds a destination to the parent's list, as a host may; it counts from the parent's next start.
+    pub fn allow_destination(&self, address: &str) {
+        let path = self.layout.path("parent/parent.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let own = self.custodian.address();
+        std::fs::write(path, text.replace(&format!("\"{own}\"]"), &format!("\"{own}\", \"{address}\"]"))).unwrap();
+    }
+
+    /// Everything that every process logged so far.
+    #[must_use]
+    pub fn logs(&self) -> Vec<(String, String)> {
+        let mut logs: Vec<_> = std::fs::read_dir(self.layout.path("logs"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .map(|path| {
+                (path.display().to_string(), String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned())
+            })
+            .collect();
+        logs.sort();
+        logs
+    }
+
+    /// Fails if any process has panicked.
+    pub fn assert_no_panic(&self) {
+        for (path, log) in self.logs() {
+            assert!(!log.contains("panicked"), "{path}:\n{log}");
+        }
+    }
+
+    /// The tap before the custodian.
+    #[must_use]
+    pub fn custodian_tap(&self) -> &Tap {
+        match &self.custodian.front {
+            Front::Tap(tap) => tap,
+            Front::Interceptor(_) => panic!("this system has an interceptor before its custodian"),
+        }
+    }
+
+    /// Path of the emulated NSM's socket.
+    #[must_use]
+    pub fn nsm_socket(&self) -> PathBuf {
+        self.layout.socket("nsm")
+    }
+}
+
+/// AAD of every message of [`System::encrypt`].
+pub const AAD: &[u8] = b"project=nile";
+
+/// What an `Encrypt` answered, and to what.
+#[derive(Clone, Debug)]
+pub struct Encrypted {
+    /// With which key.
+    pub key: String,
+    /// What was encrypted.
+    pub plaintext: Vec<u8>,
+    /// The answer.
+    pub body: Value,
+}
+
+/// The static configuration of every system.
+#[must_use]
+pub fn static_configuration() -> String {
+    json!({ "regions": [REGION] }).to_string()
+}
+
+fn write_static_configuration(layout: &Layout, text: &str) {
+    layout.write("parent/static.json", text.as_bytes(), 0o644).unwrap();
+}
+
+/// A file with the measurements that the local enclave shows.
+fn accepted_measurements(layout: &Layout) -> PathBuf {
+    let accepted = measurements(&static_configuration());
+    layout.write("measurements.json", &serde_json::to_vec(&accepted).unwrap(), 0o644).unwrap()
+}
+
+async fn start_nsm(layout: &Layout) -> Process {
+    let socket = layout.socket("nsm");
+    let mut command = Command::new(program("holdfast-dev"));
+    command.arg("nsm").arg("--socket").arg(&socket).arg("--state").arg(layout.path("nsm"));
+    command.arg("--control-socket").arg(layout.socket("nsm-control"));
+    for index in [0, 1, 2] {
+        command.arg("--pcr-content").arg(format!("{index}={}", measured_content(index)));
+    }
+    let process = Process::start("the NSM emulator", &mut command, &layout.log("nsm"));
+    until("the NSM emulator listens", || async { UnixStream::connect(&socket).await.ok() }).await;
+    process
+}
+
+fn start_taps(layout: &Layout) -> Taps {
+    Taps {
+        control: Tap::unix("control", &layout.socket("control-tap"), &layout.socket("control")),
+        egress: Tap::unix("egress", &layout.socket("egress-tap"), &layout.socket("egress")),
+        ingress: Tap::unix("ingress", &layout.socket("ingress-tap"), &layout.socket("ingress")),
+    }
+}
