@@ -13,13 +13,13 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::post;
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use holdfast_shared::ids::LeaseId;
 use holdfast_shared::release::PROTOCOL;
 use holdfast_shared::{api, cbor, limits};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::BodyExt;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::service::{Custodian, ServiceError};
 
@@ -58,40 +58,52 @@ pub fn router(custodian: Arc<Custodian>) -> Router {
 }
 
 async fn challenge(State(app): State<App>, request: Request) -> Response {
-    let answer = async { app.custodian.challenge(&app.read(request, CHALLENGE_MAX).await?) };
+    let answer = async { app.custodian.challenge(&app.read(request, CHALLENGE_MAX).await?.bytes) };
     respond(answer.await)
 }
 
 async fn release(State(app): State<App>, request: Request) -> Response {
-    let answer = async { app.custodian.release(&app.read(request, RELEASE_MAX).await?).await };
+    let answer = async { app.custodian.release(&app.read(request, RELEASE_MAX).await?.bytes).await };
     respond(answer.await)
 }
 
 async fn channel(State(app): State<App>, request: Request) -> Response {
     let answer = async {
         let body = app.read_channel(request).await?;
-        app.custodian.channel(&body).await
+        app.custodian.channel(&body.bytes).await
     };
     respond(answer.await)
 }
 
 async fn manifests(State(app): State<App>, request: Request) -> Response {
-    let answer = async { app.custodian.enrol(app.read(request, limits::MANIFEST_MAX).await?.to_vec()).await };
+    let answer = async {
+        let body = app.read(request, limits::MANIFEST_MAX).await?;
+        app.custodian.enrol(body.bytes.to_vec()).await
+    };
     respond(answer.await.map(|()| Vec::new()))
 }
 
 async fn commands(State(app): State<App>, request: Request) -> Response {
-    let answer = async { app.custodian.command(app.read(request, COMMAND_MAX).await?.to_vec()).await };
+    let answer = async {
+        let body = app.read(request, COMMAND_MAX).await?;
+        app.custodian.command(body.bytes.to_vec()).await
+    };
     respond(answer.await.map(|()| Vec::new()))
 }
 
 async fn blocks(State(app): State<App>, request: Request) -> Response {
-    let answer = async { app.custodian.block(app.read(request, limits::BLOCK_OVERLAY_MAX).await?.to_vec()).await };
+    let answer = async {
+        let body = app.read(request, limits::BLOCK_OVERLAY_MAX).await?;
+        app.custodian.block(body.bytes.to_vec()).await
+    };
     respond(answer.await.map(|()| Vec::new()))
 }
 
 async fn queries(State(app): State<App>, request: Request) -> Response {
-    let answer = async { app.custodian.query(app.read(request, QUERY_MAX).await?.to_vec()).await };
+    let answer = async {
+        let body = app.read(request, QUERY_MAX).await?;
+        app.custodian.query(body.bytes.to_vec()).await
+    };
     respond(answer.await)
 }
 
@@ -101,34 +113,34 @@ fn malformed(reason: &str) -> ServiceError {
 
 impl App {
     /// Reads a body of at most `max` bytes.
-    async fn read(&self, request: Request, max: usize) -> Result<Bytes, ServiceError> {
+    async fn read(&self, request: Request, max: usize) -> Result<Whole<'_>, ServiceError> {
         let length = stated_length(request.headers(), max)?;
-        let _place = self.place_for(length).await?;
+        let place = self.place_for(length).await?;
         let mut body = BodyReader::new(request.into_body(), length);
         in_time(body.read_to(length)).await?;
-        body.complete()
+        body.complete(place)
     }
 
     /// Reads a message of the channel; the rest of a long one only when its head names a lease that lives.
-    async fn read_channel(&self, request: Request) -> Result<Bytes, ServiceError> {
+    async fn read_channel(&self, request: Request) -> Result<Whole<'_>, ServiceError> {
         let length = stated_length(request.headers(), limits::CHANNEL_MESSAGE_MAX)?;
         let mut body = BodyReader::new(request.into_body(), length);
         if length <= limits::CUSTODIAN_SMALL_BODY_MAX {
             in_time(body.read_to(length)).await?;
-            return body.complete();
+            return body.complete(None);
         }
         in_time(body.read_to(CHANNEL_HEAD_MAX)).await?;
         let lease_id = lease_of(&body.bytes).ok_or_else(|| malformed("channel message: not a well-formed message"))?;
         if !self.custodian.is_live(lease_id) {
             return Err(ServiceError::NotFound("this lease is unknown or has ended; ask for a new release".to_owned()));
         }
-        let _place = self.place_for(length).await?;
+        let place = self.place_for(length).await?;
         in_time(body.read_to(length)).await?;
-        body.complete()
+        body.complete(place)
     }
 
     /// A place among the long bodies, if one is needed.
-    async fn place_for(&self, length: usize) -> Result<Option<tokio::sync::SemaphorePermit<'_>>, ServiceError> {
+    async fn place_for(&self, length: usize) -> Result<Option<SemaphorePermit<'_>>, ServiceError> {
         if length <= limits::CUSTODIAN_SMALL_BODY_MAX {
             return Ok(None);
         }
@@ -161,6 +173,12 @@ async fn in_time(reading: impl Future<Output = Result<(), ServiceError>>) -> Res
         .unwrap_or_else(|_| Err(malformed("the request's body did not come in time")))
 }
 
+/// A complete body. A long one keeps its place until it has been dealt with.
+struct Whole<'a> {
+    bytes: BytesMut,
+    _place: Option<SemaphorePermit<'a>>,
+}
+
 /// A body that arrives piece by piece; it grows with what arrives, not with what was announced.
 struct BodyReader {
     body: Body,
@@ -187,8 +205,12 @@ impl BodyReader {
         Ok(())
     }
 
-    fn complete(self) -> Result<Bytes, ServiceError> {
-        if self.bytes.len() == self.length { Ok(self.bytes.freeze()) } else { Err(malformed("the request broke off")) }
+    fn complete(self, place: Option<SemaphorePermit<'_>>) -> Result<Whole<'_>, ServiceError> {
+        if self.bytes.len() == self.length {
+            Ok(Whole { bytes: self.bytes, _place: place })
+        } else {
+            Err(malformed("the request broke off"))
+        }
     }
 }
 

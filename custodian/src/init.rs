@@ -73,6 +73,9 @@ pub enum InitError {
 pub async fn init(config: &Config, clock: &dyn Clock) -> Result<PublicRecord, InitError> {
     let rng = SystemRandom::new();
     let state = StateDirectory::new(config.state.clone());
+    if let TlsSource::Files { .. } = config.tls {
+        tls::roots(config, &state)?;
+    }
     state.create()?;
 
     let pkcs8 = SigningKey::generate(&rng)?;

@@ -1,6 +1,7 @@
 //! The command line of `holdfast-custodian`.
 
-use std::io::{IsTerminal, Write};
+use std::fs;
+use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -90,9 +91,9 @@ enum ProgramError {
     #[error(transparent)]
     Service(#[from] ServiceError),
     #[error("cannot listen on {listen}: {source}")]
-    Listen { listen: SocketAddr, source: std::io::Error },
+    Listen { listen: SocketAddr, source: io::Error },
     #[error("{0}")]
-    Io(#[from] std::io::Error),
+    Io(#[from] io::Error),
     #[error("{0}")]
     Json(#[from] serde_json::Error),
 }
@@ -123,7 +124,7 @@ pub fn run() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "holdfast-custodian: {error}");
+            let _ = writeln!(io::stderr(), "holdfast-custodian: {error}");
             ExitCode::from(if error.is_usage() { 2 } else { 1 })
         }
     }
@@ -135,8 +136,8 @@ async fn execute(command: Command) -> Result<(), ProgramError> {
             let config = Config::load(&with.config)?;
             let record = init::init(&config, &SystemClock).await?;
             let path = StateDirectory::new(config.state).public_record();
-            writeln!(std::io::stderr(), "made custodian {}; for manifests:", record.id())?;
-            writeln!(std::io::stdout(), "{}", path.display())?;
+            writeln!(io::stderr(), "made custodian {}; for manifests:", record.id())?;
+            writeln!(io::stdout(), "{}", path.display())?;
             Ok(())
         }
         Command::Serve { with, check_config } => {
@@ -157,16 +158,14 @@ fn check(config: &Config) -> Result<(), ProgramError> {
         tls::roots(config, &StateDirectory::new(config.state.clone()))?;
     }
     let warning = if emulated { "; WARNING: it trusts an emulated root" } else { "" };
-    writeln!(std::io::stderr(), "{}: the configuration is good{warning}", config.file.display())?;
+    writeln!(io::stderr(), "{}: the configuration is good{warning}", config.file.display())?;
     Ok(())
 }
 
 fn start_log(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
     match format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
@@ -175,6 +174,15 @@ fn start_log(format: LogFormat) {
 
 async fn serve(config: &Config) -> Result<(), ProgramError> {
     let state = StateDirectory::new(config.state.clone());
+    state.check()?;
+    let claim = state.claim()?;
+    // The file of an earlier run would name a port that is no longer ours.
+    if let Some(file) = &config.ports_file
+        && let Err(error) = fs::remove_file(file)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(StateError::Io { file: file.clone(), source: error }.into());
+    }
     let custodian = Custodian::open(config, Arc::new(SystemClock)).await?;
     let tls = tls::server_config(config, &state, custodian.id(), SystemClock.now_ms())?;
     let failed = |source| ProgramError::Listen { listen: config.listen, source };
@@ -182,6 +190,20 @@ async fn serve(config: &Config) -> Result<(), ProgramError> {
     let listen = listener.local_addr().map_err(failed)?;
     custodian.announce().await?;
     tracing::info!(%listen, address = config.address, "listening");
+    let stopped = on_signal()?;
+    if let Some(file) = &config.ports_file {
+        let ports = serde_json::to_string(&Ports { listen, port: listen.port() })?;
+        state::replace_public(file, format!("{ports}\n").as_bytes())?;
+    }
+    server::serve(listener, tls, http_api::router(Arc::clone(&custodian)), Arc::clone(&custodian), stopped).await;
+    custodian.close().await;
+    drop(claim);
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Becomes true at the first SIGTERM or Ctrl-C.
+fn on_signal() -> Result<watch::Receiver<bool>, ProgramError> {
     let stop = watch::Sender::new(false);
     let stopped = stop.subscribe();
     let mut terminated = signal(SignalKind::terminate())?;
@@ -194,12 +216,5 @@ async fn serve(config: &Config) -> Result<(), ProgramError> {
         tracing::info!("stopping");
         stop.send_replace(true);
     });
-    if let Some(file) = &config.ports_file {
-        let ports = serde_json::to_string(&Ports { listen, port: listen.port() })?;
-        state::replace_public(file, format!("{ports}\n").as_bytes())?;
-    }
-    server::serve(listener, tls, http_api::router(Arc::clone(&custodian)), Arc::clone(&custodian), stopped).await;
-    custodian.close().await;
-    tracing::info!("stopped");
-    Ok(())
+    Ok(stopped)
 }

@@ -3,7 +3,7 @@
 //! Guarantees: a private file is created with mode 0600, never over an existing one, and is on disk before the function
 //! returns. Refuses: to read a private file that others may read or that another user owns: whoever loosened it should notice.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -53,6 +53,12 @@ pub enum StateError {
     /// Something is there already.
     #[error("{}: is not empty; initialising would replace keys, so remove it first if you are certain", directory.display())]
     NotEmpty {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// Another process works with it.
+    #[error("{}: another holdfast-custodian runs on this state directory", directory.display())]
+    InUse {
         /// The directory.
         directory: PathBuf,
     },
@@ -144,6 +150,20 @@ impl StateDirectory {
             return Err(StateError::NotInitialised { directory: self.0.clone() });
         }
         check_private(&self.0, "700")
+    }
+
+    /// Claims the directory for this process, as long as the returned file is open: leases and counters are kept in memory.
+    ///
+    /// # Errors
+    /// [`StateError::InUse`] when another process has it.
+    pub fn claim(&self) -> Result<File, StateError> {
+        let file = self.0.join("lock");
+        let lock = OpenOptions::new().create(true).append(true).mode(0o600).open(&file).map_err(io_error(&file))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(lock),
+            Err(TryLockError::WouldBlock) => Err(StateError::InUse { directory: self.0.clone() }),
+            Err(TryLockError::Error(source)) => Err(StateError::Io { file, source }),
+        }
     }
 
     /// Makes the names of new files durable.
@@ -256,6 +276,16 @@ mod tests {
             fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
             assert!(matches!(read_private(&file), Err(StateError::Mode { .. })), "{mode:o}");
         }
+    }
+
+    #[test]
+    fn one_process_claims_a_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDirectory::new(directory.path().to_owned());
+        let claim = state.claim().unwrap();
+        assert!(matches!(state.claim(), Err(StateError::InUse { .. })));
+        drop(claim);
+        state.claim().unwrap();
     }
 
     #[test]

@@ -57,18 +57,15 @@ pub struct Store {
 }
 
 impl Store {
-    /// Makes a new database.
+    /// Makes the database if there is none.
     ///
     /// # Errors
-    /// [`StoreError`], also when the file exists.
+    /// [`StoreError`].
     pub async fn create(file: &Path) -> Result<Self, StoreError> {
-        if file.exists() {
-            return Err(StoreError::Damaged("file name: it exists already"));
-        }
         Self::connect(file, true).await
     }
 
-    /// Opens the database and brings it to the current version.
+    /// Opens the database, which must exist, and brings it to the current version.
     ///
     /// # Errors
     /// [`StoreError`].

@@ -8,6 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use holdfast_shared::ids::CustodianId;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -94,27 +96,22 @@ pub fn roots(config: &Config, state: &StateDirectory) -> Result<Vec<String>, Tls
     Ok(roots.iter().map(|der| pem(der)).collect())
 }
 
+/// The textual form of a certificate (RFC 7468), 64 characters a line.
 fn pem(der: &[u8]) -> String {
-    use std::fmt::Write;
-
-    let text = base64(der);
+    let text = STANDARD.encode(der);
     let mut out = String::from("-----BEGIN CERTIFICATE-----\n");
     let mut rest = text.as_str();
     while let Some((line, after)) = rest.split_at_checked(64) {
-        let _ = writeln!(out, "{line}");
+        out.push_str(line);
+        out.push('\n');
         rest = after;
     }
     if !rest.is_empty() {
-        let _ = writeln!(out, "{rest}");
+        out.push_str(rest);
+        out.push('\n');
     }
     out.push_str("-----END CERTIFICATE-----\n");
     out
-}
-
-fn base64(bytes: &[u8]) -> String {
-    use ::base64::Engine;
-
-    ::base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -177,4 +174,19 @@ fn private_key_of(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     let bytes = state::read_private(file)?;
     PrivateKeyDer::from_pem_slice(bytes.expose())
         .map_err(|error| TlsError::File { file: file.to_owned(), reason: error.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_textual_form_reads_back() {
+        for length in [1, 47, 48, 49, 96, 700] {
+            let der = vec![0xA5; length];
+            let text = pem(&der);
+            assert!(text.lines().all(|line| line.len() <= 64), "{text}");
+            assert_eq!(CertificateDer::from_pem_slice(text.as_bytes()).unwrap().as_ref(), der);
+        }
+    }
 }

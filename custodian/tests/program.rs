@@ -161,6 +161,9 @@ fn serve_tells_its_port_warns_of_an_emulated_root_and_ends_on_sigterm() {
         let port = u16::try_from(ports["port"].as_u64().unwrap()).unwrap();
         assert_eq!(ports["listen"], format!("127.0.0.1:{port}"));
         std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let second = place.run(&["serve"]);
+        assert_eq!(second.status.code(), Some(1));
+        assert!(stderr(&second).contains("another holdfast-custodian runs"), "{}", stderr(&second));
         assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
         assert!(child.wait().unwrap().success());
         let mut log = String::new();

@@ -129,6 +129,13 @@ pub const TLS_HANDSHAKE_MS: u64 = 5_000;
 pub const HTTP_HEADERS_MS: u64 = 60_000;
 /// Time for the body of a request, in milliseconds.
 pub const HTTP_BODY_MS: u64 = 5_000;
+/// Time from the handshake to the first valid signature, in milliseconds: KMS connects in order to send.
+pub const HTTP_STRANGER_MS: u64 = 10_000;
+/// Time from one valid signature to the next, in milliseconds; as long as HTTP/1.1 may idle.
+pub const HTTP_SILENCE_MS: u64 = HTTP_HEADERS_MS;
+/// Bytes that requests hold while their bodies arrive, all connections together. 1,800 requests per second (the default
+/// limit of KMS) of 32 KiB for the 250 ms after which KMS gives up are 14 MiB; the smallest enclave has 512 MiB.
+pub const HTTP_REQUESTS_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Connections served at once.
 pub const CONNECTIONS_MAX: usize = 4096;
 /// Bytes of a `kmsRequestId` that are logged; a UUID has 36.
@@ -145,7 +152,7 @@ pub const REFUSALS_KEPT_MAX: u32 = 10_000;
 pub const COUNTER_WINDOW: u64 = 64;
 /// How long a custodian keeps an expired command and its result for the administrator, in milliseconds (31 days).
 pub const COMMAND_KEPT_MS: u64 = 31 * 24 * 3_600_000;
-/// Concurrent connections to a custodian, and from one address.
+/// Concurrent connections to a custodian.
 pub const CUSTODIAN_CONNECTIONS_MAX: usize = 1024;
 /// Concurrent connections to a custodian from one address: an enclave holds a few, a relay may carry many enclaves.
 pub const CUSTODIAN_CONNECTIONS_PER_ADDRESS_MAX: usize = 512;
@@ -157,5 +164,7 @@ pub const CUSTODIAN_SMALL_BODY_MAX: usize = 64 * 1024;
 pub const CUSTODIAN_BODY_MS: u64 = 30_000;
 /// Challenges that a custodian answers per second; what an honest fleet needs is a few per minute.
 pub const CHALLENGES_PER_SECOND: u32 = 500;
-/// Requests per second that make a custodian verify signatures of strangers.
+/// Attestation documents per second whose signatures a custodian verifies.
 pub const VERIFICATIONS_PER_SECOND: u32 = 50;
+/// Refusals per second that a custodian records when nothing about the sender was proven: anybody can cause them.
+pub const UNPROVEN_REFUSALS_PER_SECOND: u32 = 50;

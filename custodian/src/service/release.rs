@@ -7,7 +7,8 @@
 //! Guarantees: nothing is encrypted to a key that did not pass every step; the same document obtains one release. While the
 //! overlay in force blocks the whole key store, the release carries the overlay and **no share**: the enclave gets its lease,
 //! so that it can wait for the block to be lifted, and nothing to use meanwhile. An enclave tells this from a key store
-//! before its ceremony by the overlay. Every release and refusal is logged and recorded.
+//! before its ceremony by the overlay. Every release is logged and recorded, and every refusal of a document that an NSM signed; of
+//! other refusals so many a second, since anybody can cause them.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -200,6 +201,10 @@ impl Custodian {
         proven: Proven,
         now_ms: u64,
     ) -> Result<(), ServiceError> {
+        // Anybody can send junk; what an NSM signed is always recorded, and is rare.
+        if proven.trust_root.is_none() && !self.unproven_rate.allow(Instant::now()) {
+            return Ok(());
+        }
         let record = ReleaseRecord {
             at_ms: now_ms,
             key_store_id: key_store.id(),

@@ -258,3 +258,12 @@ async fn the_number_of_leases_is_bounded_and_the_longest_silent_goes_first() {
         other => panic!("{other:?}"),
     }
 }
+
+#[tokio::test]
+async fn a_flood_of_challenges_is_cut_off_and_leaves_nothing_on_disk() {
+    let world = World::start().await;
+    let flood = || world.challenge_for(world.key_store_id);
+    let cut_off = (0..1_000_000).find_map(|_| flood().err());
+    assert!(matches!(cut_off, Some(ServiceError::TooMany(_))), "{cut_off:?}");
+    assert_eq!(world.records().await, []);
+}
