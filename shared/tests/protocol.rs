@@ -1,6 +1,12 @@
 //! The protocol's formats: round trips, bindings, and vectors that must never change.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "test code")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "test code"
+)]
 
 #[path = "protocol/fixture.rs"]
 mod fixture;

@@ -8,6 +8,9 @@ use holdfast_shared::secrets::{Secret, SecretBytes};
 
 use crate::fixture::{self, Party, rng};
 
+/// Breaks one rule.
+type Change = fn(&mut Body);
+
 const ID: KeyStoreId = KeyStoreId([1; 32]);
 
 fn root() -> Secret<32> {
@@ -81,7 +84,6 @@ fn every_changed_byte_is_refused_even_if_the_register_named_it() {
 #[test]
 fn a_body_that_breaks_a_rule_is_neither_sealed_nor_opened() {
     let place = Place { key_store_id: ID, version: 1, previous: None, generation: 1 };
-    type Change = fn(&mut Body);
     let table: &[(&str, Change)] = &[
         ("sorted", |b| b.external_keys.reverse()),
         ("sorted", |b| b.external_keys.push(fixture::key_record("b", 1))),

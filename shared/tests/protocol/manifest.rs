@@ -6,6 +6,9 @@ use holdfast_shared::{cbor, labels};
 
 use crate::fixture::{self, Party, rng};
 
+/// Breaks one rule.
+type Change = fn(&mut Manifest);
+
 fn signed(manifest: &Manifest, by: &[&Party]) -> Vec<u8> {
     let mut envelope = Envelope::seal(labels::MANIFEST, &cbor::encode(manifest), &by[0].signing, &rng()).unwrap();
     for party in &by[1..] {
@@ -41,7 +44,6 @@ fn an_exchanged_custodian_or_administrator_is_another_key_store() {
 #[test]
 fn rules() {
     let (alice, bob, vault, second) = (Party::new(), Party::new(), Party::new(), Party::new());
-    type Change = fn(&mut Manifest);
     let table: &[(&str, Change)] = &[
         ("is not a manifest", |m| "holdfast manifest v2".clone_into(&mut m.label)),
         ("the name must have", |m| m.name.clear()),
