@@ -4,7 +4,8 @@
 //! stream ─► ClientHello ─► host in the Directory ─► TLS of that host ─► HTTP/2 or HTTP/1.1 ─► xks pipeline, per request
 //! ```
 //!
-//! Guarantees: every wait for the client has a time limit and every buffer a size limit; a connection speaks for one host
+//! Guarantees: every wait for the client has a time limit and every buffer a size limit, and so have all requests together;
+//! a connection that brings no valid signature for a time is closed, whatever else it brings; a connection speaks for one host
 //! name, and a request that names another is answered with 421; no lock is shared between connections after the handshake.
 //! Assumes: nothing of the bytes: they come through the parent. Refuses: a handshake without a server name or for a name
 //! that is not served, before any key is touched.
@@ -12,6 +13,7 @@
 mod connection;
 mod counts;
 mod http_service;
+mod memory;
 
 use core::future::Future;
 use std::collections::BTreeMap;
@@ -26,6 +28,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use counts::Counts;
+use memory::RequestMemory;
 
 pub use connection::{ConnectionError, serve_connection};
 
@@ -45,7 +48,11 @@ pub struct ServerLimits {
     pub headers: Duration,
     /// For the body of a request.
     pub body: Duration,
-    /// For running requests to finish once the server drains.
+    /// From the handshake to the first valid signature.
+    pub stranger: Duration,
+    /// From one valid signature to the next.
+    pub silence: Duration,
+    /// For running requests to finish once the server drains, or the connection was silent for too long.
     pub drain: Duration,
     /// Connections served at once.
     pub connections: usize,
@@ -57,6 +64,8 @@ impl Default for ServerLimits {
             tls_handshake: Duration::from_millis(limits::TLS_HANDSHAKE_MS),
             headers: Duration::from_millis(limits::HTTP_HEADERS_MS),
             body: Duration::from_millis(limits::HTTP_BODY_MS),
+            stranger: Duration::from_millis(limits::HTTP_STRANGER_MS),
+            silence: Duration::from_millis(limits::HTTP_SILENCE_MS),
             drain: Duration::from_millis(limits::HTTP_BODY_MS),
             connections: limits::CONNECTIONS_MAX,
         }
@@ -74,6 +83,7 @@ pub struct ServerContext {
     /// How long to wait, and for how many.
     pub limits: ServerLimits,
     counts: Counts,
+    memory: RequestMemory,
 }
 
 impl ServerContext {
@@ -81,8 +91,9 @@ impl ServerContext {
     /// observer.
     #[must_use]
     pub fn new(directory: Arc<Directory>, clock: Arc<dyn Clock>, connections_max: usize) -> Self {
+        let memory = RequestMemory::new(limits::HTTP_REQUESTS_BYTES_MAX);
         let limits = ServerLimits { connections: connections_max, ..ServerLimits::default() };
-        Self { directory, clock, observer: Arc::new(NoObserver), limits, counts: Counts::default() }
+        Self { directory, clock, observer: Arc::new(NoObserver), limits, counts: Counts::default(), memory }
     }
 
     /// Connections that are open.

@@ -40,7 +40,7 @@ mod pipeline;
 mod request;
 mod response;
 
-pub(crate) use errors::BODY_TOO_LONG;
+pub(crate) use errors::{BODY_TOO_LONG, BUSY};
 pub use errors::Refused;
 pub use guard::{Denial, Guard, OpenGuard, Question};
 pub use observer::{LoggedRequestId, NoObserver, Outcome, RequestEvent, RequestObserver};

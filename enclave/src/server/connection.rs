@@ -13,13 +13,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::http_service::handle;
-use super::{ServerContext, started};
+use super::{ServerContext, ServerLimits, started};
 
 /// A TLS record that holds the fatal alert `unrecognized_name` (RFC 6066, section 3; RFC 8446, sections 5.1 and 6).
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
@@ -53,6 +53,17 @@ pub enum ConnectionError {
     /// The connection was cut because requests were still running when the time to drain was over.
     #[error("requests were still running at the end of the time to drain")]
     DrainTimeout,
+    /// The connection was cut because it brought no valid signature for too long and did not end when it was asked to.
+    #[error("the connection brought no signed request for too long")]
+    Silent,
+}
+
+/// What the requests of one connection share.
+pub(super) struct Peer {
+    /// The host name that the connection speaks for.
+    pub(super) host_name: HostName,
+    /// Told of each valid signature.
+    pub(super) signed: Notify,
 }
 
 /// Serves one connection until it ends, or `drain` turns true and the running requests are done.
@@ -87,18 +98,18 @@ where
     let handshake = timeout(context.limits.tls_handshake, accept_tls(stream, context));
     let (stream, host_name) = handshake.await.map_err(|_| ConnectionError::HandshakeTimeout)??;
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    let host_name = Arc::new(host_name);
-    let drain_limit = context.limits.drain;
-    let headers_limit = context.limits.headers;
+    let peer = Arc::new(Peer { host_name, signed: Notify::new() });
+    let limits = context.limits;
     let context = Arc::clone(context);
-    let service = service_fn(move |request| handle(Arc::clone(&context), Arc::clone(&host_name), request));
+    let handler = Arc::clone(&peer);
+    let service = service_fn(move |request| handle(Arc::clone(&context), Arc::clone(&handler), request));
     let io = TokioIo::new(stream);
     if http2 {
         let connection = http2_builder().serve_connection(io, service);
-        drive(connection, http2::Connection::graceful_shutdown, drain, drain_limit).await
+        drive(connection, http2::Connection::graceful_shutdown, drain, &peer, &limits).await
     } else {
-        let connection = http1_builder(headers_limit).serve_connection(io, service);
-        drive(connection, http1::Connection::graceful_shutdown, drain, drain_limit).await
+        let connection = http1_builder(limits.headers).serve_connection(io, service);
+        drive(connection, http1::Connection::graceful_shutdown, drain, &peer, &limits).await
     }
 }
 
@@ -121,23 +132,35 @@ where
     Ok((stream, host_name))
 }
 
-/// Runs a connection; once draining starts, no new request is taken and the running ones have a limit.
+/// Runs a connection; once draining starts, or it was silent for too long, no new request is taken and the running ones
+/// have a limit.
 async fn drive<C>(
     connection: C,
     stop: impl FnOnce(Pin<&mut C>),
     drain: watch::Receiver<bool>,
-    limit: Duration,
+    peer: &Peer,
+    limits: &ServerLimits,
 ) -> Result<(), ConnectionError>
 where
     C: Future<Output = hyper::Result<()>>,
 {
     let mut connection = core::pin::pin!(connection);
-    tokio::select! {
+    let unfinished = tokio::select! {
         result = connection.as_mut() => return Ok(result?),
-        () = started(drain) => {}
-    }
+        () = started(drain) => ConnectionError::DrainTimeout,
+        () = silence(&peer.signed, limits) => ConnectionError::Silent,
+    };
     stop(connection.as_mut());
-    Ok(timeout(limit, connection).await.map_err(|_| ConnectionError::DrainTimeout)??)
+    Ok(timeout(limits.drain, connection).await.map_err(|_| unfinished)??)
+}
+
+/// Returns once no valid signature came for too long. Pings, resets, refused requests and bytes that are not read count
+/// for nothing: without this, any of them would hold a place for ever.
+async fn silence(signed: &Notify, limits: &ServerLimits) {
+    let mut limit = limits.stranger;
+    while timeout(limit, signed.notified()).await.is_ok() {
+        limit = limits.silence;
+    }
 }
 
 /// No `Date` header: hyper would read the system clock for it.

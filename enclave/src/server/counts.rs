@@ -45,7 +45,7 @@ impl Counts {
         let counter = match error {
             ConnectionError::HandshakeTimeout | ConnectionError::Handshake(_) => &self.handshake_failed,
             ConnectionError::UnknownHost => &self.unknown_host,
-            ConnectionError::Http(_) | ConnectionError::DrainTimeout => &self.http_failed,
+            ConnectionError::Http(_) | ConnectionError::DrainTimeout | ConnectionError::Silent => &self.http_failed,
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }

@@ -16,11 +16,10 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::ServerContext;
+use super::connection::Peer;
+use super::memory::Share;
 use crate::clock::Clock;
 use crate::xks::{self, LoggedRequestId, Outcome, RawRequest, Refused, RequestEvent, Response};
-
-/// First allocation for a body of unknown length.
-const BODY_START: usize = 16 * 1024;
 
 /// A body that never came to its end. hyper closes the connection (or resets the stream) on it.
 #[derive(Debug, thiserror::Error)]
@@ -54,12 +53,12 @@ struct Progress {
 /// Answers one request and reports it.
 pub(super) async fn handle(
     context: Arc<ServerContext>,
-    host_name: Arc<HostName>,
+    peer: Arc<Peer>,
     request: http::Request<Incoming>,
 ) -> Result<http::Response<Full<Bytes>>, BodyError> {
     let start_ms = context.clock.monotonic_ms();
     let mut progress = Progress::default();
-    let result = respond(&context, &host_name, request, &mut progress).await;
+    let result = respond(&context, &peer, request, &mut progress).await;
     let outcome = match &result {
         Ok(_) => Outcome::Success,
         Err(Stop::Refused(Refused::Api(error))) => Outcome::Error(error.name),
@@ -84,21 +83,24 @@ pub(super) async fn handle(
 
 async fn respond(
     context: &ServerContext,
-    host_name: &HostName,
+    peer: &Peer,
     request: http::Request<Incoming>,
     progress: &mut Progress,
 ) -> Result<Response, Stop> {
     let (parts, body) = request.into_parts();
     let authority = authority_of(&parts).ok_or(Refused::Misdirected)?;
-    if !names_host(authority, host_name) {
+    if !names_host(authority, &peer.host_name) {
         return Err(Refused::Misdirected.into());
     }
-    let routed = RawRequest::new(&parts, authority, host_name).route(&context.directory)?;
+    let routed = RawRequest::new(&parts, authority, &peer.host_name).route(&context.directory)?;
     progress.key_store = Some(routed.store().id);
     progress.operation = Some(routed.path().operation());
-    let body = read_body(body, context.limits.body).await?;
+    let mut share = context.memory.share();
+    share.grow(head_len(&parts))?;
+    let body = read_body(body, context.limits.body, &mut share).await?;
     let clock: &dyn Clock = &*context.clock;
     let request = routed.authenticate(&body, clock)?;
+    peer.signed.notify_one();
     let response = xks::answer(request, clock, &mut progress.kms_request_id).map_err(Refused::Api)?;
     Ok(response)
 }
@@ -130,15 +132,22 @@ fn names_host(authority: &str, host_name: &HostName) -> bool {
     host.eq_ignore_ascii_case(host_name.as_str())
 }
 
+/// Bytes that the head of a request occupies, about: its headers, and what a map keeps for each.
+fn head_len(parts: &Parts) -> usize {
+    const HEADER_OVERHEAD: usize = 128;
+    parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER_OVERHEAD).sum()
+}
+
 /// Reads a whole body into memory that is wiped afterwards: it may hold a plaintext.
-async fn read_body<B>(body: B, limit: Duration) -> Result<Zeroizing<Vec<u8>>, Stop>
+async fn read_body<B>(body: B, limit: Duration, share: &mut Share<'_>) -> Result<Zeroizing<Vec<u8>>, Stop>
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    timeout(limit, collect(body)).await.unwrap_or(Err(Stop::Broken(BodyError::Timeout)))
+    timeout(limit, collect(body, share)).await.unwrap_or(Err(Stop::Broken(BodyError::Timeout)))
 }
 
-async fn collect<B>(mut body: B) -> Result<Zeroizing<Vec<u8>>, Stop>
+/// What is allocated follows what arrived, never what was announced: an announcement costs a client nothing.
+async fn collect<B>(mut body: B, share: &mut Share<'_>) -> Result<Zeroizing<Vec<u8>>, Stop>
 where
     B: Body<Data = Bytes> + Unpin,
 {
@@ -146,8 +155,8 @@ where
     if announced.lower() > u64::try_from(XKS_BODY_MAX).unwrap_or(u64::MAX) {
         return Err(xks::BODY_TOO_LONG.into());
     }
-    let capacity = announced.exact().and_then(|len| usize::try_from(len).ok()).unwrap_or(BODY_START);
-    let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
+    let most = announced.exact().and_then(|len| usize::try_from(len).ok()).unwrap_or(XKS_BODY_MAX);
+    let mut bytes = Zeroizing::new(Vec::new());
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| Stop::Broken(BodyError::Broken))?;
         let Some(data) = frame.data_ref() else {
@@ -159,7 +168,9 @@ where
         }
         if len > bytes.capacity() {
             // A growing Vec would leave an unwiped copy behind.
-            let mut larger = Zeroizing::new(Vec::with_capacity(len.max(2 * bytes.capacity()).min(XKS_BODY_MAX)));
+            let capacity = (2 * bytes.capacity()).min(most).max(len);
+            share.grow(capacity - bytes.capacity())?;
+            let mut larger = Zeroizing::new(Vec::with_capacity(capacity));
             larger.extend_from_slice(&bytes);
             bytes = larger;
         }
@@ -171,6 +182,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::memory::RequestMemory;
 
     #[test]
     fn a_host_is_named_with_or_without_port() {
@@ -218,15 +230,45 @@ mod tests {
     #[tokio::test]
     async fn bodies_are_bounded() {
         let limit = Duration::from_mins(1);
-        for (len, fits) in [(0, true), (BODY_START + 1, true), (XKS_BODY_MAX, true), (XKS_BODY_MAX + 1, false)] {
+        let memory = RequestMemory::new(4 * XKS_BODY_MAX);
+        for (len, fits) in [(0, true), (1001, true), (XKS_BODY_MAX, true), (XKS_BODY_MAX + 1, false)] {
             let body = Full::new(Bytes::from(vec![7; len]));
-            assert_eq!(read_body(body, limit).await.is_ok_and(|bytes| bytes.len() == len), fits, "{len}");
+            assert_eq!(
+                read_body(body, limit, &mut memory.share()).await.is_ok_and(|bytes| bytes.len() == len),
+                fits,
+                "{len}"
+            );
             // The same without an announced length, in pieces.
             let pieces: Vec<_> = vec![7; len].chunks(1000).map(Bytes::copy_from_slice).collect();
             let frames = pieces.into_iter().map(|piece| Ok::<_, hyper::Error>(http_body::Frame::data(piece)));
             let body = Pieces(frames.collect());
-            assert_eq!(read_body(body, limit).await.is_ok_and(|bytes| bytes.len() == len), fits, "{len}");
+            assert_eq!(
+                read_body(body, limit, &mut memory.share()).await.is_ok_and(|bytes| bytes.len() == len),
+                fits,
+                "{len}"
+            );
         }
+    }
+
+    /// A body holds twice what arrived of it at most, whatever it announced, and is refused where no room is left.
+    #[tokio::test]
+    async fn bodies_share_bounded_memory() {
+        let limit = Duration::from_mins(1);
+        let piece = || Ok::<_, hyper::Error>(http_body::Frame::data(Bytes::from(vec![7; 1000])));
+        let body = |pieces: usize| Pieces((0..pieces).map(|_| piece()).collect());
+        let memory = RequestMemory::new(10_000);
+        let mut first = memory.share();
+        assert!(read_body(body(4), limit, &mut first).await.is_ok());
+        let mut second = memory.share();
+        assert!(matches!(
+            read_body(body(8), limit, &mut second).await,
+            Err(Stop::Refused(Refused::Api(error))) if error == xks::BUSY
+        ));
+        drop(first);
+        drop(second);
+        assert!(read_body(body(8), limit, &mut memory.share()).await.is_ok());
+        let announced = Full::new(Bytes::from(vec![7; 10_000]));
+        assert!(read_body(announced, limit, &mut memory.share()).await.is_ok());
     }
 
     struct Pieces(std::collections::VecDeque<Result<http_body::Frame<Bytes>, hyper::Error>>);

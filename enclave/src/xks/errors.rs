@@ -59,6 +59,9 @@ pub(super) const INVALID_CIPHERTEXT: XksError = XksError::new(
     "The ciphertext, ciphertextMetadata, initializationVector, additionalAuthenticatedData or authenticationTag is invalid.",
 );
 pub(super) const INTERNAL: XksError = XksError::new(ErrorName::InternalException, "The external key manager failed.");
+/// Before the signature can be checked, like [`BODY_TOO_LONG`].
+pub(crate) const BUSY: XksError =
+    XksError::new(ErrorName::ThrottlingException, "The proxy holds too many requests that are still arriving.");
 /// A body over its bound is over it because of a parameter that is larger than we support, which the table puts under 501.
 /// The signature cannot be checked first: it covers the body that is too long to read.
 pub(crate) const BODY_TOO_LONG: XksError =

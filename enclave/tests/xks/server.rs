@@ -15,6 +15,7 @@ use rustls::crypto::ring::cipher_suite;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
 
 use crate::fixture::{Call, HOST, PREFIX, World, bytes, decrypt_body, encrypt_body, key_store, metadata};
 use crate::wire::{Client, client_config, connect, connect_with, handshake, pipe, provider_with};
@@ -269,7 +270,7 @@ async fn every_wait_for_the_client_ends() {
     let (mut stream, served) = connect(&world, "http/1.1").await;
     stream.write_all(b"POST /kms HTTP/1.1\r\nHost:").await.unwrap();
     stream.flush().await.unwrap();
-    assert!(matches!(served.done.await.unwrap(), Err(ConnectionError::Http(_))));
+    assert!(matches!(served.done.await.unwrap(), Err(ConnectionError::Silent)));
     // A body that never comes.
     let (mut stream, served) = connect(&world, "http/1.1").await;
     let head = format!("POST {PREFIX}/kms/xks/v1/health HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 10\r\n\r\n12");
@@ -277,6 +278,55 @@ async fn every_wait_for_the_client_ends() {
     stream.flush().await.unwrap();
     assert!(matches!(served.done.await.unwrap(), Err(ConnectionError::Http(_))));
     assert_eq!(world.observer.0.lock().unwrap().last().unwrap().outcome, Outcome::Aborted);
+}
+
+/// A place is for those who sign: whoever only keeps a connection alive (answering HTTP/2 pings, sending requests that
+/// nobody signed) loses it, and so does who signs once and is silent, or never reads an answer.
+#[tokio::test(start_paused = true)]
+async fn a_connection_without_signed_requests_ends() {
+    const LONG: Duration = Duration::from_hours(1);
+    let health = || Call::new("health", &json!({ "requestMetadata": { "kmsOperation": "o", "kmsRequestId": "r" } }));
+    let stranger = || Call { secret: "x".repeat(43), ..health() };
+    for protocol in ["http/1.1", "h2"] {
+        let world = World::new();
+        // Nothing but a handshake.
+        let (_client, served) = Client::open(&world, protocol).await;
+        assert!(timeout(LONG, served.done).await.is_ok(), "{protocol}");
+        // Requests that nobody signed.
+        let (mut client, served) = Client::open(&world, protocol).await;
+        let mut requests = 0;
+        while client.send(stranger().signed()).await.is_ok() {
+            requests += 1;
+            assert!(requests < 1000, "{protocol}");
+            sleep(Duration::from_secs(1)).await;
+        }
+        assert!(timeout(LONG, served.done).await.is_ok(), "{protocol}");
+        // Signed requests keep it, for a time.
+        let (mut client, served) = Client::open(&world, protocol).await;
+        for _ in 0..100 {
+            assert_eq!(client.call(&health()).await.0, 200, "{protocol}");
+            sleep(Duration::from_secs(30)).await;
+        }
+        assert!(timeout(LONG, served.done).await.is_ok(), "{protocol}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_read_loses_its_connection() {
+    let world = World::new();
+    let (mut stream, served) = connect(&world, "http/1.1").await;
+    let call = Call::new("health", &json!({ "requestMetadata": { "kmsOperation": "o", "kmsRequestId": "r" } }));
+    let request = call.signed();
+    let headers =
+        request.headers().iter().map(|(name, value)| [name.as_str(), ": ", value.to_str().unwrap(), "\r\n"].concat());
+    let head = format!("POST {} HTTP/1.1\r\ncontent-length: {}\r\n", request.uri(), request.body().len());
+    let text = [head, headers.collect(), "\r\n".to_owned(), request.body().clone()].concat();
+    // Until the answers fill every buffer, and the requests then every other.
+    while let Ok(written) = timeout(Duration::from_secs(1), stream.write_all(text.as_bytes())).await {
+        written.unwrap();
+    }
+    let end = timeout(Duration::from_hours(1), served.done).await;
+    assert!(matches!(end, Ok(Ok(Err(ConnectionError::Silent)))), "{end:?}");
 }
 
 #[tokio::test]
