@@ -126,7 +126,7 @@ pub struct ReleasePolicy {
     pub lease_ms: u64,
 }
 
-/// A manifest. Made by [`Manifest`]'s fields, proven by [`SignedManifest::verify`].
+/// A manifest. Made by [`Manifest`]'s fields, proven by [`VerifiedManifest::verify`].
 #[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
 #[cbor(array)]
 pub struct Manifest {

@@ -2,7 +2,7 @@
 //!
 //! Guarantees: a [`TrustRoot`] is a self-signed P-384 CA, and [`TrustRoot::aws`] is the published root of AWS Nitro
 //! Enclaves and no other. Assumes: whoever calls [`TrustRoot::emulated`] was told by the owner's own configuration to
-//! trust that file. Refuses: taking a root from a document (`cabundle`[0] is never looked at).
+//! trust that file. Refuses: taking a root from a document (the first certificate of `cabundle` is never looked at).
 
 use der::pem::PemLabel;
 use ring::digest;
