@@ -4,20 +4,7 @@
 //! Refuses: unknown fields. Relative paths are relative to the configuration file.
 //!
 //! ```toml
-//! name = "vault-1"                     # for people; 1 to 64 printable ASCII characters
-//! listen = "0.0.0.0:7443"              # port 0: the system chooses, and the choice is logged
-//! address = "vault-1.example.com:7443" # under which enclaves and administrators reach it; goes into manifests
-//! state = "state"                      # directory for keys and the database; mode 0700
-//! administrators = ["5f0c…"]           # ids that may enrol manifests here, 64 hexadecimal digits each
-//! # ports_file = "ports.json"          # receives {"listen": "127.0.0.1:40123", "port": 40123} once it listens
-//! # emulated_root = "root.pem"         # ALSO trust this emulator's root: development only
-//! # log = "text"                       # or "json"
-//!
-//! # [tls]                              # default: the custodian's own authority, made by init
-//! # names = ["vault-1.example.com"]    # names and IP addresses in its certificate; default: the host of `address`
-//! # certificate = "server.pem"         # or a chain, leaf first, …
-//! # private_key = "server-key.pem"     # … its key (mode 0600) …
-//! # roots = "roots.pem"                # … and the roots to which it chains, for manifests
+#![doc = include_str!("../custodian.example.toml")]
 //! ```
 
 use std::fs;
@@ -312,6 +299,23 @@ mod tests {
         assert_eq!(config.administrators, [ID.parse().unwrap()]);
         assert_eq!(config.tls, TlsSource::OwnAuthority { names: vec!["localhost".to_owned()] });
         assert_eq!((config.log, config.ports_file, config.emulated_root), (LogFormat::Text, None, None));
+    }
+
+    #[test]
+    fn the_example_is_good_and_shows_every_option() {
+        let example = include_str!("../custodian.example.toml");
+        assert_eq!(parse(example).unwrap().name, "vault-1");
+        let options: String = example
+            .lines()
+            .map(|line| {
+                line.strip_prefix("# ").filter(|rest| rest.contains(" = ") || rest.starts_with('[')).unwrap_or(line)
+            })
+            .filter(|line| !line.starts_with("names"))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let config = parse(&options).unwrap();
+        assert!(config.ports_file.is_some() && config.emulated_root.is_some());
+        assert!(matches!(config.tls, TlsSource::Files { .. }));
     }
 
     #[test]
