@@ -17,5 +17,7 @@ mod bindings;
 mod keystore;
 #[path = "protocol/manifest.rs"]
 mod manifest;
+#[path = "protocol/properties.rs"]
+mod properties;
 #[path = "protocol/vectors.rs"]
 mod vectors;

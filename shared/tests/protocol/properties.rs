@@ -1,0 +1,160 @@
+//! Round trips over generated messages, and what becomes of changed bytes.
+
+use holdfast_shared::attestation::Measurements;
+use holdfast_shared::block::BlockOverlay;
+use holdfast_shared::cbor::{self, Message};
+use holdfast_shared::channel::{Ask, Seen};
+use holdfast_shared::command::{Action, Command, Precondition};
+use holdfast_shared::external_key::{ExternalKeyId, KeyState, KeyUsage};
+use holdfast_shared::ids::{BlobId, CommandId, KeyStoreId};
+use holdfast_shared::keystore::{self, Place};
+use holdfast_shared::labels;
+use holdfast_shared::manifest::{Manifest, ReleasePolicy};
+use holdfast_shared::register::RegisterEntry;
+use holdfast_shared::secrets::Secret;
+use proptest::prelude::*;
+
+use crate::fixture::{self, Party, rng};
+
+/// What is encoded decodes to itself; a changed byte gives an error or the one encoding of another message.
+fn holds<T: Message + PartialEq + core::fmt::Debug>(value: &T, position: usize, flip: u8) {
+    let bytes = cbor::encode(value);
+    assert_eq!(&cbor::decode::<T>(&bytes).unwrap(), value);
+    let mut changed = bytes.to_vec();
+    let index = position % changed.len();
+    changed[index] ^= flip.max(1);
+    if let Ok(other) = cbor::decode::<T>(&changed) {
+        assert_ne!(&other, value);
+        assert_eq!(cbor::encode(&other).as_slice(), changed);
+    }
+    changed.truncate(index);
+    assert!(cbor::decode::<T>(&changed).is_err(), "cut off");
+}
+
+fn key_id() -> impl Strategy<Value = ExternalKeyId> {
+    "[A-Za-z0-9_-]{1,128}".prop_map(|text| ExternalKeyId::parse(&text).unwrap())
+}
+
+fn key_ids() -> impl Strategy<Value = Vec<ExternalKeyId>> {
+    prop::collection::btree_set(key_id(), 0..8).prop_map(|ids| ids.into_iter().collect())
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        (key_id(), any::<bool>(), any::<bool>())
+            .prop_map(|(id, encrypt, decrypt)| Action::CreateKey { id, usage: KeyUsage { encrypt, decrypt } }),
+        key_id().prop_map(|id| Action::EnableKey { id }),
+        key_id().prop_map(|id| Action::DisableKey { id }),
+        Just(Action::ListKeys),
+        Just(Action::CreateCredential),
+        Just(Action::RequestCertificate),
+    ]
+}
+
+fn precondition() -> impl Strategy<Value = Precondition> {
+    prop_oneof![
+        Just(Precondition::None),
+        any::<u64>().prop_map(Precondition::Version),
+        Just(Precondition::KeyState(KeyState::Disabled)),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn commands(
+        action in action(),
+        precondition in precondition(),
+        ids: ([u8; 32], [u8; 16]),
+        issued_ms in 0..u64::MAX / 2,
+        life in 0..86_400_000_u64,
+        position: usize,
+        flip: u8,
+    ) {
+        let command = Command {
+            label: labels::COMMAND.to_owned(),
+            key_store_id: KeyStoreId(ids.0),
+            command_id: CommandId(ids.1),
+            issued_ms,
+            expires_ms: issued_ms + life,
+            precondition,
+            action,
+        };
+        holds(&command, position, flip);
+    }
+
+    #[test]
+    fn overlays_and_register_entries(
+        keys in key_ids(),
+        store: bool,
+        epoch in 1..u64::MAX,
+        blob: [u8; 32],
+        position: usize,
+        flip: u8,
+    ) {
+        let key_store_id = KeyStoreId(blob);
+        let label = labels::BLOCK.to_owned();
+        holds(&BlockOverlay { label, key_store_id, epoch, store, keys, issued_ms: epoch }, position, flip);
+        let entry = RegisterEntry {
+            label: labels::REGISTER.to_owned(),
+            key_store_id,
+            version: epoch,
+            blob_id: BlobId(blob),
+            previous: (epoch > 1).then_some(BlobId(blob)),
+            recorded_ms: epoch,
+        };
+        holds(&entry, position, flip);
+    }
+
+    #[test]
+    fn channel_requests(
+        epochs: (u64, u64),
+        commands in prop::collection::vec(any::<[u8; 16]>(), 0..8),
+        blob in prop::collection::vec(any::<u8>(), 0..64),
+        renew: bool,
+        position: usize,
+        flip: u8,
+    ) {
+        let commands = commands.into_iter().map(CommandId).collect();
+        let seen = Seen { overlay_epoch: epochs.0, version: epochs.1, commands };
+        holds(&Ask::Watch { seen, renew }, position, flip);
+        let previous = Some(BlobId([1; 32]));
+        holds(&Ask::Publish { version: epochs.0.max(2), previous, blob, results: vec![] }, position, flip);
+    }
+
+    #[test]
+    fn manifests(
+        name in "[ -~]{1,64}",
+        pcrs: [u8; 3],
+        pinned: Option<u8>,
+        lease_ms in 10_000..86_400_000_u64,
+        position: usize,
+        flip: u8,
+    ) {
+        let alice = Party::new();
+        let accepted = Measurements {
+            pcr0: [pcrs[0].max(1); 48],
+            pcr3: pinned.map(|fill| [fill; 48]),
+            ..fixture::measurements(pcrs[1].max(1))
+        };
+        let release_policy = ReleasePolicy { epoch: 1, trust_root: [pcrs[2]; 32], measurements: vec![accepted], lease_ms };
+        holds(&Manifest { name, release_policy, ..fixture::manifest(&[&alice], &[&alice]) }, position, flip);
+    }
+
+    #[test]
+    fn sealed_key_stores(ids in key_ids(), versions in 1..4_u32, root: [u8; 32]) {
+        let mut body = fixture::body(Party::new().administrator("alice"));
+        body.external_keys = ids.iter().map(|id| fixture::key_record(id.as_str(), versions)).collect();
+        let place = Place { key_store_id: KeyStoreId(root), version: 1, previous: None, generation: 1 };
+        let root = || Secret::take(&mut root.clone());
+        let sealed = keystore::seal(&root(), &place, &body, &rng()).unwrap();
+        let entry = RegisterEntry {
+            label: labels::REGISTER.to_owned(),
+            key_store_id: place.key_store_id,
+            version: 1,
+            blob_id: sealed.id,
+            previous: None,
+            recorded_ms: 0,
+        };
+        prop_assert_eq!(keystore::open(&root(), &entry, &sealed.bytes).unwrap().body, body);
+    }
+}
