@@ -138,14 +138,9 @@ impl<'a> Claim<'a> {
     /// # Errors
     /// [`SignatureError::Mismatch`].
     pub fn verify(self, credentials: &CredentialSet) -> Result<Authenticated, SignatureError> {
-        let (known, secret) = credentials.find_or_dummy(self.authorization.access_key_id());
-        let key = SigningKey::derive(secret, self.authorization.scope_day(), self.authorization.region());
         let text = string_to_sign(&self.date, &self.authorization, &self.request_hash);
-        let valid = key.verify(text.as_bytes(), self.authorization.signature());
-        match (known, valid) {
-            (Some(access_key_id), true) => Ok(Authenticated { access_key_id: access_key_id.clone() }),
-            _ => Err(SignatureError::Mismatch),
-        }
+        let access_key_id = credentials.verify(&self.authorization, text.as_bytes()).ok_or(SignatureError::Mismatch)?;
+        Ok(Authenticated { access_key_id: access_key_id.clone() })
     }
 }
 

@@ -1,8 +1,16 @@
 //! Credentials of KMS, and the keys derived from them (specification, Appendix A, Task 3).
+//!
+//! Guarantees: signing keys are derived once for a day and region, not with each request; whether a request finds them
+//! derived does not depend on its access key id, so neither does the time that a refusal takes; no request without a valid
+//! signature changes what is kept.
 
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
 use ring::hmac;
 use zeroize::Zeroizing;
 
+use super::authorization::Authorization;
 use super::{AccessKeyId, SERVICE};
 use crate::limits::{CREDENTIALS_MAX, SECRET_ACCESS_KEY_LEN};
 use crate::secrets::{Secret, SecretBytes};
@@ -60,6 +68,24 @@ pub struct CredentialSet {
     credentials: Vec<Credential>,
     /// Stands in for the secret of an unknown access key id, so that it costs what a known one costs.
     dummy: SecretBytes,
+    /// Keys of the day and region in which a signature was valid last.
+    derived: ArcSwapOption<DerivedKeys>,
+}
+
+/// The signing keys of all credentials for one day and region: all or none, so that an attacker who measures cannot tell
+/// an access key id that is in use from one that does not exist.
+#[derive(Debug)]
+struct DerivedKeys {
+    day: String,
+    region: String,
+    /// In the order of the credentials; the dummy's comes last.
+    keys: Vec<SigningKey>,
+}
+
+impl DerivedKeys {
+    fn are_for(&self, authorization: &Authorization<'_>) -> bool {
+        self.day == authorization.scope_day() && self.region == authorization.region()
+    }
 }
 
 impl CredentialSet {
@@ -81,7 +107,7 @@ impl CredentialSet {
         let encoded = hex::encode_to_slice(dummy.expose(), &mut text);
         debug_assert!(encoded.is_ok());
         text.truncate(44);
-        Ok(Self { credentials, dummy: SecretBytes::new(text) })
+        Ok(Self { credentials, dummy: SecretBytes::new(text), derived: ArcSwapOption::empty() })
     }
 
     /// The access key ids in the set.
@@ -89,27 +115,48 @@ impl CredentialSet {
         self.credentials.iter().map(Credential::access_key_id)
     }
 
-    /// The secret of `access_key_id` with its id, or the dummy without.
-    pub(super) fn find_or_dummy(&self, access_key_id: &str) -> (Option<&AccessKeyId>, &SecretBytes) {
-        let mut found = (None, &self.dummy);
+    /// Whose signature `authorization` is, over `text`; nobody's if the access key id is unknown or the signature wrong.
+    pub(super) fn verify(&self, authorization: &Authorization<'_>, text: &[u8]) -> Option<&AccessKeyId> {
+        let (place, known, secret) = self.find_or_dummy(authorization.access_key_id());
+        let derived = self.derived.load();
+        let kept = derived.as_ref().filter(|derived| derived.are_for(authorization));
+        let kept = kept.and_then(|derived| derived.keys.get(place));
+        // The signature is looked at even where nobody is known to have made it: a refusal always takes the same work.
+        let valid = match kept {
+            Some(key) => key.verify(text, authorization.signature()),
+            None => SigningKey::derive(secret, authorization.scope_day(), authorization.region())
+                .verify(text, authorization.signature()),
+        };
+        let signer = if valid { known } else { None };
+        if signer.is_some() && kept.is_none() {
+            self.keep_keys_for(authorization);
+        }
+        signer
+    }
+
+    /// The place, id and secret of `access_key_id`, or the dummy's place and secret without an id.
+    fn find_or_dummy(&self, access_key_id: &str) -> (usize, Option<&AccessKeyId>, &SecretBytes) {
+        let mut found = (self.credentials.len(), None, &self.dummy);
         // Looks at all of them: where in the set an id stands shall not show.
-        for credential in &self.credentials {
+        for (place, credential) in self.credentials.iter().enumerate() {
             if credential.access_key_id.as_str() == access_key_id {
-                found = (Some(&credential.access_key_id), &credential.secret);
+                found = (place, Some(&credential.access_key_id), &credential.secret);
             }
         }
         found
     }
-}
 
-/// The key that signs one day's requests from one region. Costs four HMACs to derive, so it may be kept for a day.
-pub struct SigningKey(hmac::Key);
-
-impl core::fmt::Debug for SigningKey {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str("SigningKey(..)")
+    fn keep_keys_for(&self, authorization: &Authorization<'_>) {
+        let (day, region) = (authorization.scope_day(), authorization.region());
+        let secrets = self.credentials.iter().map(Credential::secret).chain([&self.dummy]);
+        let keys = secrets.map(|secret| SigningKey::derive(secret, day, region)).collect();
+        self.derived.store(Some(Arc::new(DerivedKeys { day: day.to_owned(), region: region.to_owned(), keys })));
     }
 }
+
+/// The key that signs one day's requests from one region. Kept as bytes, because *ring*'s keys are not zeroized.
+#[derive(Debug)]
+pub struct SigningKey(Secret<32>);
 
 impl SigningKey {
     /// Derives the key for requests of `day` (`YYYYMMDD`) from `region`.
@@ -122,16 +169,19 @@ impl SigningKey {
         let mut seed = Zeroizing::new(Vec::with_capacity(4 + secret.expose().len()));
         seed.extend_from_slice(b"AWS4");
         seed.extend_from_slice(secret.expose());
-        let mut key = hmac::Key::new(hmac::HMAC_SHA256, &seed);
+        let mut key = Zeroizing::new([0; 32]);
+        let mut above = seed.as_slice();
         for part in [day, region, service, "aws4_request"] {
-            key = hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&key, part.as_bytes()).as_ref());
+            let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, above), part.as_bytes());
+            key.copy_from_slice(tag.as_ref());
+            above = key.as_slice();
         }
-        Self(key)
+        Self(Secret::take(&mut key))
     }
 
     /// Compares in constant time.
     pub(super) fn verify(&self, text: &[u8], signature: &[u8; 32]) -> bool {
-        hmac::verify(&self.0, text, signature).is_ok()
+        hmac::verify(&hmac::Key::new(hmac::HMAC_SHA256, self.0.expose()), text, signature).is_ok()
     }
 }
 
@@ -180,8 +230,64 @@ mod tests {
         let secret = SecretBytes::new(b"wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY".to_vec());
         let key = SigningKey::derive_for(&secret, "20150830", "us-east-1", "iam");
         let published = hex::decode("c4afb1cc5771d871763a393e44b703571b55cc28424d1a5e86da6ed3c154a4b9").unwrap();
-        let published = hmac::Key::new(hmac::HMAC_SHA256, &published);
-        let tag = hmac::sign(&published, b"anything");
-        assert!(key.verify(b"anything", tag.as_ref().try_into().unwrap()));
+        assert_eq!(key.0.expose().as_slice(), published);
+    }
+
+    const IDS: [&str; 2] = ["MUBSXM6K3KMXHN6RRCXI", "AAAAAAAAAAAAAAAAAAAA"];
+    const STRANGER: &str = "BBBBBBBBBBBBBBBBBBBB";
+
+    fn set() -> CredentialSet {
+        let secrets = IDS.map(|id| credential(id, &id.repeat(3)[..43]).unwrap());
+        CredentialSet::new(secrets.into(), &Secret::take(&mut [1; 32])).unwrap()
+    }
+
+    /// Who is found to have signed "text", if `signer`'s secret does so in the name of `id`.
+    fn signed(set: &CredentialSet, id: &str, signer: &str, day: &str, region: &str) -> Option<String> {
+        let secret = SecretBytes::new(signer.repeat(3).as_bytes()[..43].to_vec());
+        let key = SigningKey::derive(&secret, day, region);
+        let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key.0.expose()), b"text");
+        let header = format!(
+            "AWS4-HMAC-SHA256 Credential={id}/{day}/{region}/{SERVICE}/aws4_request, SignedHeaders=host;x-amz-date, \
+             Signature={}",
+            hex::encode(tag.as_ref())
+        );
+        let authorization = Authorization::parse(header.as_bytes(), &super::super::Regions::Any).unwrap();
+        set.verify(&authorization, b"text").map(ToString::to_string)
+    }
+
+    fn kept(set: &CredentialSet) -> Option<(String, String, usize)> {
+        set.derived.load().as_ref().map(|keys| (keys.day.clone(), keys.region.clone(), keys.keys.len()))
+    }
+
+    #[test]
+    fn kept_keys_change_no_answer() {
+        let set = set();
+        for (day, region) in
+            [("20240101", "a"), ("20240101", "a"), ("20240101", "b"), ("20240102", "b"), ("20240101", "b")]
+        {
+            for id in [IDS[0], IDS[1], STRANGER] {
+                for signer in [IDS[0], IDS[1], STRANGER] {
+                    let expected = (id == signer && id != STRANGER).then(|| id.to_owned());
+                    assert_eq!(signed(&set, id, signer, day, region), expected, "{id} {signer} {day} {region}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_valid_signature_decides_which_keys_are_kept_and_then_all_are() {
+        let set = set();
+        let of = |day: &str, region: &str| Some((day.to_owned(), region.to_owned(), 3));
+        assert_eq!(signed(&set, IDS[0], STRANGER, "20240101", "a"), None);
+        assert_eq!(signed(&set, STRANGER, STRANGER, "20240101", "a"), None);
+        assert_eq!(kept(&set), None);
+        assert!(signed(&set, IDS[1], IDS[1], "20240101", "a").is_some());
+        assert_eq!(kept(&set), of("20240101", "a"));
+        for id in [IDS[0], STRANGER] {
+            assert_eq!(signed(&set, id, STRANGER, "20240102", "b"), None);
+            assert_eq!(kept(&set), of("20240101", "a"));
+        }
+        assert!(signed(&set, IDS[0], IDS[0], "20240102", "a").is_some());
+        assert_eq!(kept(&set), of("20240102", "a"));
     }
 }
