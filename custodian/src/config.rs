@@ -305,14 +305,10 @@ mod tests {
     fn the_example_is_good_and_shows_every_option() {
         let example = include_str!("../custodian.example.toml");
         assert_eq!(parse(example).unwrap().name, "vault-1");
-        let options: String = example
-            .lines()
-            .map(|line| {
-                line.strip_prefix("# ").filter(|rest| rest.contains(" = ") || rest.starts_with('[')).unwrap_or(line)
-            })
-            .filter(|line| !line.starts_with("names"))
-            .map(|line| format!("{line}\n"))
-            .collect();
+        let lines = example.lines().map(|line| {
+            line.strip_prefix("# ").filter(|rest| rest.contains(" = ") || rest.starts_with('[')).unwrap_or(line)
+        });
+        let options = lines.filter(|line| !line.starts_with("names")).collect::<Vec<_>>().join("\n");
         let config = parse(&options).unwrap();
         assert!(config.ports_file.is_some() && config.emulated_root.is_some());
         assert!(matches!(config.tls, TlsSource::Files { .. }));
