@@ -180,9 +180,7 @@ fn create_manifest(home: &Home, arguments: CreateArguments) -> Result<(ManifestR
             .map_err(|error| AppError::Usage(format!("--threshold {text}: {error}")))?;
     }
     let lease_ms = u64::try_from(arguments.lease.as_millis()).unwrap_or(u64::MAX);
-    if arguments.out.exists() {
-        return Err(FileError::Exists { path: arguments.out }.into());
-    }
+    files::check_new(&arguments.out)?;
     let settings = manifest::Settings {
         name: arguments.name,
         custodians: arguments.custodian.iter().map(|path| manifest::read_custodian(path)).collect::<Result<_, _>>()?,
@@ -215,10 +213,13 @@ async fn run_key(home: &Home, command: KeyCommand, printer: Printer) -> Result<(
 async fn run_credential(home: &Home, command: CredentialCommand, printer: Printer) -> Result<(), AppError> {
     match command {
         CredentialCommand::Show { command_id, secret, target, patience } => {
+            secret.out.as_deref().map_or(Ok(()), files::check_new)?;
             let issued = credential::show(&session(home, &target)?, command_id, wait(patience)).await?;
             print_credential(issued, &secret, printer)
         }
         CredentialCommand::Create { secret, target, patience } => {
+            // A credential whose secret finds no place would be made all the same.
+            secret.out.as_deref().map_or(Ok(()), files::check_new)?;
             let issued = credential::create(&session(home, &target)?, wait(patience)).await?;
             print_credential(issued, &secret, printer)
         }
@@ -261,6 +262,7 @@ fn read_secret_access_key(path: &Path) -> Result<SecretBytes, AppError> {
 async fn run_certificate(home: &Home, command: CertificateCommand, printer: Printer) -> Result<(), AppError> {
     match command {
         CertificateCommand::Request { out, target, patience } => {
+            out.as_deref().map_or(Ok(()), files::check_new)?;
             let request = certificate::request(&session(home, &target)?, wait(patience)).await?;
             if let Some(path) = &out {
                 files::write_new(path, request.pem.as_bytes())?;

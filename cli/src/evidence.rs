@@ -24,6 +24,7 @@ use serde::Serialize;
 
 use crate::home::KeyStore;
 use crate::moment;
+use crate::output::printable;
 
 /// Longest age of the evidence behind a lease or of a result that was fetched later than it was ordered: a year and a day.
 pub const EVIDENCE_AGE_MAX_MS: u64 = 366 * 24 * 3_600_000;
@@ -81,7 +82,7 @@ impl Evidence {
     #[must_use]
     pub fn summary(&self) -> String {
         let root = if self.emulated { "EMULATED root, proves nothing about hardware" } else { "AWS Nitro root" };
-        format!("attested by {} at {} ({root})", self.module_id, moment::format_ms(self.timestamp_ms))
+        format!("attested by {} at {} ({root})", printable(&self.module_id), moment::format_ms(self.timestamp_ms))
     }
 }
 

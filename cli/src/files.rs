@@ -1,6 +1,7 @@
 //! Files: every read is bounded, every secret is written so that its owner alone can read it.
 //!
-//! Guarantees: a secret file has mode 0600 from the moment it exists; no file is overwritten; a file is complete or absent.
+//! Guarantees: a secret file has mode 0600 from the moment it exists; no file of
+//! the user's is overwritten; a file is complete or absent.
 //! Refuses: a secret file that others can read, since then it is no secret.
 
 use std::fs::{File, OpenOptions};
@@ -112,6 +113,28 @@ pub fn write_new(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
 /// [`FileError`]; [`FileError::Exists`] when the file is there.
 pub fn write_new_secret(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     write(path, bytes, 0o600)
+}
+
+/// Checks that a file can still be made, before something is ordered whose result it is to hold.
+///
+/// # Errors
+/// [`FileError::Exists`].
+pub fn check_new(path: &Path) -> Result<(), FileError> {
+    if path.exists() { Err(FileError::Exists { path: path.to_owned() }) } else { Ok(()) }
+}
+
+/// Replaces a file of the tool's own, which only its owner may read: it is complete or as it was.
+///
+/// # Errors
+/// [`FileError`].
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".new.{}", std::process::id()));
+    let new = path.with_file_name(name);
+    // Left by a run that was killed.
+    let _ = std::fs::remove_file(&new);
+    write(&new, bytes, 0o600)?;
+    std::fs::rename(&new, path).map_err(|source| FileError::Write { path: path.to_owned(), source })
 }
 
 fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {

@@ -5,6 +5,7 @@
 //!                    signing-key.p8       PKCS #8, 0600
 //!                    encryption-key       48 bytes, 0600
 //! HOME/key-stores/ID/manifest             signed; ID is its SHA-256
+//!                    overlay              the newest signed block overlay that was signed or seen here
 //!                    trust-root.pem       only where the manifest trusts an emulator's root
 //! ```
 //!
@@ -208,6 +209,11 @@ impl Home {
 
     fn key_store_folder(&self, id: KeyStoreId) -> PathBuf {
         self.path.join("key-stores").join(id.to_string())
+    }
+
+    /// Where the newest block overlay of a key store is noted.
+    pub(crate) fn overlay_file(&self, id: KeyStoreId) -> PathBuf {
+        self.key_store_folder(id).join("overlay")
     }
 
     /// Makes an administrator's keys.

@@ -31,6 +31,12 @@ pub fn tell(line: &str) {
 /// What is said wherever an emulator's root is trusted.
 pub const EMULATED_WARNING: &str = "WARNING: this key store trusts an EMULATED attestation root: nothing protects its keys from the machine that they are on";
 
+/// `text` as any terminal can show it: what a custodian or an enclave sends must not steer the terminal.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    text.chars().map(|character| if matches!(character, ' '..='~') { character } else { '?' }).collect()
+}
+
 /// Quotes `text` for a POSIX shell, where it needs it.
 #[must_use]
 pub fn shell_quoted(text: &str) -> String {
@@ -44,6 +50,11 @@ pub fn shell_quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_steers_the_terminal() {
+        assert_eq!(printable("i-0\u{1b}[2J\r\n\u{202e}"), "i-0?[2J???");
+    }
 
     #[test]
     fn quoting() {

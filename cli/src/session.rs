@@ -4,6 +4,7 @@
 //! the manifest accepts, for this very command. Assumes: the system clock is within five minutes of the custodian's. Refuses:
 //! outcomes without valid evidence, however plausible.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use holdfast_client::{ClientError, CustodianClient, Tcp};
@@ -18,15 +19,17 @@ use holdfast_shared::{api, labels, limits};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::evidence::{self, EVIDENCE_AGE_MAX_MS, Evidence, EvidenceError};
+use crate::files;
 use crate::home::{AdministratorKeys, Home, HomeError, KeyStore};
 use crate::moment;
+use crate::output::{printable, tell};
 
 /// Longest time for one exchange with a custodian.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Bytes of an answer to a command or a block overlay: it is empty.
 const EMPTY_ANSWER_MAX: usize = 1024;
-/// Bytes of an answer to a query: a result, or sixteen leases and their documents, and slack.
-const ANSWER_MAX: usize = 2 * limits::RESULT_MAX;
+/// Bytes of an answer to a query: at most as many leases with their documents as a custodian grants.
+const ANSWER_MAX: usize = limits::CHANNEL_MESSAGE_MAX;
 /// How long a command stays valid: long enough for an enclave that is being restarted, short enough to be forgotten.
 const COMMAND_LIFE_MS: u64 = 24 * 3_600_000;
 /// First and longest pause between two looks at a result.
@@ -92,6 +95,16 @@ pub enum SessionError {
         /// How long was waited.
         seconds: u64,
     },
+    /// The conversation broke off after the command was sent.
+    #[error(
+        "{source}; the command {command_id} may have arrived, so do not repeat it: see what came of it with: holdfast command result {command_id}"
+    )]
+    Undecided {
+        /// The command.
+        command_id: CommandId,
+        /// Why it broke off.
+        source: ClientError,
+    },
     /// The enclave said no.
     #[error("the enclave refused: {0}")]
     Refused(String),
@@ -137,6 +150,7 @@ pub struct Session {
     store: KeyStore,
     custodian: Custodian,
     client: CustodianClient<Tcp>,
+    overlay_file: PathBuf,
     rng: SystemRandom,
 }
 
@@ -162,7 +176,8 @@ impl Session {
         }
         let custodian = store.manifest.home_custodian().ok_or(HomeError::NoKeyStore)?.clone();
         let client = CustodianClient::new(Tcp, &custodian)?;
-        Ok(Self { keys, store, custodian, client, rng: SystemRandom::new() })
+        let overlay_file = home.overlay_file(store.manifest.id());
+        Ok(Self { keys, store, custodian, client, overlay_file, rng: SystemRandom::new() })
     }
 
     /// The key store.
@@ -225,8 +240,17 @@ impl Session {
             action,
         };
         let envelope = command::sign(&command, &self.keys.signing_key, &self.rng)?;
-        self.send(api::COMMANDS, cbor::encode(&envelope).to_vec()).await?;
-        let sealed = self.wait_for(command_id, wait).await?;
+        let sent = self.send(api::COMMANDS, cbor::encode(&envelope).to_vec()).await;
+        sent.map_err(|error| match error {
+            SessionError::Client(source @ (ClientError::Http { .. } | ClientError::Timeout { .. })) => {
+                SessionError::Undecided { command_id, source }
+            }
+            error => error,
+        })?;
+        let sealed = self.wait_for(command_id, wait).await.map_err(|error| match error {
+            SessionError::Client(source) => SessionError::Undecided { command_id, source },
+            error => error,
+        })?;
         // Nothing about this command can have been attested before it was signed.
         self.open_result(&sealed, command_id, moment::now_ms().saturating_sub(issued_ms))
     }
@@ -281,7 +305,7 @@ impl Session {
         let evidence =
             evidence::of_result(&content.document, outcome, &self.store, command_id, max_age_ms, moment::now_ms())?;
         match cbor::decode(outcome)? {
-            Outcome::Refused { reason } => Err(SessionError::Refused(reason)),
+            Outcome::Refused { reason } => Err(SessionError::Refused(printable(&reason))),
             outcome => Ok(Completed { command_id, outcome, evidence }),
         }
     }
@@ -312,13 +336,32 @@ impl Session {
         let Answer::Overlay { overlay } = self.ask(Question::Overlay).await? else {
             return Err(SessionError::OtherAnswer);
         };
+        let Some(signed) = overlay else { return Ok(None) };
+        let overlay = self.open_overlay(&signed)?;
+        self.note_overlay(&overlay, &signed);
+        Ok(Some(overlay))
+    }
+
+    /// The newest block overlay that was signed or seen with this folder.
+    #[must_use]
+    pub fn known_overlay(&self) -> Option<BlockOverlay> {
+        // One that cannot be read is as none: a damaged note must not stand in the way of a block.
+        let signed = files::read(&self.overlay_file, limits::BLOCK_OVERLAY_MAX).ok()?;
+        self.open_overlay(&signed).ok()
+    }
+
+    fn open_overlay(&self, signed: &[u8]) -> Result<BlockOverlay, BlockError> {
         let manifest = self.store.manifest.manifest();
-        overlay
-            .map(|signed| {
-                block::open(&signed, self.store.manifest.id(), &manifest.administrators, manifest.thresholds, None)
-            })
-            .transpose()
-            .map_err(SessionError::from)
+        block::open(signed, self.store.manifest.id(), &manifest.administrators, manifest.thresholds, None)
+    }
+
+    fn note_overlay(&self, overlay: &BlockOverlay, signed: &[u8]) {
+        if self.known_overlay().is_some_and(|known| known.epoch >= overlay.epoch) {
+            return;
+        }
+        if let Err(error) = files::replace(&self.overlay_file, signed) {
+            tell(&format!("holdfast: the block overlay is not noted here: {error}"));
+        }
     }
 
     /// Signs an overlay and sends it; when this returns, the custodian has stored it durably.
@@ -327,7 +370,10 @@ impl Session {
     /// [`SessionError`].
     pub async fn put_overlay(&self, overlay: &BlockOverlay) -> Result<(), SessionError> {
         let envelope = block::sign(overlay, &self.keys.signing_key, &self.rng)?;
-        self.send(api::BLOCKS, cbor::encode(&envelope).to_vec()).await
+        let signed = cbor::encode(&envelope).to_vec();
+        // Before it is sent: an answer that is lost does not unsign it.
+        self.note_overlay(overlay, &signed);
+        self.send(api::BLOCKS, signed).await
     }
 
     async fn ask(&self, question: Question) -> Result<Answer, SessionError> {

@@ -81,6 +81,9 @@ pub fn configure(
     options: &KmsOptions,
 ) -> Result<KmsConfiguration, FileError> {
     let credential_file = out.with_extension("credential.json");
+    // Both or none: half of them would be a secret that nobody was told of.
+    files::check_new(out)?;
+    files::check_new(&credential_file)?;
     files::write_new_secret(out, console_json(store, issued).expose())?;
     files::write_new_secret(&credential_file, credential_json(&issued.credential).expose())?;
     let absolute = std::path::absolute(&credential_file).unwrap_or_else(|_| credential_file.clone());

@@ -10,7 +10,7 @@ use super::block::BlockReport;
 use super::manifest::write_measurements;
 use crate::evidence::{self, Evidence};
 use crate::moment::{format_duration, format_ms, now_ms};
-use crate::output::EMULATED_WARNING;
+use crate::output::{EMULATED_WARNING, printable};
 use crate::session::{Session, SessionError};
 
 /// The custodian's view of a key store.
@@ -78,7 +78,7 @@ pub struct LeaseLine {
 /// [`SessionError`].
 pub async fn status(session: &Session) -> Result<StatusReport, SessionError> {
     let status = session.status().await?;
-    let overlay = session.overlay().await?;
+    let blocked = BlockReport::obtain(session).await?;
     let store = session.store();
     let leases = status.leases.iter().map(|lease| {
         let checked = evidence::of_lease(lease, store, session.custodian().id(), now_ms());
@@ -106,7 +106,7 @@ pub async fn status(session: &Session) -> Result<StatusReport, SessionError> {
         }),
         policy_epoch: status.policy_epoch,
         emulated_root: status.emulated_root || !store.trust_root.is_aws(),
-        blocked: overlay.as_ref().into(),
+        blocked,
         leases: leases.collect(),
         pending: status.pending,
     })
@@ -145,13 +145,73 @@ impl StatusReport {
         let age = format_duration(self.now_ms.saturating_sub(lease.granted_ms));
         let left = format_duration(lease.expires_ms.saturating_sub(self.now_ms));
         let seen = format_duration(self.now_ms.saturating_sub(lease.seen_ms));
-        write!(f, "\n  {} of {}", lease.lease_id, lease.module_id)?;
+        write!(f, "\n  {}", lease.lease_id)?;
         write!(f, "\n  granted {age} ago, ends in {left}, seen {seen} ago")?;
+        // What the custodian recorded stands only where nothing better is known, and as its word.
         match (&lease.evidence, &lease.evidence_error) {
-            (Some(evidence), _) => write!(f, "\n  {}", evidence.summary())?,
-            (None, Some(error)) => write!(f, "\n  EVIDENCE REFUSED: {error}")?,
-            (None, None) => {}
+            (Some(evidence), _) => {
+                write!(f, "\n  {}", evidence.summary())?;
+                write_measurements(f, &evidence.measurements)
+            }
+            (None, error) => {
+                let error = error.as_deref().map(printable).unwrap_or_default();
+                write!(f, "\n  EVIDENCE REFUSED: {error}")?;
+                write!(f, "\n  the custodian says that it was {}, with", printable(&lease.module_id))?;
+                write_measurements(f, &lease.measurements)
+            }
         }
-        write_measurements(f, &lease.measurements)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(byte: u8) -> Measurements {
+        let pcr = [byte; 48];
+        Measurements { pcr0: pcr, pcr1: pcr, pcr2: pcr, pcr16: pcr, pcr3: None, pcr4: None, pcr8: None }
+    }
+
+    fn report(evidence: Option<Evidence>) -> StatusReport {
+        let lease = LeaseLine {
+            lease_id: LeaseId([1; 16]),
+            boot_id: BootId([2; 16]),
+            module_id: "claimed\u{1b}[2J".to_owned(),
+            measurements: set(0xcc),
+            granted_ms: 0,
+            expires_ms: 1000,
+            seen_ms: 0,
+            evidence_error: evidence.is_none().then(|| "broken".to_owned()),
+            evidence,
+        };
+        StatusReport {
+            key_store_id: KeyStoreId([3; 32]),
+            name: "payments".to_owned(),
+            now_ms: 500,
+            holds_share: true,
+            version: None,
+            policy_epoch: 1,
+            emulated_root: false,
+            blocked: BlockReport { epoch: 0, store: false, keys: Vec::new(), withheld_epoch: None },
+            leases: vec![lease],
+            pending: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_the_custodian_claims_never_stands_under_what_was_attested() {
+        let evidence = Evidence {
+            module_id: "attested".to_owned(),
+            timestamp_ms: 1,
+            measurements: set(0xaa),
+            trust_root_sha256: String::new(),
+            emulated: false,
+        };
+        let shown = report(Some(evidence)).to_string();
+        assert!(shown.contains(&"aa".repeat(48)) && shown.contains("attested by attested"), "{shown}");
+        assert!(!shown.contains(&"cc".repeat(48)) && !shown.contains("claimed"), "{shown}");
+        let shown = report(None).to_string();
+        assert!(shown.contains("EVIDENCE REFUSED") && shown.contains("the custodian says"), "{shown}");
+        assert!(!shown.contains('\u{1b}'), "{shown:?}");
     }
 }
