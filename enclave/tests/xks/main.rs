@@ -5,5 +5,6 @@
 mod directory;
 mod fixture;
 mod precedence;
+mod raw;
 mod server;
 mod wire;
