@@ -1,7 +1,7 @@
 //! What an accepted document obtains: a lease, and the share unless the key store is blocked.
 //!
-//! Guarantees: the nonce is spent, the lease kept and the release recorded in one step, and only then is the answer sent. A
-//! key store has a bounded number of leases: beyond it the one that was silent longest ends, which is a boot that is long gone.
+//! Guarantees: the nonce is spent, the lease kept and the release recorded in one step, and only then is the answer sent;
+//! a block that came between the decision and that step makes it be decided anew. A key store has a bounded number of leases: beyond it the one that was silent longest ends, which is a boot that is long gone.
 
 use std::sync::{Arc, Mutex};
 
@@ -18,6 +18,9 @@ use super::orders::stored_overlay;
 use super::release::{Accepted, ReleaseDenied, encode_measurements};
 use super::{Custodian, KeyStore, ServiceError};
 use crate::store::{Granted, NewLease, ReleaseRecord, StoredOverlay, StoredShare};
+
+/// How often a release is decided again because a block overlay came between.
+const GRANT_TRIES: usize = 8;
 
 /// A release to be made.
 pub(super) struct Grant {
@@ -57,15 +60,27 @@ impl From<ServiceError> for Stop {
 
 impl Custodian {
     pub(super) async fn grant(self: &Arc<Self>, grant: Grant) -> Result<Vec<u8>, Stop> {
+        let grant = Arc::new(grant);
         let key_store = Arc::clone(&grant.key_store);
-        let holdings = self.holdings(&key_store).await?;
-        let Sealed { answer, lease, new, record } =
-            self.blocking(move |custodian| custodian.seal_release(grant, holdings)).await??;
-        let evicted = self.longest_silent(&key_store);
-        match self.store.grant(&new, &record, evicted).await.map_err(ServiceError::from)? {
-            Granted::NonceSpent => return Err(Stop::Denied(ReleaseDenied::Replayed)),
-            Granted::Kept => {}
+        for _ in 0..GRANT_TRIES {
+            let holdings = self.holdings(&key_store).await?;
+            let sealed = {
+                let grant = Arc::clone(&grant);
+                self.blocking(move |custodian| custodian.seal_release(&grant, holdings)).await??
+            };
+            let evicted = self.longest_silent(&key_store);
+            match self.store.grant(&sealed.new, &sealed.record, evicted).await.map_err(ServiceError::from)? {
+                Granted::Kept => return Ok(self.granted(&key_store, sealed, evicted)),
+                Granted::NonceSpent => return Err(Stop::Denied(ReleaseDenied::Replayed)),
+                Granted::OverlayChanged => {}
+            }
         }
+        Err(ServiceError::Conflict("block overlays keep coming between; try again".to_owned()).into())
+    }
+
+    /// The lease is on disk: now it counts.
+    fn granted(&self, key_store: &KeyStore, sealed: Sealed, evicted: Option<LeaseId>) -> Vec<u8> {
+        let Sealed { answer, lease, new, record } = sealed;
         {
             let mut leases = self.leases();
             leases.retain(|id, lease| Some(*id) != evicted && lease.state().expires_ms > new.granted_ms);
@@ -75,7 +90,7 @@ impl Custodian {
             key_store_id = %key_store.id(), lease_id = %new.lease_id, boot_id = %new.boot_id, module_id = new.module_id,
             policy_epoch = new.policy_epoch, emulated_root = record.emulated_root, "{}", record.reason
         );
-        Ok(answer)
+        answer
     }
 
     async fn holdings(&self, key_store: &KeyStore) -> Result<Holdings, ServiceError> {
@@ -86,10 +101,12 @@ impl Custodian {
         })
     }
 
-    fn seal_release(&self, grant: Grant, holdings: Holdings) -> Result<Sealed, Stop> {
+    fn seal_release(&self, grant: &Grant, holdings: Holdings) -> Result<Sealed, Stop> {
         let Grant { key_store, policy, document, accepted, now_ms } = grant;
+        let now_ms = *now_ms;
         let lease_id = LeaseId(self.random()?);
-        let blocked = blocks_store(&key_store, holdings.overlay.as_ref())?;
+        let blocked = blocks_store(key_store, holdings.overlay.as_ref())?;
+        let overlay_epoch = holdings.overlay.as_ref().map_or(0, |overlay| overlay.epoch);
         let share = match holdings.share {
             Some(stored) if !blocked => Some(self.unwrap_share(key_store.id(), &stored)?),
             _ => None,
@@ -107,7 +124,7 @@ impl Custodian {
             register: holdings.register,
             audit_heads: Vec::new(),
         };
-        let (answer, keys) = self.seal_content(&key_store, &policy, &accepted, &content)?;
+        let (answer, keys) = self.seal_content(key_store, policy, accepted, &content)?;
         let state = LeaseState {
             expires_ms: now_ms.saturating_add(policy.lease_ms),
             seen_ms: now_ms,
@@ -115,21 +132,21 @@ impl Custodian {
         };
         let lease = Lease {
             id: lease_id,
-            key_store,
+            key_store: Arc::clone(key_store),
             boot_id: accepted.user_data.boot_id,
             module_id: accepted.attestation.module_id().to_owned(),
             evidence: Evidence {
                 measurements: accepted.attestation.measurements().clone(),
                 trust_root: accepted.attestation.root_fingerprint(),
             },
-            document,
+            document: document.clone(),
             keys,
             granted_ms: now_ms,
             state: Mutex::new(state),
         };
         let channel_keys = wrap_keys(&lease.keys, self.id, lease.key_store.id(), lease_id, self.kek.as_ref())
             .map_err(ServiceError::from)?;
-        let record = self.release_record(&lease, &policy, reason);
+        let record = self.release_record(&lease, policy, reason);
         let new = NewLease {
             lease_id,
             key_store_id: lease.key_store.id(),
@@ -140,6 +157,7 @@ impl Custodian {
             document: lease.document.clone(),
             channel_keys,
             policy_epoch: policy.epoch,
+            overlay_epoch,
             nonce: accepted.nonce,
             granted_ms: now_ms,
             expires_ms: now_ms.saturating_add(policy.lease_ms),

@@ -4,6 +4,7 @@ use holdfast_shared::ids::{BootId, KeyStoreId, LeaseId};
 use holdfast_shared::limits;
 use sqlx::{Sqlite, Transaction};
 
+use super::orders::overlay_epoch;
 use super::{Store, StoreError, array, from_integer, to_integer};
 
 /// How long a spent nonce is remembered: longer than it lives, in case the clock is set back a little.
@@ -30,6 +31,8 @@ pub struct NewLease {
     pub channel_keys: Vec<u8>,
     /// The epoch under which it was granted.
     pub policy_epoch: u64,
+    /// Epoch of the block overlay by which it was decided whether it comes with a share; 0 for none.
+    pub overlay_epoch: u64,
     /// The challenge that is spent with it.
     pub nonce: [u8; 32],
     /// When it was granted.
@@ -99,6 +102,8 @@ pub enum Granted {
     Kept,
     /// The nonce was spent before; nothing was kept.
     NonceSpent,
+    /// Another block overlay is in force by now; nothing was kept, and the nonce is not spent: decide again.
+    OverlayChanged,
 }
 
 impl Store {
@@ -114,6 +119,10 @@ impl Store {
     ) -> Result<Granted, StoreError> {
         let now = to_integer(lease.granted_ms, "time")?;
         let mut transaction = self.begin().await?;
+        // A block that was acknowledged holds for every release that is not yet on record.
+        if overlay_epoch(&mut transaction, lease.key_store_id).await? != lease.overlay_epoch {
+            return Ok(Granted::OverlayChanged);
+        }
         sqlx::query("DELETE FROM nonces WHERE expires_ms < ?").bind(now).execute(&mut *transaction).await?;
         let fresh = sqlx::query("INSERT OR IGNORE INTO nonces (nonce, expires_ms) VALUES (?, ?)")
             .bind(lease.nonce.as_slice())

@@ -3,7 +3,7 @@
 use holdfast_shared::channel::Seen;
 use holdfast_shared::ids::{CommandId, KeyStoreId};
 use holdfast_shared::limits;
-use sqlx::Sqlite;
+use sqlx::{Sqlite, Transaction};
 
 use super::{Store, StoreError, array, from_integer, to_integer};
 
@@ -212,8 +212,7 @@ impl Store {
         now_ms: u64,
     ) -> Result<bool, StoreError> {
         let mut transaction = self.begin().await?;
-        let current = overlay(&mut *transaction, key_store_id).await?.map_or(0, |overlay| overlay.epoch);
-        if current != judged_against_epoch {
+        if overlay_epoch(&mut transaction, key_store_id).await? != judged_against_epoch {
             return Ok(false);
         }
         sqlx::query("INSERT INTO overlays (key_store_id, epoch, overlay, recorded_ms) VALUES (?, ?, ?, ?)")
@@ -242,6 +241,14 @@ impl Store {
             commands: unseen.map(|(_, envelope)| envelope).take(limits::PENDING_COMMANDS_MAX).collect(),
         })
     }
+}
+
+/// The epoch in force, 0 for none.
+pub(super) async fn overlay_epoch(
+    transaction: &mut Transaction<'static, Sqlite>,
+    key_store_id: KeyStoreId,
+) -> Result<u64, StoreError> {
+    Ok(overlay(&mut **transaction, key_store_id).await?.map_or(0, |overlay| overlay.epoch))
 }
 
 async fn overlay(

@@ -1,18 +1,22 @@
 //! Releases: who obtains one, who does not, and what the record says.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use holdfast_custodian::service::ServiceError;
+use holdfast_custodian::store::{Granted, NewLease};
 use holdfast_devkit::nsm::{DocumentBuilder, EmulatedChain, EmulatedRoot};
 use holdfast_shared::cbor;
 use holdfast_shared::channel::{Ask, Reply, Seen};
 use holdfast_shared::hpke;
-use holdfast_shared::ids::{CustodianId, KeyStoreId};
+use holdfast_shared::ids::{BootId, CustodianId, KeyStoreId, LeaseId};
 use holdfast_shared::labels;
 use holdfast_shared::limits;
 use holdfast_shared::query::{Answer, Question};
+use holdfast_shared::release::{PROTOCOL, ReleaseRequest};
+use tokio::task::JoinSet;
 
-use crate::world::{MODULE_ID, World, denied, pcrs};
+use crate::world::{MODULE_ID, World, denied, pcrs, random};
 
 #[tokio::test]
 async fn the_first_enclave_founds_and_the_second_unseals() {
@@ -237,6 +241,53 @@ async fn a_blocked_key_store_gives_a_lease_and_no_share() {
     assert!(world.records().await[0].reason.contains("blocked"));
     world.custodian.block(world.signed_overlay(&world.overlay(2, false))).await.unwrap();
     assert!(world.obtain().await.content.share.is_some());
+}
+
+#[tokio::test]
+async fn a_block_that_comes_before_the_lease_is_kept_makes_it_be_decided_anew() {
+    let world = World::start().await;
+    let (enclave, _) = world.found().await;
+    world.custodian.block(world.signed_overlay(&world.overlay(1, true))).await.unwrap();
+    let record = world.records().await.swap_remove(0);
+    let new = |overlay_epoch| NewLease {
+        lease_id: LeaseId(random()),
+        key_store_id: world.key_store_id,
+        boot_id: BootId(random()),
+        module_id: "module".to_owned(),
+        audit_public_key: [9; 32],
+        evidence: Vec::new(),
+        document: enclave.document.clone(),
+        channel_keys: Vec::new(),
+        policy_epoch: 1,
+        overlay_epoch,
+        nonce: [8; 32],
+        granted_ms: world.now_ms(),
+        expires_ms: world.now_ms() + 1000,
+    };
+    let store = world.custodian.store();
+    // Decided before the block: nothing is kept, not even the nonce as spent.
+    assert_eq!(store.grant(&new(0), &record, None).await.unwrap(), Granted::OverlayChanged);
+    assert_eq!(world.records().await.len(), 1);
+    assert_eq!(store.grant(&new(1), &record, None).await.unwrap(), Granted::Kept);
+    assert_eq!(store.grant(&new(1), &record, None).await.unwrap(), Granted::NonceSpent);
+}
+
+#[tokio::test]
+async fn of_two_releases_at_once_for_one_document_one_is_granted() {
+    let world = World::start().await;
+    world.found().await;
+    let (nonce, public_key) = (world.challenge(), key());
+    let document = world.document(&nonce, &cbor::encode(&world.user_data()), &public_key).build().unwrap();
+    let request = ReleaseRequest { protocol: PROTOCOL, key_store_id: world.key_store_id, document };
+    let body = cbor::encode(&request).to_vec();
+    let mut releases = JoinSet::new();
+    for _ in 0..8 {
+        let (custodian, body) = (Arc::clone(&world.custodian), body.clone());
+        releases.spawn(async move { custodian.release(&body).await });
+    }
+    let answers = releases.join_all().await;
+    assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1, "{answers:?}");
+    assert_eq!(world.records().await.iter().filter(|record| record.released).count(), 2);
 }
 
 #[tokio::test]
