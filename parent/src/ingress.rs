@@ -4,6 +4,7 @@
 //! so silent ones cost it nothing.
 //! Refuses: connections beyond the cap (closed at once and counted), clients whose first byte does not come in time.
 
+use core::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ pub(crate) struct Ingress {
     pub(crate) first_byte_timeout: Duration,
     pub(crate) idle_timeout: Duration,
     pub(crate) connect_timeout: Duration,
+    /// Whether the last client found the enclave unreachable.
+    pub(crate) unreachable: AtomicBool,
 }
 
 /// Accepts clients until the program drains.
@@ -89,18 +92,22 @@ async fn carry(mut client: TcpStream, ingress: &Ingress, state: &State) {
     );
 }
 
+/// Connects to the enclave. Only changes are logged, and each failure counted: anybody can connect, and must not fill the log.
 async fn reach(ingress: &Ingress) -> Option<Stream> {
-    match timeout(ingress.connect_timeout, connect(&ingress.enclave)).await {
-        Ok(Ok(stream)) => Some(stream),
-        Ok(Err(error)) => {
-            tracing::warn!(%error, "the enclave takes no client");
-            None
+    let reason = match timeout(ingress.connect_timeout, connect(&ingress.enclave)).await {
+        Ok(Ok(stream)) => {
+            if ingress.unreachable.swap(false, Ordering::Relaxed) {
+                tracing::info!("the enclave takes clients again");
+            }
+            return Some(stream);
         }
-        Err(_) => {
-            tracing::warn!(address = %ingress.enclave, "the enclave takes no client: it did not answer in time");
-            None
-        }
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("{} did not answer in time", ingress.enclave),
+    };
+    if !ingress.unreachable.swap(true, Ordering::Relaxed) {
+        tracing::warn!(%reason, "the enclave takes no client; further failures are counted");
     }
+    None
 }
 
 /// Sends each answer at once, and notices clients that vanished. Neither is needed for correctness.

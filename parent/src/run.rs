@@ -3,6 +3,7 @@
 //! Guarantees: everything is bound before anything is served; at the first SIGTERM or SIGINT the program stops being
 //! ready, goes on accepting for the grace, then lets connections end; at the second it ends at once.
 
+use core::sync::atomic::AtomicBool;
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -126,6 +127,7 @@ pub async fn run(config: Config, static_configuration: String) -> Result<(), Run
         first_byte_timeout: config.first_byte_timeout,
         idle_timeout: config.idle_timeout,
         connect_timeout: config.connect_timeout,
+        unreachable: AtomicBool::new(false),
     };
     // This one is meant to end: when the program drains.
     let accepting = tokio::spawn(ingress::serve(bound.client, way_in, Arc::clone(&state)));

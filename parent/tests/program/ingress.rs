@@ -211,3 +211,26 @@ async fn the_log_holds_no_bytes_of_the_traffic() {
     crate::fixture::until(|| async { parent.log().contains("a client's connection ended") }).await;
     assert!(!parent.log().contains("MARKER"));
 }
+
+/// Anybody can connect; what the log says of the enclave must not grow with it.
+#[tokio::test]
+async fn clients_cannot_fill_the_log() {
+    let parent = Parent::start(Options::default()).await;
+    let refused = async |total| {
+        for _ in 0..10 {
+            let mut client = parent.client().await;
+            client.write_all(b"hello").await.unwrap();
+            assert_eq!(read_all(&mut client).await, b"");
+        }
+        parent.counted("ingress_enclave_unreachable", total).await;
+    };
+    let said = |text: &str| parent.log().matches(text).count();
+    refused(10).await;
+    assert_eq!(said("takes no client"), 1, "{}", parent.log());
+    let enclave = parent.enclave_ingress().await;
+    parent.client().await.write_all(b"hello").await.unwrap();
+    soon(enclave.accept()).await.unwrap();
+    drop(enclave);
+    refused(20).await;
+    assert_eq!((said("takes clients again"), said("takes no client")), (1, 2), "{}", parent.log());
+}
