@@ -12,7 +12,9 @@
 //!
 //! Guarantees: keys are installed only for the blob that the register names, opened under a root key that the share gave,
 //! within an unexpired lease; versions never go back within a boot; at the end of the lease and on a block, root key and
-//! external keys are dropped (and so zeroized) whatever else this task is waiting for. Assumes: one custodian and one share
+//! external keys are dropped (and so zeroized) whatever else this task is waiting for, and with them the attested key, which opens
+//! a recorded release; a lease is lengthened only by a release or renewal that was worth something; nobody's answers make a busy
+//! loop, and no command stops another. Assumes: one custodian and one share
 //! needed; manifests that say otherwise are refused by name.
 
 use std::collections::VecDeque;
@@ -26,13 +28,13 @@ use holdfast_shared::block::{self, BlockError, BlockOverlay};
 use holdfast_shared::cbor::DecodeError;
 use holdfast_shared::channel::{Ask, ChannelError, Reply, Seen};
 use holdfast_shared::command::CommandError;
-use holdfast_shared::hpke::HpkeError;
+use holdfast_shared::hpke::{self, HpkeError};
 use holdfast_shared::ids::{BootId, CommandId, KeyStoreId};
 use holdfast_shared::keystore::{self, KeyStoreError, OpenedKeyStore};
 use holdfast_shared::limits::PENDING_COMMANDS_MAX;
 use holdfast_shared::manifest::{Custodian, VerifiedManifest};
 use holdfast_shared::register::{self, RegisterEntry, RegisterError};
-use holdfast_shared::release::{HeldShare, ReleaseContent, ReleaseError, ShareSet};
+use holdfast_shared::release::{HeldShare, ReleaseError, ShareSet};
 use holdfast_shared::secrets::Secret;
 use holdfast_shared::xks::EkmStatus;
 
@@ -53,7 +55,7 @@ mod session;
 pub(crate) use served::ServedStore;
 
 use lease::{LateAnswer, Lease};
-use release::Applicant;
+use release::{Applicant, Granted, Released};
 use session::Session;
 
 /// Why custody made no progress.
@@ -89,6 +91,9 @@ pub(crate) enum CustodyError {
     /// The share is not the one that was committed to.
     #[error("custodian {0} gave a wrong share")]
     WrongShare(String),
+    /// There is a version, so there was a ceremony, and a share.
+    #[error("the custodian has a version of the key store and no share of its root key")]
+    NoShare,
     /// The register went back.
     #[error("the custodian offers version {offered}, but version {seen} was seen in this boot: a rollback")]
     Rollback { seen: u64, offered: u64 },
@@ -106,6 +111,13 @@ pub(crate) enum CustodyError {
     Served(String),
 }
 
+impl CustodyError {
+    /// Whether nothing more can be asked under the lease.
+    fn ends_lease(&self) -> bool {
+        matches!(self, Self::LeaseEnded(_) | Self::Client(ClientError::Refused { .. }))
+    }
+}
+
 /// What all key stores of an enclave share.
 pub(crate) struct Enclave {
     pub(crate) nsm: Nsm,
@@ -115,15 +127,40 @@ pub(crate) struct Enclave {
     pub(crate) audit_public_key: [u8; 32],
 }
 
+/// What a release gave, while its lease lasts.
+struct ReleasedKeys {
+    root: Secret<32>,
+    set: ShareSet,
+    /// Opens the release, which the parent may have recorded: it goes when the root key goes.
+    attested_key: Arc<hpke::PrivateKey>,
+}
+
+impl ReleasedKeys {
+    fn with(self, entry: RegisterEntry, blob: Vec<u8>) -> Unsealed {
+        let Self { root, set, attested_key } = self;
+        Unsealed { root, set, attested_key, entry, blob }
+    }
+}
+
 /// The root key and the newest version, while the lease lasts.
 struct Unsealed {
     root: Secret<32>,
     set: ShareSet,
+    attested_key: Arc<hpke::PrivateKey>,
     entry: RegisterEntry,
     blob: Vec<u8>,
 }
 
 impl Unsealed {
+    /// For the next version.
+    fn keys(&self) -> ReleasedKeys {
+        ReleasedKeys {
+            root: self.root.duplicate(),
+            set: self.set.clone(),
+            attested_key: Arc::clone(&self.attested_key),
+        }
+    }
+
     fn open(&self) -> Result<OpenedKeyStore, KeyStoreError> {
         keystore::open(&self.root, &self.entry, &self.blob)
     }
@@ -140,6 +177,8 @@ pub(crate) struct Custody<C> {
     unsealed: Option<Unsealed>,
     highest_version: u64,
     handled: VecDeque<CommandId>,
+    /// Commands to be looked at again at a later moment, monotonic.
+    put_off: VecDeque<(CommandId, u64)>,
 }
 
 /// How a lease's watch ended without an error.
@@ -152,6 +191,8 @@ enum Ended {
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 /// After a lease that held this long, the pause starts from the shortest again.
 const LONG_LEASE_MS: u64 = 60_000;
+/// Least time between two questions for news: an answer that comes at once, whoever sends it, makes no tight loop.
+const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 /// How often the end of the lease is looked at, besides every request looking at it.
 const EXPIRY_POLL: Duration = Duration::from_millis(100);
 
@@ -173,6 +214,7 @@ impl<C: Connect + 'static> Custody<C> {
             unsealed: None,
             highest_version: 0,
             handled: VecDeque::new(),
+            put_off: VecDeque::new(),
         }
     }
 
@@ -191,7 +233,7 @@ impl<C: Connect + 'static> Custody<C> {
                 () = expiry => {
                     self.drop_keys();
                     self.served.end_lease();
-                    self.report(KeyStoreState::LeaseExpired, Some("the lease expired without a renewal"));
+                    self.report_unserved(KeyStoreState::LeaseExpired, "the lease expired without a renewal");
                 }
             }
         }
@@ -202,7 +244,7 @@ impl<C: Connect + 'static> Custody<C> {
         let started_ms = self.enclave.clock.monotonic_ms();
         let Err(error) = self.hold_lease().await else {
             *pause = PAUSES.0;
-            return;
+            return tokio::time::sleep(*pause).await;
         };
         self.report_failure(&error);
         if self.enclave.clock.monotonic_ms().saturating_sub(started_ms) > LONG_LEASE_MS {
@@ -219,6 +261,7 @@ impl<C: Connect + 'static> Custody<C> {
 
     fn report_failure(&mut self, error: &CustodyError) {
         let reason = error.to_string();
+        self.served.set_custodian_health(EkmStatus::Degraded);
         if let CustodyError::LeaseEnded(_) = error {
             self.drop_keys();
             self.served.end_lease();
@@ -230,8 +273,14 @@ impl<C: Connect + 'static> Custody<C> {
             let denied = matches!(error, CustodyError::Client(ClientError::Refused { refusal, .. })
                 if refusal.code == RefusalCode::Denied);
             let state = if denied { KeyStoreState::Refused } else { KeyStoreState::AwaitingCustodian };
-            self.report(state, Some(&reason));
+            self.report_unserved(state, &reason);
         }
+    }
+
+    /// A block is the first reason not to serve, whatever else happens (design, section 3).
+    fn report_unserved(&self, state: KeyStoreState, reason: &str) {
+        let state = if self.is_blocked() { KeyStoreState::Blocked } else { state };
+        self.report(state, Some(reason));
     }
 
     fn report(&self, state: KeyStoreState, reason: Option<&str>) {
@@ -255,18 +304,22 @@ impl<C: Connect + 'static> Custody<C> {
             boot_id: self.enclave.boot_id,
             audit_public_key: self.enclave.audit_public_key,
         };
-        let granted = release::obtain(&applicant).await?;
-        let (session, lease) = (granted.session, granted.lease);
-        let text = format!("key store {}: lease granted under policy epoch {}", self.id(), granted.policy_epoch);
+        let Granted { session, lease, released, policy_epoch } = release::obtain(&applicant).await?;
+        let text = format!("key store {}: lease granted under policy epoch {policy_epoch}", self.id());
         self.enclave.reporter.log(Level::Info, &text);
-        if let Some(overlay) = &granted.content.overlay {
+        if let Some(overlay) = &released.content.overlay {
             self.take_overlay(overlay);
+        }
+        self.put_off.clear();
+        // What an earlier release gave is served for no longer because of one that proves to be worth nothing.
+        self.served.shorten_lease(lease.expires_ms());
+        if self.is_blocked() {
+            drop(released);
+        } else {
+            self.unseal(&session, released).await?;
         }
         self.served.set_lease(lease.expires_ms());
         self.served.set_custodian_health(EkmStatus::Active);
-        if !self.is_blocked() {
-            self.unseal(&session, granted.content).await?;
-        }
         self.report_standing();
         self.watch(&session, lease).await
     }
@@ -286,13 +339,15 @@ impl<C: Connect + 'static> Custody<C> {
     }
 
     /// From a share to served keys.
-    async fn unseal(&mut self, session: &Session<C>, content: ReleaseContent) -> Result<(), CustodyError> {
+    async fn unseal(&mut self, session: &Session<C>, released: Released) -> Result<(), CustodyError> {
+        let Released { content, attested_key } = released;
         let entry = content.register.as_deref().map(|signed| self.open_entry(signed)).transpose()?;
+        if entry.is_none() && self.highest_version > 0 {
+            return Err(CustodyError::Rollback { seen: self.highest_version, offered: 0 });
+        }
         let (root, set) = match content.share {
             Some(held) => self.root_of(held)?,
-            None if self.highest_version > 0 => {
-                return Err(CustodyError::Rollback { seen: self.highest_version, offered: 0 });
-            }
+            None if entry.is_some() => return Err(CustodyError::NoShare),
             None => {
                 self.report(KeyStoreState::AwaitingCeremony, Some("drawing and depositing the root key"));
                 ceremony::deposit_root(&self.enclave.nsm, session, &self.manifest).await?
@@ -305,7 +360,8 @@ impl<C: Connect + 'static> Custody<C> {
             let first = ceremony::first_version(&self.enclave, session, &self.manifest, &root, &set).await?;
             (self.open_entry(&first.register)?, first.blob)
         };
-        self.adopt(Unsealed { root, set, entry, blob })
+        let attested_key = Arc::new(attested_key);
+        self.adopt(ReleasedKeys { root, set, attested_key }.with(entry, blob))
     }
 
     fn root_of(&self, held: HeldShare) -> Result<(Secret<32>, ShareSet), CustodyError> {
@@ -346,13 +402,15 @@ impl<C: Connect + 'static> Custody<C> {
         loop {
             let now_ms = self.enclave.clock.monotonic_ms();
             let renew = now_ms >= lease.renew_ms();
-            let ask = Ask::Watch { seen: self.seen(), renew };
-            let until_renewal = Duration::from_millis(lease.renew_ms().saturating_sub(now_ms));
+            let paced = tokio::time::sleep(WATCH_INTERVAL);
+            let ask = Ask::Watch { seen: self.seen(now_ms), renew };
+            let again_ms = self.put_off.front().map_or(u64::MAX, |(_, until_ms)| *until_ms);
+            let limit = Duration::from_millis(lease.renew_ms().min(again_ms).saturating_sub(now_ms));
             let asked = session.ask(&ask);
             let answer = if renew {
                 asked.await
             } else {
-                match tokio::time::timeout(until_renewal, asked).await {
+                match tokio::time::timeout(limit, asked).await {
                     Ok(answer) => answer,
                     Err(_) => continue,
                 }
@@ -375,16 +433,11 @@ impl<C: Connect + 'static> Custody<C> {
                     if let Some(register) = register {
                         self.follow(session, &register).await?;
                     }
-                    for command in commands {
-                        self.handle(session, &command).await?;
-                    }
+                    self.handle_all(session, commands.into_iter().map(Vec::from)).await?;
                     self.report_standing();
                 }
-                Ok((Reply::Refused { reason, lease_ended: true }, _)) => return Err(CustodyError::LeaseEnded(reason)),
                 Ok(_) => return Err(CustodyError::OtherAnswer),
-                Err(CustodyError::Client(ClientError::Refused { address, refusal })) => {
-                    return Err(ClientError::Refused { address, refusal }.into());
-                }
+                Err(error) if error.ends_lease() => return Err(error),
                 Err(error) => {
                     failures = failures.saturating_add(1);
                     self.served.set_custodian_health(EkmStatus::Degraded);
@@ -394,14 +447,20 @@ impl<C: Connect + 'static> Custody<C> {
                     tokio::time::sleep(pause.min(PAUSES.1)).await;
                 }
             }
+            paced.await;
         }
     }
 
-    fn seen(&self) -> Seen {
+    fn seen(&mut self, now_ms: u64) -> Seen {
+        self.put_off.retain(|(_, until_ms)| now_ms < *until_ms);
+        let waiting = self.put_off.iter().map(|(id, _)| *id);
+        // Those put off surely wait at the custodian; of those dealt with, the newest may.
+        let dealt_with =
+            self.handled.iter().rev().copied().filter(|id| self.put_off.iter().all(|(other, _)| other != id));
         Seen {
             overlay_epoch: self.overlay.as_ref().map_or(0, |overlay| overlay.epoch),
             version: self.highest_version,
-            commands: self.handled.iter().copied().collect(),
+            commands: waiting.chain(dealt_with).take(PENDING_COMMANDS_MAX).collect(),
         }
     }
 
@@ -447,8 +506,8 @@ impl<C: Connect + 'static> Custody<C> {
         }
         let blob = fetch(session, &entry).await?;
         if let Some(current) = &self.unsealed {
-            let (root, set) = (current.root.duplicate(), current.set.clone());
-            self.adopt(Unsealed { root, set, entry, blob })?;
+            let next = current.keys().with(entry, blob);
+            self.adopt(next)?;
         }
         Ok(())
     }
@@ -482,3 +541,6 @@ async fn expiry(served: ServedStore, clock: Arc<dyn Clock>) {
         tokio::time::sleep(EXPIRY_POLL).await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -212,6 +212,15 @@ pub fn open(
     Ok((command, signers.into_iter().map(AdministratorId).collect()))
 }
 
+/// Which command signed bytes claim to be, unproven: to name it to a custodian that sent it.
+///
+/// # Errors
+/// [`CommandError::Decode`].
+pub fn claimed_id(signed: &[u8]) -> Result<CommandId, CommandError> {
+    let envelope: Envelope = cbor::decode(signed)?;
+    Ok(cbor::decode::<Command>(envelope.unverified_payload())?.command_id)
+}
+
 // --- Results ----------------------------------------------------------------------------------------------------------------
 
 /// What came of a command.

@@ -1,7 +1,10 @@
 //! From a signed command to a published version.
 //!
 //! Guarantees: a changed key store is served only after the custodian stored it durably, together with the result; who loses
-//! the race for a version drops everything it made for it and starts again from the winner's.
+//! the race for a version drops everything it made for it and starts again from the winner's; no command keeps another, or a block,
+//! waiting for long.
+
+use std::sync::Arc;
 
 use holdfast_client::Connect;
 use holdfast_link::control::Level;
@@ -10,30 +13,86 @@ use holdfast_shared::channel::{Ask, Reply};
 use holdfast_shared::command::{self, Outcome, ResultContent, ResultUserData, SealedResult};
 use holdfast_shared::ids::{CommandId, KeyStoreId};
 use holdfast_shared::keystore::{self, Place};
+use holdfast_shared::limits::PENDING_COMMANDS_MAX;
 use holdfast_shared::manifest::Administrator;
 use holdfast_shared::secrets::SecretBytes;
 use ring::rand::SystemRandom;
 
 use super::commands::{self, Effect, Situation};
 use super::session::Session;
-use super::{Custody, CustodyError, Unsealed};
+use super::{Custody, CustodyError};
 use crate::entropy;
 use crate::nsm::Nsm;
 
 /// Lost races in a row after which a command is left for later.
 const RACES_MAX: usize = 16;
+/// After this long with commands, the custodian is asked for news: a block must not wait for them (design, section 5).
+const HANDLING_MAX_MS: u64 = 500;
+/// How long a command waits that could not be dealt with, in milliseconds.
+const PUT_OFF_MS: u64 = 5_000;
+
+/// What became of a command, seen from here.
+enum Dealt {
+    /// It is done, answered, or another enclave's.
+    With,
+    /// It must be looked at again later.
+    Not,
+}
 
 impl<C: Connect + 'static> Custody<C> {
-    /// Deals with one command. An error is the channel's or the custodian's; a bad command is answered or left.
-    pub(super) async fn handle(&mut self, session: &Session<C>, signed: &[u8]) -> Result<(), CustodyError> {
+    /// Deals with commands until it is time to look for a block again; what is left comes with the next answer.
+    ///
+    /// # Errors
+    /// Only what ends the lease. A command that fails otherwise is put off, and stops no other.
+    pub(super) async fn handle_all(
+        &mut self,
+        session: &Session<C>,
+        commands: impl Iterator<Item = Vec<u8>>,
+    ) -> Result<(), CustodyError> {
+        let started_ms = self.enclave.clock.monotonic_ms();
+        for command in commands {
+            match self.handle(session, &command).await {
+                Ok(Dealt::With) => {}
+                Ok(Dealt::Not) => self.put_off(&command),
+                Err(error) if error.ends_lease() => return Err(error),
+                Err(error) => {
+                    let line = format!("key store {}: a command failed and is put off: {error}", self.id());
+                    self.enclave.reporter.log(Level::Warn, &line);
+                    self.put_off(&command);
+                }
+            }
+            if self.enclave.clock.monotonic_ms().saturating_sub(started_ms) >= HANDLING_MAX_MS {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks not to be sent a command again before some time has passed.
+    fn put_off(&mut self, signed: &[u8]) {
+        // Unproven, and only for this: a custodian that would hide a command need not send it.
+        let Ok(command_id) = command::claimed_id(signed) else { return };
+        let until_ms = self.enclave.clock.monotonic_ms().saturating_add(PUT_OFF_MS);
+        self.put_off.retain(|(id, _)| *id != command_id);
+        if self.put_off.len() >= PENDING_COMMANDS_MAX {
+            self.put_off.pop_front();
+        }
+        self.put_off.push_back((command_id, until_ms));
+    }
+
+    /// Deals with one command. An error is the channel's, the custodian's, or that of somebody's key; a bad command is answered
+    /// or left.
+    async fn handle(&mut self, session: &Session<C>, signed: &[u8]) -> Result<Dealt, CustodyError> {
         for _ in 0..RACES_MAX {
-            let Some(unsealed) = &self.unsealed else { return Ok(()) };
+            // Blocked: it waits.
+            let Some(unsealed) = &self.unsealed else { return Ok(Dealt::Not) };
+            let attested_key = Arc::clone(&unsealed.attested_key);
             let mut opened = unsealed.open()?;
             let situation = Situation {
                 key_store_id: self.id(),
                 now_ms: self.enclave.clock.wall_ms(),
                 version: unsealed.entry.version,
-                attested_key: &session.attested_key,
+                attested_key: &attested_key,
                 fresh: entropy::secret(&self.enclave.nsm, "external key").await?,
             };
             let handled = match commands::carry_out(signed, &mut opened.body, situation) {
@@ -41,16 +100,16 @@ impl<C: Connect + 'static> Custody<C> {
                 Err(error) => {
                     let line = format!("key store {}: a command was ignored: {error}", self.id());
                     self.enclave.reporter.log(Level::Error, &line);
-                    return Ok(());
+                    return Ok(Dealt::Not);
                 }
             };
             let command_id = handled.command_id;
             let recipient = opened.body.administrators.iter().find(|a| a.id() == handled.recipient).cloned();
-            let Some(recipient) = recipient else { return Ok(()) };
+            let Some(recipient) = recipient else { return Ok(Dealt::Not) };
             let (changed, outcome) = match handled.effect {
                 Effect::Left => {
                     self.remember(command_id);
-                    return Ok(());
+                    return Ok(Dealt::With);
                 }
                 Effect::Answered(outcome) => (false, outcome),
                 Effect::Changed(outcome) => (true, outcome),
@@ -59,14 +118,14 @@ impl<C: Connect + 'static> Custody<C> {
             if !changed {
                 report(session, result).await?;
                 self.remember(command_id);
-                return Ok(());
+                return Ok(Dealt::With);
             }
             if self.publish(session, &opened.body, result).await? {
                 self.remember(command_id);
-                return Ok(());
+                return Ok(Dealt::With);
             }
         }
-        Ok(())
+        Ok(Dealt::Not)
     }
 
     /// Publishes the next version. `false`: another one came first, and is served now.
@@ -80,12 +139,12 @@ impl<C: Connect + 'static> Custody<C> {
         let (previous, version) = (Some(unsealed.entry.blob_id), unsealed.entry.version.saturating_add(1));
         let place = Place { key_store_id: self.id(), version, previous, generation: unsealed.set.generation };
         let sealed = keystore::seal(&unsealed.root, &place, body, &SystemRandom::new())?;
-        let (root, set) = (unsealed.root.duplicate(), unsealed.set.clone());
+        let next = unsealed.keys();
         let ask = Ask::Publish { version, previous, blob: sealed.bytes.clone(), results: vec![result] };
         match session.ask(&ask).await?.0 {
             Reply::Published { register } => {
                 let entry = self.open_entry(&register)?;
-                self.adopt(Unsealed { root, set, entry, blob: sealed.bytes })?;
+                self.adopt(next.with(entry, sealed.bytes))?;
                 Ok(true)
             }
             Reply::Conflict { register: Some(register) } => {

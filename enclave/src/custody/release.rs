@@ -35,11 +35,18 @@ pub(crate) struct Applicant<'a, C> {
     pub(crate) audit_public_key: [u8; 32],
 }
 
+/// What goes when the key store is blocked or its lease ends, down to the key that opens a recorded release.
+pub(crate) struct Released {
+    pub(crate) content: ReleaseContent,
+    /// The attested key of this lease: custodian and administrators encrypt to it.
+    pub(crate) attested_key: hpke::PrivateKey,
+}
+
 /// A release that was granted.
 pub(crate) struct Granted<C> {
     pub(crate) session: Session<C>,
     pub(crate) lease: Lease,
-    pub(crate) content: ReleaseContent,
+    pub(crate) released: Released,
     pub(crate) policy_epoch: u64,
 }
 
@@ -72,6 +79,7 @@ pub(crate) async fn obtain<C: Connect>(applicant: &Applicant<'_, C>) -> Result<G
         release::open(&answer, &binding, &applicant.custodian.signing_key, &attested_key)?;
 
     let (client, clock) = (Arc::clone(applicant.client), Arc::clone(applicant.clock));
-    let session = Session::new(client, clock, content.lease_id, keys, attested_key);
-    Ok(Granted { session, lease: Lease::granted(answered, content.lease_ms), content, policy_epoch })
+    let session = Session::new(client, clock, content.lease_id, keys);
+    let lease = Lease::granted(answered, content.lease_ms);
+    Ok(Granted { session, lease, released: Released { content, attested_key }, policy_epoch })
 }

@@ -128,6 +128,11 @@ impl ServedStore {
         self.0.gate.set_lease_expiry(expires_ms);
     }
 
+    /// Nothing that serves may go on for longer than this; what ends sooner ends when it did.
+    pub(crate) fn shorten_lease(&self, expires_ms: u64) {
+        self.set_lease(self.lease_expires_ms().map_or(expires_ms, |current_ms| current_ms.min(expires_ms)));
+    }
+
     /// The lease is over, whatever was left of it.
     pub(crate) fn end_lease(&self) {
         self.0.gate.set_lease_expiry(0);
@@ -146,6 +151,16 @@ impl ServedStore {
     /// Drops the keys.
     pub(crate) fn wipe(&self) {
         self.0.keys.wipe();
+    }
+
+    #[cfg(test)]
+    pub(super) fn holds_keys(&self) -> bool {
+        self.0.keys.load().is_some()
+    }
+
+    #[cfg(test)]
+    pub(super) fn may_use_keys(&self, now_ms: u64) -> bool {
+        self.holds_keys() && self.0.gate.check(now_ms, None).is_ok()
     }
 
     /// Drops the keys and everything else.

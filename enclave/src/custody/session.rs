@@ -13,7 +13,7 @@ use holdfast_shared::channel::{self, Ask, ChannelMessage, Direction, Reply};
 use holdfast_shared::ids::LeaseId;
 use holdfast_shared::limits::{CHANNEL_MESSAGE_MAX, WATCH_HOLD_MS};
 use holdfast_shared::release::ChannelKeys;
-use holdfast_shared::{api, cbor, hpke};
+use holdfast_shared::{api, cbor};
 use ring::rand::SystemRandom;
 
 use super::CustodyError;
@@ -30,8 +30,6 @@ pub(crate) struct Session<C> {
     lease_id: LeaseId,
     keys: ChannelKeys,
     counter: AtomicU64,
-    /// The attested key of this lease: administrators encrypt to it.
-    pub(crate) attested_key: hpke::PrivateKey,
 }
 
 impl<C: Connect> Session<C> {
@@ -40,12 +38,11 @@ impl<C: Connect> Session<C> {
         clock: Arc<dyn Clock>,
         lease_id: LeaseId,
         keys: ChannelKeys,
-        attested_key: hpke::PrivateKey,
     ) -> Self {
-        Self { client, clock, lease_id, keys, counter: AtomicU64::new(0), attested_key }
+        Self { client, clock, lease_id, keys, counter: AtomicU64::new(0) }
     }
 
-    /// Asks, and returns the custodian's reply with the proof that it came in time.
+    /// Asks, and returns the custodian's reply with the proof that it came in time. A reply that ends the lease is an error.
     pub(crate) async fn ask(&self, ask: &Ask) -> Result<(Reply, Answered), CustodyError> {
         let counter = self.counter.fetch_add(1, Ordering::SeqCst).saturating_add(1);
         let rng = SystemRandom::new();
@@ -61,6 +58,10 @@ impl<C: Connect> Session<C> {
         if message.lease_id != self.lease_id || message.counter != counter {
             return Err(CustodyError::OtherAnswer);
         }
-        Ok((channel::open(&message, Direction::Reply, &self.keys.reply)?, answered))
+        match channel::open(&message, Direction::Reply, &self.keys.reply)? {
+            // Whatever was asked: the lease is over.
+            Reply::Refused { reason, lease_ended: true } => Err(CustodyError::LeaseEnded(reason)),
+            reply => Ok((reply, answered)),
+        }
     }
 }
