@@ -51,7 +51,7 @@ impl Fleet {
     }
 
     /// Follows a new list: starts what is new, stops what is gone, leaves the rest alone.
-    pub(crate) fn follow(&mut self, manifests: &[SignedManifest]) {
+    pub(crate) async fn follow(&mut self, manifests: &[SignedManifest]) {
         let mut wanted = BTreeMap::new();
         for manifest in manifests {
             match VerifiedManifest::verify(manifest.as_bytes()) {
@@ -63,8 +63,9 @@ impl Fleet {
         }
         let gone: Vec<_> = self.tasks.keys().filter(|id| !wanted.contains_key(id)).copied().collect();
         for id in gone {
-            self.stop(id);
+            self.stop(id).await;
         }
+        self.enclave.reporter.retain(|id| wanted.contains_key(id));
         for (id, manifest) in wanted {
             if !self.tasks.contains_key(&id) {
                 self.start(manifest);
@@ -96,14 +97,22 @@ impl Fleet {
         self.enclave.reporter.set(id, report);
     }
 
-    fn stop(&mut self, id: KeyStoreId) {
+    async fn stop(&mut self, id: KeyStoreId) {
         if let Some((task, served)) = self.tasks.remove(&id) {
-            task.abort();
+            // Closed at once; and again once the task has ended, which may have been about to install something.
             served.withdraw();
-            self.enclave.reporter.forget(id);
+            end(task).await;
+            served.withdraw();
             self.enclave.reporter.log(Level::Info, &format!("key store {id}: no longer served"));
         }
     }
+}
+
+/// Ends a task, and returns when it does nothing any more: `abort` alone lets it run on to its next pause.
+async fn end(task: JoinHandle<()>) {
+    task.abort();
+    // Aborted, which is what was wanted, or ended before.
+    let _ = task.await;
 }
 
 impl Drop for Fleet {

@@ -79,9 +79,9 @@ impl Reporter {
         }
     }
 
-    /// Forgets a key store that is no longer served.
-    pub(crate) fn forget(&self, id: KeyStoreId) {
-        self.states.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    /// Forgets the key stores that nobody wants served any more.
+    pub(crate) fn retain(&self, is_wanted: impl Fn(&KeyStoreId) -> bool) {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, _| is_wanted(id));
     }
 
     /// The state of every key store at monotonic time `now_ms`.

@@ -45,6 +45,8 @@ pub enum RunError {
 
 /// How often the clock is anchored anew (design, section 8).
 const ANCHOR_INTERVAL: Duration = Duration::from_mins(1);
+/// The same after it failed.
+const ANCHOR_RETRY: Duration = Duration::from_secs(1);
 
 /// Boots and serves until the parent orders a drain and the last connection is gone.
 ///
@@ -92,7 +94,7 @@ pub async fn run(platform: Platform) -> Result<(), RunError> {
     let following = async {
         while wanted.changed().await.is_ok() {
             let manifests = wanted.borrow_and_update().clone();
-            fleet.follow(&manifests);
+            fleet.follow(&manifests).await;
         }
     };
     tokio::select! {
@@ -127,8 +129,10 @@ fn status_of(
 }
 
 async fn keep_anchored(reporter: Reporter, nsm: crate::nsm::Nsm, clock: Arc<crate::clock::attested::AttestedClock>) {
+    let mut interval = ANCHOR_INTERVAL;
     loop {
-        tokio::time::sleep(ANCHOR_INTERVAL).await;
+        tokio::time::sleep(interval).await;
+        interval = ANCHOR_INTERVAL;
         match boot::anchor_again(&nsm, &clock).await {
             Ok(_) if clock.is_healthy() => {}
             Ok(drift_ms) => {
@@ -136,6 +140,8 @@ async fn keep_anchored(reporter: Reporter, nsm: crate::nsm::Nsm, clock: Arc<crat
             }
             Err(error) => {
                 clock.doubt();
+                // The NSM may only be busy, with many key stores that start at once.
+                interval = ANCHOR_RETRY;
                 reporter.log(Level::Error, &format!("the clock was not anchored: {error}: not ready"));
             }
         }

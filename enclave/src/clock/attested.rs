@@ -1,7 +1,7 @@
 //! The enclave's clock: monotonic time anchored to the timestamps of NSM documents.
 //!
 //! Guarantees: wall time comes from the NSM alone, never from the parent; monotonic time never runs behind NSM time by more
-//! than [`DRIFT_MAX_MS`] after an anchor, so that a stopped or slowed processor cannot lengthen a lease. Assumes:
+//! than [`DRIFT_MAX_MS`] after an anchor, counted from the boot, so that a stopped or slowed processor cannot lengthen a lease. Assumes:
 //! [`AttestedClock::anchor`] is called about once a minute. Refuses: to call itself healthy when NSM time and its own
 //! disagree by more than [`DRIFT_MAX_MS`] over one such interval.
 
@@ -18,6 +18,8 @@ pub const DRIFT_MAX_MS: u64 = 2_000;
 #[derive(Debug)]
 pub struct AttestedClock {
     start: Instant,
+    /// What NSM time was at `start`.
+    start_ms: u64,
     /// Added to the time since `start`, so that monotonic time catches up with NSM time.
     ahead_ms: AtomicU64,
     /// Wall time minus monotonic time.
@@ -36,14 +38,13 @@ impl AttestedClock {
     /// A clock anchored to a document that was asked for at `asked` and said `timestamp_ms`.
     #[must_use]
     pub fn anchored(timestamp_ms: u64, asked: Instant) -> Self {
-        let clock = Self {
+        Self {
             start: asked,
+            start_ms: timestamp_ms,
             ahead_ms: AtomicU64::new(0),
-            offset_ms: AtomicU64::new(0),
+            offset_ms: AtomicU64::new(timestamp_ms),
             healthy: AtomicBool::new(true),
-        };
-        clock.offset_ms.store(timestamp_ms, Ordering::SeqCst);
-        clock
+        }
     }
 
     /// Anchors anew to a document that was asked for at monotonic time `asked_ms`. Returns the drift since the last anchor.
@@ -51,9 +52,12 @@ impl AttestedClock {
         let expected = self.offset_ms.load(Ordering::SeqCst).saturating_add(asked_ms);
         let drift_ms = expected.abs_diff(timestamp_ms);
         self.healthy.store(drift_ms <= DRIFT_MAX_MS, Ordering::SeqCst);
-        if timestamp_ms > expected.saturating_add(DRIFT_MAX_MS) {
+        // From the start and not from the last anchor: many small delays add up.
+        let behind_ms = timestamp_ms.saturating_sub(self.start_ms).saturating_sub(asked_ms);
+        if behind_ms > DRIFT_MAX_MS {
             // NSM time ran on while ours stood still: monotonic time makes the same step, and leases end when they should.
-            self.ahead_ms.fetch_add(timestamp_ms - expected, Ordering::SeqCst);
+            self.ahead_ms.fetch_add(behind_ms, Ordering::SeqCst);
+            self.offset_ms.store(self.start_ms, Ordering::SeqCst);
         } else {
             self.offset_ms.store(timestamp_ms.saturating_sub(asked_ms), Ordering::SeqCst);
         }
@@ -106,6 +110,24 @@ mod tests {
         let now = clock.monotonic_ms();
         clock.anchor(clock.wall_ms(), now);
         assert!(clock.is_healthy(), "the next anchor agrees");
+    }
+
+    #[test]
+    fn time_that_runs_a_little_slow_is_made_up_for_as_it_adds_up() {
+        let clock = AttestedClock::anchored(1_000_000, moment());
+        // Ours runs 1.5 s a minute slow: each anchor is within the bound.
+        let mut nsm_ms = 1_000_000;
+        for _ in 0..600 {
+            nsm_ms += 60_000;
+            let asked_ms = clock.monotonic_ms();
+            // What our clock would show: it is moved by what was made up for and by 58.5 s a minute.
+            clock.ahead_ms.fetch_add(58_500, Ordering::SeqCst);
+            assert!(clock.anchor(nsm_ms, asked_ms + 58_500) < 60_000);
+            assert!(clock.is_healthy());
+        }
+        let passed_ms = nsm_ms - 1_000_000;
+        assert!(clock.monotonic_ms() + DRIFT_MAX_MS >= passed_ms, "{} of {passed_ms}", clock.monotonic_ms());
+        assert!(clock.wall_ms().abs_diff(nsm_ms) <= DRIFT_MAX_MS);
     }
 
     #[test]
