@@ -164,7 +164,7 @@ impl System {
         };
         system.write_parent_configuration();
         system.start_parent().await;
-        system.start_enclave();
+        system.start_enclave().await;
         system.prepare().await;
         system
     }
@@ -308,9 +308,22 @@ impl System {
         self.nsm = Some(start_nsm(&self.layout).await);
     }
 
-    /// Starts an enclave in place of the one before, if there was one.
-    pub fn start_enclave(&mut self) {
-        drop(self.enclave.take());
+    /// SIGKILL for the enclave. Returns once the parent knows.
+    pub async fn kill_enclave(&mut self) {
+        if let Some(enclave) = self.enclave.take() {
+            enclave.kill();
+        }
+        if self.parent.is_some() {
+            until("the parent has lost the enclave", || async {
+                self.parent_status().await["enclave"].is_null().then_some(())
+            })
+            .await;
+        }
+    }
+
+    /// Starts an enclave in place of the one before, which is killed if it still runs.
+    pub async fn start_enclave(&mut self) {
+        self.kill_enclave().await;
         let mut command = Command::new(program("holdfast-dev"));
         command.arg("enclave").arg("--nsm-socket").arg(self.layout.socket("nsm"));
         let tapped = self.taps.is_some();
@@ -375,6 +388,28 @@ impl System {
             .collect();
         logs.sort();
         logs
+    }
+
+    /// Waits until a process (`parent`, `custodian`, …) has logged this.
+    pub async fn logged(&self, process: &str, text: &str) {
+        self.logged_after(process, 0, &[text]).await;
+    }
+
+    /// How much a process has logged so far.
+    #[must_use]
+    pub fn log_length(&self, process: &str) -> usize {
+        std::fs::metadata(self.layout.log(process)).map_or(0, |file| usize::try_from(file.len()).unwrap())
+    }
+
+    /// Waits until a process has logged a line with all these words, after so many bytes. Returns the line.
+    pub async fn logged_after(&self, process: &str, start: usize, words: &[&str]) -> String {
+        let log = self.layout.log(process);
+        until(&format!("{process} logs {words:?}"), || async {
+            let text = std::fs::read(&log).ok()?;
+            let text = String::from_utf8_lossy(text.get(start..)?).into_owned();
+            text.lines().find(|line| words.iter().all(|word| line.contains(word))).map(str::to_owned)
+        })
+        .await
     }
 
     /// Fails if any process has panicked.

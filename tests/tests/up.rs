@@ -1,0 +1,141 @@
+//! `holdfast-dev up`: one command from nothing to an attested encrypt and decrypt, again on the same state, and away without a trace.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use holdfast_tests::curl::{paste, version};
+use holdfast_tests::process::{Process, run};
+use holdfast_tests::programs::program;
+use holdfast_tests::wait::until;
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+fn folder() -> TempDir {
+    tempfile::Builder::new().prefix("hf-").tempdir_in("/tmp").unwrap()
+}
+
+fn up(state: &Path, flags: &[&str]) -> Command {
+    let mut command = Command::new(program("holdfast-dev"));
+    command.arg("up").arg("--state").arg(state).args(["--listen", "127.0.0.1:0"]).args(flags);
+    command
+}
+
+/// Every process whose command line names the folder.
+fn processes_of(folder: &Path) -> Vec<String> {
+    let folder = folder.display().to_string();
+    let entries = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let lines = entries.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+    let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
+    lines.filter(|line| line.contains(&folder)).collect()
+}
+
+fn check(state: &Path, flags: &[&str]) -> String {
+    let output = run(&mut up(state, &[&["--check"], flags].concat()));
+    let out = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{out}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(processes_of(state), Vec::<String>::new());
+    out
+}
+
+#[test]
+fn a_second_run_decrypts_what_the_first_encrypted() {
+    let folder = folder();
+    let state = folder.path().join("state");
+    let first = check(&state, &[]);
+    let proven = [
+        "EMULATED",
+        "key store id (SHA-256 of the manifest)",
+        "ceremony is complete, and its attestation verified",
+        "holds a lease",
+        "PCR 0 ",
+        "PCR 16 ",
+        "are those of the manifest",
+        "TLS ends in the enclave",
+        "the integrity value was computed again and matches",
+        "Decrypt: 200 over HTTP/1.1 and HTTP/2",
+        "curl --silent --show-error --aws-sigv4",
+    ];
+    for text in proven {
+        assert!(first.contains(text), "not said: {text}\n{first}");
+    }
+    assert!(!first.contains("an earlier run"), "{first}");
+    let second = check(&state, &[]);
+    assert!(second.contains("decrypted what an earlier run encrypted"), "{second}");
+    let id = |text: &str| {
+        let line = text.lines().find(|line| line.contains("key store id")).unwrap();
+        line.split_whitespace().last().unwrap().to_owned()
+    };
+    assert_eq!(id(&first), id(&second), "the same key store");
+    let contradiction = run(&mut up(&state, &["--check", "--region", "eu-west-1"]));
+    assert_eq!(contradiction.status.code(), Some(1), "what was measured cannot change");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_stays_up_serves_other_clients_and_ends_with_all_its_processes() {
+    eprintln!("curl {:?}", version());
+    let folder = folder();
+    let (state, log) = (folder.path().join("state"), folder.path().join("up.log"));
+    let secret = "abcdefghijklmnopqrstuvwxyz/+ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    let flags = [
+        "--path-prefix",
+        "/tests",
+        "--region",
+        "eu-central-1",
+        "--access-key-id",
+        "AKIAI2SFODNN7EXAMPLE",
+        "--secret-access-key",
+        secret,
+        "--key",
+        "first",
+        "--key",
+        "archive:decrypt",
+    ];
+    let mut process = Process::start("up", &mut up(&state, &flags), &log);
+    let said = until("everything is up", || async {
+        let said = std::fs::read_to_string(&log).unwrap();
+        said.contains("Up until Ctrl-C").then_some(said)
+    })
+    .await;
+    // As many processes as it says, each its own.
+    assert_eq!(processes_of(&state).len(), 5, "{:?}", processes_of(&state));
+
+    let endpoint: Value = serde_json::from_slice(&std::fs::read(state.join("endpoint.json")).unwrap()).unwrap();
+    assert_eq!(endpoint["access_key_id"], "AKIAI2SFODNN7EXAMPLE", "{endpoint}");
+    assert!(endpoint["uri_path"].as_str().unwrap().starts_with("/tests/"), "{endpoint}");
+    let start = said.find("curl --silent").unwrap_or_else(|| panic!("{said}"));
+    let line = said[start..].split("\n\n").next().unwrap();
+    let (status, answer) = paste(line);
+    assert_eq!(status, 200, "{line}\n{answer}");
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert!(answer["ciphertext"].is_string() && answer["ciphertextMetadata"].is_string(), "{answer}");
+    let (status, answer) = paste(&line.replace("/keys/first/", "/keys/archive/"));
+    assert!(status == 400 && answer.contains("InvalidKeyUsageException"), "{status} {answer}");
+    // Two at once on one state are refused, and the first goes on.
+    let other = run(&mut up(&state, &["--check"]));
+    assert_eq!(other.status.code(), Some(1), "{}", String::from_utf8_lossy(&other.stderr));
+    assert_eq!(paste(line).0, 200);
+
+    process.signal(Signal::INT);
+    let status = process.wait(Duration::from_secs(30)).expect("Ctrl-C does not end it");
+    assert!(status.success(), "{status}");
+    assert_eq!(processes_of(&state), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_before_everything_is_up_leaves_nothing_either() {
+    for wait_for in ["NSM emulator is up", "custodian is up", "parent and enclave are started"] {
+        let folder = folder();
+        let (state, log) = (folder.path().join("state"), folder.path().join("up.log"));
+        let mut process = Process::start("up", &mut up(&state, &[]), &log);
+        until(wait_for, || async { std::fs::read_to_string(&log).unwrap().contains(wait_for).then_some(()) }).await;
+        process.signal(Signal::INT);
+        process.wait(Duration::from_secs(30)).expect("Ctrl-C does not end it");
+        assert_eq!(processes_of(&state), Vec::<String>::new(), "after {wait_for:?}");
+        // The state that is left is one with which the next run comes up.
+        check(&state, &[]);
+    }
+}
