@@ -4,9 +4,10 @@
 //! NSM emulator ─▶ administrator ─▶ custodian ─▶ manifest ─▶ parent, enclave ─▶ ceremony ─▶ certificate ─▶ keys ─▶ round trip
 //! ```
 //!
-//! Guarantees: every process that it starts ends with it, whatever ends it; every step that it prints was carried out through
-//! the operator's tool's own functions, which verify what they show; a second run on the same state repeats no ceremony. Assumes:
-//! one `up` to a state folder. Refuses: a state folder in use, flags that contradict the state, an address that is taken.
+//! Guarantees: every process that it starts ends with it, also when it fails or its terminal is closed; what a killed one left is
+//! ended by the next on the same state; every step that it prints was carried out through the operator's tool's own functions,
+//! which verify what they show; a second run on the same state repeats no ceremony. Assumes: one `up` to a state folder.
+//! Refuses: a state folder in use, flags that contradict the state, an address that is taken.
 
 pub mod authority;
 pub mod configurations;
@@ -87,6 +88,16 @@ pub enum UpError {
     /// The round trip.
     #[error("the round trip failed: {0}")]
     Proof(#[from] ProofError),
+    /// A key that is there, but not as it is wanted.
+    #[error("key {id} is there with usage {found}, not {wanted}; name another key, or leave out its usage")]
+    KeyUsage {
+        /// The key.
+        id: String,
+        /// What it may be used for.
+        found: String,
+        /// What was asked for.
+        wanted: String,
+    },
     /// A file that a process or an earlier run wrote.
     #[error("{path}: {reason}", path = path.display())]
     File {
@@ -108,7 +119,7 @@ pub enum UpError {
     },
 }
 
-/// Runs until Ctrl-C or SIGTERM, or with `--check` until the round trip is over.
+/// Runs until Ctrl-C, SIGTERM or the end of its terminal, or with `--check` until the round trip is over.
 ///
 /// # Errors
 /// [`UpError`]; a process that ends by itself is one.
@@ -145,17 +156,32 @@ pub async fn run(settings: &UpSettings) -> Result<(), UpError> {
     })
 }
 
-/// Ctrl-C or SIGTERM.
+/// Ctrl-C, SIGTERM, or the end of the terminal (SIGHUP), unless that was to be ignored (`nohup`).
 pub async fn asked_to_end() {
     let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
         // Without handlers the signals end the process by themselves.
         return std::future::pending().await;
     };
+    let mut hangup = if ignores_hangup() { None } else { signal(SignalKind::hangup()).ok() };
+    let hung_up = async {
+        match &mut hangup {
+            Some(hangup) => hangup.recv().await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
+        _ = hung_up => {}
     }
+}
+
+/// Whether whoever started this process has it ignore SIGHUP, which is signal 1: the lowest bit of the mask (proc(5)).
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).map(str::trim);
+    mask.and_then(|mask| u64::from_str_radix(mask, 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
 /// The parent would say the same, but only after everything else has started.

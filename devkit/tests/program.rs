@@ -3,8 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
 
 fn holdfast_dev(folder: &Path, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_holdfast-dev")).args(arguments).current_dir(folder).output().unwrap()
@@ -87,4 +91,44 @@ fn an_enclave_without_an_emulator_says_how_to_start_one() {
     let output = holdfast_dev(folder.path(), &line);
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("holdfast-dev nsm --socket missing"), "{}", stderr(&output));
+}
+
+/// Whether the process has its handlers: SIGTERM is signal 15, bit 14 of the mask (proc(5)).
+fn catches_sigterm(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or("0").trim();
+    u64::from_str_radix(mask, 16).unwrap() & (1 << 14) != 0
+}
+
+#[test]
+fn a_closed_terminal_ends_it_in_order_unless_that_is_to_be_ignored() {
+    let folder = tempfile::tempdir().unwrap();
+    for (ignored, signal, ends) in [(false, Signal::HUP, true), (true, Signal::HUP, false), (true, Signal::TERM, true)]
+    {
+        let socket = folder.path().join("nsm.sock");
+        let trap = if ignored { "trap '' HUP; " } else { "" };
+        let mut child = Command::new("sh")
+            .args(["-c", &format!("{trap}exec \"$@\""), "sh", env!("CARGO_BIN_EXE_holdfast-dev"), "nsm"])
+            .arg("--socket")
+            .arg(&socket)
+            .arg("--state")
+            .arg(folder.path().join("nsm"))
+            .spawn()
+            .unwrap();
+        while UnixStream::connect(&socket).is_err() || !catches_sigterm(child.id()) {
+            assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+        if ends {
+            assert!(child.wait().unwrap().success(), "{ignored} {signal:?}");
+            assert!(!socket.exists(), "{ignored} {signal:?}");
+        } else {
+            std::thread::sleep(Duration::from_millis(100));
+            assert!(child.try_wait().unwrap().is_none(), "{signal:?} was to be ignored");
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
 }

@@ -71,8 +71,7 @@ impl fmt::Display for KeyList {
             writeln!(f, "no keys; make one with: holdfast key create ID")?;
         }
         for key in &self.keys {
-            let usage = if key.usage.is_empty() { "no use".to_owned() } else { key.usage.join(",") };
-            writeln!(f, "{}  {usage}  {}  version {}", key.id, key.state, key.current_version)?;
+            writeln!(f, "{}  {}  {}  version {}", key.id, usage_text(&key.usage), key.state, key.current_version)?;
         }
         write!(f, "  {}", self.evidence.summary())
     }
@@ -100,7 +99,15 @@ pub fn parse_usage(text: &str) -> Result<KeyUsage, String> {
     Ok(usage)
 }
 
-fn usage_names(usage: KeyUsage) -> Vec<&'static str> {
+/// For people.
+#[must_use]
+pub fn usage_text(names: &[&str]) -> String {
+    if names.is_empty() { "no use".to_owned() } else { names.join(",") }
+}
+
+/// As the specification names them.
+#[must_use]
+pub fn usage_names(usage: KeyUsage) -> Vec<&'static str> {
     [(usage.encrypt, "ENCRYPT"), (usage.decrypt, "DECRYPT")]
         .into_iter()
         .filter_map(|(allowed, name)| allowed.then_some(name))

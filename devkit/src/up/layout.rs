@@ -18,6 +18,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use holdfast_link::Address;
+use ring::rand::{SecureRandom, SystemRandom};
 
 /// What is wrong with the state folder.
 #[derive(Debug, thiserror::Error)]
@@ -65,8 +66,7 @@ impl Layout {
             Err(TryLockError::WouldBlock) => return Err(LayoutError::InUse { path: root }),
             Err(TryLockError::Error(source)) => return Err(LayoutError::Io { path: lock_path, source }),
         }
-        let (sockets, sockets_elsewhere) = socket_folder(&root);
-        make_folder(&sockets)?;
+        let (sockets, sockets_elsewhere) = socket_folder(&root)?;
         Ok(Self { root, sockets, sockets_elsewhere, _lock: lock })
     }
 
@@ -138,13 +138,21 @@ impl Drop for Layout {
     }
 }
 
-/// In the state folder, unless its path is one that no socket can have: too long, or with a blank.
-fn socket_folder(root: &Path) -> (PathBuf, bool) {
+/// In the state folder, unless its path is one that no socket can have: too long, or with a blank. Elsewhere its name cannot be
+/// guessed and it must be new, since others can make folders there as well.
+fn socket_folder(root: &Path) -> Result<(PathBuf, bool), LayoutError> {
     let inside = root.join("run");
     if Address::unix(&inside.join("control.sock")).is_ok() {
-        return (inside, false);
+        make_folder(&inside)?;
+        return Ok((inside, false));
     }
-    (std::env::temp_dir().join(format!("holdfast-dev-{}", std::process::id())), true)
+    let mut random = [0; 8];
+    let outside = std::env::temp_dir();
+    let no_randomness = |_| LayoutError::Io { path: outside.clone(), source: io::Error::other("no randomness") };
+    SystemRandom::new().fill(&mut random).map_err(no_randomness)?;
+    let folder = outside.join(format!("holdfast-dev-{}", hex::encode(random)));
+    DirBuilder::new().mode(0o700).create(&folder).map_err(at(&folder))?;
+    Ok((folder, true))
 }
 
 fn make_folder(path: &Path) -> Result<(), LayoutError> {

@@ -1,7 +1,7 @@
 //! What is up, and how to use it.
 
 use core::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use holdfast_cli::output::shell_quoted;
@@ -30,8 +30,8 @@ pub struct Offer {
     pub ca_file: PathBuf,
     /// The keys.
     pub keys: Vec<String>,
-    /// The one that the example uses.
-    pub example_key: String,
+    /// The one that the example uses: it may both encrypt and decrypt.
+    pub example_key: Option<String>,
     /// The key store's id.
     pub key_store_id: String,
     /// For `holdfast --home`.
@@ -66,24 +66,40 @@ impl Offer {
         Ok(())
     }
 
-    /// A line to paste into a shell.
+    /// A line to paste into a shell, if there is a key that it can use.
     #[must_use]
-    pub fn curl_line(&self) -> String {
+    pub fn curl_line(&self) -> Option<String> {
+        let key = self.example_key.as_ref()?;
         let user = format!("{}:{}", self.access_key_id, self.secret_access_key);
-        let url = format!("{}{}/keys/{}/encrypt", self.uri_endpoint, self.uri_path, self.example_key);
-        let resolve = match self.host_name.as_str() {
-            "localhost" => String::new(),
-            name => format!(" --resolve {name}:{}:{}", self.listen.port(), self.listen.ip()),
+        let url = format!("{}{}/keys/{key}/encrypt", self.uri_endpoint, self.uri_path);
+        let ip = reachable(self.listen).ip();
+        // Everywhere but here, the name may lead elsewhere.
+        let here = self.host_name == "localhost" && (ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST);
+        let resolve = match ip {
+            _ if here => String::new(),
+            IpAddr::V4(ip) => format!(" --resolve {}:{}:{ip}", self.host_name, self.listen.port()),
+            IpAddr::V6(ip) => format!(" --resolve '{}:{}:[{ip}]'", self.host_name, self.listen.port()),
         };
-        format!(
+        Some(format!(
             "curl --silent --show-error --aws-sigv4 aws:amz:{}:kms-xks-proxy --user {}{resolve} --cacert {} \\\n  -H 'Content-Type: application/json' --data @{} {}",
             self.region,
             shell_quoted(&user),
             shell_quoted(&self.ca_file.to_string_lossy()),
             shell_quoted(&self.encrypt_request.to_string_lossy()),
             shell_quoted(&url),
-        )
+        ))
     }
+}
+
+/// Where a client on this machine reaches a listener, which may listen at every address.
+pub(super) fn reachable(listen: SocketAddr) -> SocketAddr {
+    let mut address = listen;
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    address
 }
 
 impl fmt::Display for Offer {
@@ -97,6 +113,53 @@ impl fmt::Display for Offer {
         writeln!(f, "keys               {}", self.keys.join(", "))?;
         writeln!(f, "CA to trust        {}", self.ca_file.display())?;
         writeln!(f, "operator's tool    holdfast --home {} status", shell_quoted(&self.home.to_string_lossy()))?;
-        writeln!(f, "\nTry it (curl 7.75 or newer):\n\n{}", self.curl_line())
+        match self.curl_line() {
+            Some(line) => writeln!(f, "\nTry it (curl 7.75 or newer):\n\n{line}"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offer(listen: &str, host_name: &str, example_key: Option<&str>) -> Offer {
+        Offer {
+            uri_endpoint: format!("https://{host_name}:8443"),
+            uri_path: "/kms/xks/v1".to_owned(),
+            listen: listen.parse().unwrap(),
+            host_name: host_name.to_owned(),
+            region: "us-east-1".to_owned(),
+            access_key_id: "ID".to_owned(),
+            secret_access_key: "SECRET".to_owned(),
+            ca_file: PathBuf::from("ca.pem"),
+            keys: Vec::new(),
+            example_key: example_key.map(str::to_owned),
+            key_store_id: String::new(),
+            home: PathBuf::new(),
+            encrypt_request: PathBuf::from("request.json"),
+        }
+    }
+
+    #[test]
+    fn the_line_leads_where_the_parent_listens() {
+        let table = [
+            ("127.0.0.1:8443", "localhost", None),
+            ("0.0.0.0:8443", "localhost", None),
+            ("[::1]:8443", "localhost", None),
+            ("127.0.0.2:8443", "localhost", Some("--resolve localhost:8443:127.0.0.2")),
+            ("0.0.0.0:8443", "xks.test", Some("--resolve xks.test:8443:127.0.0.1")),
+            ("[::]:8443", "xks.test", Some("--resolve 'xks.test:8443:[::1]'")),
+        ];
+        for (listen, host_name, resolve) in table {
+            let line = offer(listen, host_name, Some("key")).curl_line().unwrap();
+            match resolve {
+                Some(resolve) => assert!(line.contains(resolve), "{listen} {host_name}: {line}"),
+                None => assert!(!line.contains("--resolve"), "{listen} {host_name}: {line}"),
+            }
+        }
+        let shown = offer("127.0.0.1:8443", "localhost", None).to_string();
+        assert!(!shown.contains("curl"), "{shown}");
     }
 }

@@ -73,7 +73,9 @@ impl Processes {
     /// `folder`, are ended first.
     #[must_use]
     pub fn new(record: PathBuf, folder: &Path) -> Self {
-        for pid in std::fs::read_to_string(&record).unwrap_or_default().lines().rev().filter_map(|line| line.parse().ok()) {
+        for pid in
+            std::fs::read_to_string(&record).unwrap_or_default().lines().rev().filter_map(|line| line.parse().ok())
+        {
             end_leftover(pid, folder);
         }
         let _ = std::fs::remove_file(&record);
@@ -247,7 +249,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let record = folder.path().join("pids");
         let marker = folder.path().join("state");
-        let mut ours = Command::new("sh").arg("-c").arg("read line").arg(&marker).stdin(Stdio::piped()).spawn().unwrap();
+        let mut ours =
+            Command::new("sh").arg("-c").arg("read line").arg(&marker).stdin(Stdio::piped()).spawn().unwrap();
         let mut stranger = Command::new("sh").arg("-c").arg("read line").stdin(Stdio::piped()).spawn().unwrap();
         std::fs::write(&record, format!("{}\n{}\nnot a number\n", stranger.id(), ours.id())).unwrap();
         let waiting = std::thread::spawn(move || ours.wait().unwrap());

@@ -1,5 +1,6 @@
 //! The steps of `up`, in order.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -22,7 +23,7 @@ use super::UpError;
 use super::authority::Authority;
 use super::configurations::{self, measured_content, measurements, static_configuration};
 use super::layout::Layout;
-use super::offer::Offer;
+use super::offer::{Offer, reachable};
 use super::processes::{Processes, beside};
 use super::proof::{accepts_credential, round_trip};
 use super::report::{Steps, say};
@@ -88,7 +89,7 @@ pub async fn bring_up(
         access_key_id,
         secret_access_key,
         ca_file: authority.certificate_file.clone(),
-        example_key: settings.example_key().map_or("KEY_ID", |wanted| wanted.id.as_str()).to_owned(),
+        example_key: settings.example_key().map(|wanted| wanted.id.to_string()),
         keys,
         key_store_id: session.store().manifest.id().to_string(),
         home: stage.home.path().to_owned(),
@@ -266,10 +267,8 @@ impl Stage<'_> {
             enclave.arg(format!("--{name}")).arg(self.layout.socket_address(name));
         }
         self.processes.start("the enclave", enclave, self.layout.log("enclave"))?;
-        let details = [
-            format!("the parent relays {listen} to the enclave and the enclave to {}", session.custodian().address),
-            "it has no TLS key and no key code".to_owned(),
-        ];
+        let details =
+            [format!("the parent relays {listen} to the enclave and the enclave to {}", session.custodian().address)];
         self.steps.done("parent and enclave are started", &details);
         Ok(listen)
     }
@@ -316,7 +315,7 @@ impl Stage<'_> {
             details.push(format!("root {} (EMULATED)", evidence.trust_root_sha256));
         }
         let version = report.version.map_or(0, |version| version.version);
-        self.steps.done(&format!("enclave holds a lease and key store version {version}"), &details);
+        self.steps.done(&format!("enclave holds a lease; the key store is at version {version}"), &details);
         Ok(())
     }
 
@@ -373,16 +372,23 @@ impl Stage<'_> {
 
     async fn keys(&self, session: &Session) -> Result<Vec<String>, UpError> {
         let known = key::list(session, WAIT).await.map_err(at("the list of keys"))?;
+        let mut there: BTreeMap<_, _> =
+            known.keys.into_iter().map(|line| (line.id, (line.usage, line.state))).collect();
         let mut details = Vec::new();
         for wanted in &self.settings.key {
-            let text = wanted.id.as_str();
-            if known.keys.iter().any(|line| line.id == text) {
-                details.push(format!("{text} is there"));
+            let (id, usage) = (wanted.id.to_string(), key::usage_names(wanted.usage));
+            if let Some((found, state)) = there.get(&id) {
+                let (found, wanted) = (key::usage_text(found), key::usage_text(&usage));
+                if found != wanted {
+                    return Err(UpError::KeyUsage { id, found, wanted });
+                }
+                details.push(format!("{id} is there: {found}, {state}"));
                 continue;
             }
             let done =
                 key::create(session, wanted.id.clone(), wanted.usage, WAIT).await.map_err(at("creating a key"))?;
             details.push(done.done);
+            there.insert(id, (usage, "enabled"));
         }
         self.steps.done("keys, made in the enclave by signed command", &details);
         Ok(self.settings.key.iter().map(|wanted| wanted.id.to_string()).collect())
@@ -433,19 +439,6 @@ impl Stage<'_> {
         }
         Ok(())
     }
-}
-
-/// Where a client on this machine reaches a listener, which may listen at every address.
-fn reachable(listen: SocketAddr) -> SocketAddr {
-    let mut address = listen;
-    if address.ip().is_unspecified() {
-        let loopback: std::net::IpAddr = match address {
-            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-        };
-        address.set_ip(loopback);
-    }
-    address
 }
 
 /// Waits until `is_so`, at most [`START_PATIENCE`].
