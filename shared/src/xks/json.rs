@@ -117,7 +117,8 @@ mod tests {
 
     #[test]
     fn base64_is_strict() {
-        let cases: &[(&str, usize, Result<&[u8], Base64Error>)] = &[
+        type Case = (&'static str, usize, Result<&'static [u8], Base64Error>);
+        let cases: &[Case] = &[
             ("", 0, Ok(b"")),
             ("SGVsbG8gV29ybGQh", 12, Ok(b"Hello World!")),
             ("SGVsbG8gV29ybGQh", 11, Err(Base64Error::TooLong)),
