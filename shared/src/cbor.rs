@@ -2,8 +2,9 @@
 //!
 //! Guarantees: [`decode`] accepts exactly the bytes that [`encode`] writes for the value that it returns. So there are no
 //! unknown fields, no second encoding of a number, no indefinite lengths, no trailing bytes: all of these differ from the
-//! re-encoding and are refused. Memory is bounded by the length of the input, which is bounded first; recursion is bounded
-//! by the types. Refuses: anything else.
+//! re-encoding and are refused. Memory is bounded by the length of the input, which is bounded first, and by the number of
+//! its items, which is counted first: an item of one byte may take 24 in memory. Recursion is bounded by the types. Refuses:
+//! anything else.
 
 use minicbor::encode::Write;
 use minicbor::{Decode, Encode};
@@ -67,6 +68,9 @@ pub fn decode<T: Message>(bytes: &[u8]) -> Result<T, DecodeError> {
     if bytes.len() > T::MAX {
         return Err(DecodeError::TooLong { name, length: bytes.len(), max: T::MAX });
     }
+    if !is_within_budget(bytes) {
+        return Err(DecodeError::Malformed { name });
+    }
     let mut decoder = minicbor::Decoder::new(bytes);
     let value: T = decoder.decode().map_err(|_| DecodeError::Malformed { name })?;
     if encode(&value).as_slice() != bytes {
@@ -74,6 +78,40 @@ pub fn decode<T: Message>(bytes: &[u8]) -> Result<T, DecodeError> {
     }
     value.check().map_err(|rule| DecodeError::Rule { name, rule })?;
     Ok(value)
+}
+
+/// Items of any message, beside one for each 8 bytes: the largest that we write, a key store of 4,096 keys with short names and
+/// as many executed commands, has about 57,000.
+const ITEMS_FREE: usize = 64 * 1024;
+
+/// Whether `bytes` begin with one item of definite length whose parts are not too many. Takes no memory.
+fn is_within_budget(bytes: &[u8]) -> bool {
+    count(bytes, ITEMS_FREE.saturating_add(bytes.len() / 8)).unwrap_or(false)
+}
+
+/// Walks over one item and all its parts. `None`: not well-formed, or of indefinite length.
+fn count(bytes: &[u8], budget: usize) -> Option<bool> {
+    use minicbor::data::Type;
+
+    let budget = u64::try_from(budget).ok()?;
+    let mut decoder = minicbor::Decoder::new(bytes);
+    // Parts announced so far, and parts seen.
+    let (mut announced, mut seen) = (1_u64, 0_u64);
+    while seen < announced {
+        seen = seen.checked_add(1)?;
+        let parts = match decoder.datatype().ok()? {
+            Type::Array => decoder.array().ok()??,
+            Type::Map => decoder.map().ok()??.checked_mul(2)?,
+            Type::Tag => decoder.tag().map(|_| 1).ok()?,
+            Type::ArrayIndef | Type::MapIndef | Type::BytesIndef | Type::StringIndef | Type::Break => return None,
+            _ => decoder.skip().map(|()| 0).ok()?,
+        };
+        announced = announced.checked_add(parts)?;
+        if announced > budget {
+            return Some(false);
+        }
+    }
+    Some(true)
 }
 
 /// Encodes a message. The buffer is zeroized when it is dropped and whenever it grows, since some messages hold secrets.
@@ -216,7 +254,7 @@ mod tests {
             ("trailing byte", &[0x82, 0x05, 0x42, 1, 2, 0], not_canonical.clone()),
             ("longer number", &[0x82, 0x18, 0x05, 0x42, 1, 2], not_canonical.clone()),
             ("unknown field", &[0x83, 0x05, 0x42, 1, 2, 0x00], not_canonical.clone()),
-            ("indefinite array", &[0x9f, 0x05, 0x42, 1, 2, 0xff], not_canonical.clone()),
+            ("indefinite array", &[0x9f, 0x05, 0x42, 1, 2, 0xff], malformed.clone()),
             ("indefinite bytes", &[0x82, 0x05, 0x5f, 0x41, 1, 0x41, 2, 0xff], malformed.clone()),
             ("truncated", &[0x82, 0x05, 0x42, 1], malformed.clone()),
             ("empty", &[], malformed),
@@ -226,6 +264,27 @@ mod tests {
             assert_eq!(decode::<Sample>(bytes), Err(expected), "{what}");
         }
         assert_eq!(decode::<Sample>(&[0; 65]), Err(DecodeError::TooLong { name: "sample", length: 65, max: 64 }));
+    }
+
+    #[derive(Debug, PartialEq, Encode, Decode)]
+    #[cbor(array)]
+    struct Many {
+        #[n(0)]
+        items: Vec<minicbor::bytes::ByteVec>,
+    }
+
+    message!(Many, 1 << 20, "many");
+
+    #[test]
+    fn many_small_items_cost_no_memory() {
+        let many = |count: usize| encode(&Many { items: vec![minicbor::bytes::ByteVec::from(Vec::new()); count] });
+        assert!(decode::<Many>(&many(60_000)).is_ok());
+        assert_eq!(decode::<Many>(&many(200_000)), Err(DecodeError::Malformed { name: "many" }));
+        // What is skipped as unknown is counted, too, and a claimed length is not believed.
+        let deep = [vec![0x82, 0x80], vec![0x81; 200_000]].concat();
+        assert_eq!(decode::<Many>(&deep), Err(DecodeError::Malformed { name: "many" }));
+        let claimed = [0x81, 0x9b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
+        assert_eq!(decode::<Many>(&claimed), Err(DecodeError::Malformed { name: "many" }));
     }
 
     proptest::proptest! {
