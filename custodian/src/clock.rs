@@ -16,11 +16,11 @@ pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now_ms(&self) -> u64 {
-        // A clock before 1970 or after the year 584,000,000 accepts nothing: every challenge and lease is stale at 0.
+        // A clock that shows no time at all accepts nothing: at the end of time every challenge, lease and query is stale.
         SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .ok()
             .and_then(|since| u64::try_from(since.as_millis()).ok())
-            .unwrap_or(0)
+            .unwrap_or(u64::MAX)
     }
 }

@@ -155,7 +155,7 @@ impl Config {
             listen.parse::<SocketAddr>().map_err(|_| "must be an IP address and a port, such as 127.0.0.1:7443")
         })?;
         let (address, host) = source.check(&raw.address, "address", |address| {
-            let host = host_of(address).ok_or("must be host:port, such as vault-1.example.com:7443")?;
+            let host = host_of(address).ok_or("must be host:port in lower case, such as vault-1.example.com:7443")?;
             Ok((address.to_owned(), host.to_owned()))
         })?;
         let administrators = raw
@@ -188,7 +188,7 @@ fn host_of(address: &str) -> Option<&str> {
     let (host, port) = address.rsplit_once(':')?;
     let fits = !host.is_empty()
         && host.len() <= limits::HOST_NAME_MAX
-        && host.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'-')
+        && host.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'.' || b == b'-')
         && port.parse::<u16>().is_ok_and(|port| port != 0);
     fits.then_some(host)
 }
@@ -334,6 +334,8 @@ mod tests {
             (replaced("127.0.0.1:0", "localhost"), "custodian.toml:2: listen: "),
             (replaced("localhost:7443", "localhost:0"), "custodian.toml:3: address: "),
             (replaced("localhost:7443", "local_host:1"), "custodian.toml:3: address: "),
+            // A manifest would refuse it, long after the custodian was made.
+            (replaced("localhost:7443", "Localhost:7443"), "custodian.toml:3: address: "),
             (replaced("\"state\"", "7"), "custodian.toml:4: state: "),
             (replaced("5f0c5f", "5f0c5"), "custodian.toml:5: administrators: "),
             (replaced("state =", "stat ="), "custodian.toml:4: stat: unknown field"),

@@ -38,12 +38,16 @@ const CHANNEL_HEAD_MAX: usize = 64;
 #[derive(Clone)]
 struct App {
     custodian: Arc<Custodian>,
+    /// Places for long messages of enclaves that hold a lease.
+    long_messages: Arc<Semaphore>,
+    /// Places for long bodies of anybody: whoever fills these keeps no enclave from publishing.
     long_bodies: Arc<Semaphore>,
 }
 
 /// The routes of [`holdfast_shared::api`].
 pub fn router(custodian: Arc<Custodian>) -> Router {
-    let app = App { custodian, long_bodies: Arc::new(Semaphore::new(limits::CUSTODIAN_LARGE_BODIES_MAX)) };
+    let places = || Arc::new(Semaphore::new(limits::CUSTODIAN_LARGE_BODIES_MAX));
+    let app = App { custodian, long_messages: places(), long_bodies: places() };
     Router::new()
         .route(api::CHALLENGE, post(challenge))
         .route(api::RELEASE, post(release))
@@ -115,7 +119,8 @@ impl App {
     /// Reads a body of at most `max` bytes.
     async fn read(&self, request: Request, max: usize) -> Result<Whole<'_>, ServiceError> {
         let length = stated_length(request.headers(), max)?;
-        let place = self.place_for(length).await?;
+        let place =
+            if length > limits::CUSTODIAN_SMALL_BODY_MAX { Some(place_in(&self.long_bodies).await?) } else { None };
         let mut body = BodyReader::new(request.into_body(), length);
         in_time(body.read_to(length)).await?;
         body.complete(place)
@@ -134,21 +139,17 @@ impl App {
         if !self.custodian.is_live(lease_id) {
             return Err(ServiceError::NotFound("this lease is unknown or has ended; ask for a new release".to_owned()));
         }
-        let place = self.place_for(length).await?;
+        let place = place_in(&self.long_messages).await?;
         in_time(body.read_to(length)).await?;
-        body.complete(place)
+        body.complete(Some(place))
     }
+}
 
-    /// A place among the long bodies, if one is needed.
-    async fn place_for(&self, length: usize) -> Result<Option<SemaphorePermit<'_>>, ServiceError> {
-        if length <= limits::CUSTODIAN_SMALL_BODY_MAX {
-            return Ok(None);
-        }
-        let place = tokio::time::timeout(Duration::from_millis(limits::CUSTODIAN_BODY_MS), self.long_bodies.acquire());
-        match place.await {
-            Ok(Ok(place)) => Ok(Some(place)),
-            _ => Err(ServiceError::TooMany("too many long requests at a time; try again".to_owned())),
-        }
+/// A place among long bodies.
+async fn place_in(places: &Semaphore) -> Result<SemaphorePermit<'_>, ServiceError> {
+    match tokio::time::timeout(Duration::from_millis(limits::CUSTODIAN_BODY_MS), places.acquire()).await {
+        Ok(Ok(place)) => Ok(place),
+        _ => Err(ServiceError::TooMany("too many long requests at a time; try again".to_owned())),
     }
 }
 

@@ -73,9 +73,7 @@ pub enum InitError {
 pub async fn init(config: &Config, clock: &dyn Clock) -> Result<PublicRecord, InitError> {
     let rng = SystemRandom::new();
     let state = StateDirectory::new(config.state.clone());
-    if let TlsSource::Files { .. } = config.tls {
-        tls::roots(config, &state)?;
-    }
+    tls::check_files(config)?;
     state.create()?;
 
     let pkcs8 = SigningKey::generate(&rng)?;
@@ -102,6 +100,8 @@ pub async fn init(config: &Config, clock: &dyn Clock) -> Result<PublicRecord, In
         address: config.address.clone(),
         tls_roots: tls::roots(config, &state)?,
     };
+    // The rest is on disk before the record that says so.
+    state.sync()?;
     state::write_public(&state.public_record(), format!("{}\n", serde_json::to_string_pretty(&record)?).as_bytes())?;
     state.sync()?;
     Ok(record)

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, ConfigError, LogFormat, TlsSource};
+use crate::config::{Config, ConfigError, LogFormat};
 use crate::init::{self, InitError};
 use crate::service::{self, Custodian, ServiceError, StartError};
 use crate::state::{self, StateDirectory, StateError};
@@ -154,9 +154,7 @@ async fn execute(command: Command) -> Result<(), ProgramError> {
 /// Looks at everything that the configuration names, short of starting.
 fn check(config: &Config) -> Result<(), ProgramError> {
     let emulated = service::read_emulated_root(config)?.is_some();
-    if matches!(config.tls, TlsSource::Files { .. }) {
-        tls::roots(config, &StateDirectory::new(config.state.clone()))?;
-    }
+    tls::check_files(config)?;
     let warning = if emulated { "; WARNING: it trusts an emulated root" } else { "" };
     writeln!(io::stderr(), "{}: the configuration is good{warning}", config.file.display())?;
     Ok(())

@@ -133,10 +133,27 @@ pub fn server_config(
     id: CustodianId,
     now_ms: u64,
 ) -> Result<Arc<ServerConfig>, TlsError> {
-    let (chain, key) = match &config.tls {
-        TlsSource::OwnAuthority { names } => issue(state, names, id, now_ms)?,
-        TlsSource::Files { certificate, private_key, .. } => (certificates(certificate)?, private_key_of(private_key)?),
-    };
+    match &config.tls {
+        TlsSource::OwnAuthority { names } => settings(issue(state, names, id, now_ms)?),
+        TlsSource::Files { certificate, private_key, .. } => {
+            settings((certificates(certificate)?, private_key_of(private_key)?))
+        }
+    }
+}
+
+/// Looks at the files that the configuration names, if it names any.
+///
+/// # Errors
+/// [`TlsError`]: a file that cannot be used, or a key that is not the certificate's.
+pub fn check_files(config: &Config) -> Result<(), TlsError> {
+    if let TlsSource::Files { certificate, private_key, roots } = &config.tls {
+        certificates(roots)?;
+        settings((certificates(certificate)?, private_key_of(private_key)?))?;
+    }
+    Ok(())
+}
+
+fn settings((chain, key): Chain) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut tls = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?

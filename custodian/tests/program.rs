@@ -109,6 +109,22 @@ fn a_wrong_configuration_is_named_with_file_line_and_field() {
         assert_eq!(output.status.code(), Some(2), "{more}");
         assert!(stderr(&output).contains(expected), "{}\nshould contain {expected}", stderr(&output));
     }
+    let pair = || {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    };
+    let ((certificate, key), (_, other_key)) = (pair(), pair());
+    fs::write(place.path("certificate.pem"), &certificate).unwrap();
+    for (key, mode, good) in [(&key, 0o600, true), (&other_key, 0o600, false), (&key, 0o644, false)] {
+        fs::write(place.path("key.pem"), key).unwrap();
+        fs::set_permissions(place.path("key.pem"), fs::Permissions::from_mode(mode)).unwrap();
+        place.configure(
+            "[tls]\ncertificate = \"certificate.pem\"\nprivate_key = \"key.pem\"\nroots = \"certificate.pem\"\n",
+        );
+        let output = place.run(&["serve", "--check-config"]);
+        assert_eq!(output.status.success(), good, "{mode:o}: {}", stderr(&output));
+    }
     place.configure("");
     assert!(place.run(&["serve", "--check-config"]).status.success());
     assert_eq!(program().arg("serve").output().unwrap().status.code(), Some(2), "no configuration named");

@@ -53,8 +53,8 @@ impl Custodian {
         let pending = self.store.pending(key_store.id(), now_ms).await?;
         let waits = pending.iter().any(|(id, _)| *id == command_id);
         if let Some(sealed) = self.store.result(key_store.id(), command_id).await? {
-            let sealed: SealedResult = cbor::decode(&sealed)
-                .map_err(|_| ServiceError::Internal("a stored result is damaged".to_owned()))?;
+            let sealed: SealedResult =
+                cbor::decode(&sealed).map_err(|_| ServiceError::Internal("a stored result is damaged".to_owned()))?;
             return Ok(ResultState::Ready(sealed));
         }
         Ok(if waits { ResultState::Pending } else { ResultState::Unknown })

@@ -1,6 +1,8 @@
 //! The same over HTTPS, with the client that enclaves and administrators use.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use holdfast_client::{ClientError, CustodianClient, Tcp};
@@ -12,10 +14,12 @@ use holdfast_shared::channel::{Ask, Reply, Seen};
 use holdfast_shared::ids::{KeyStoreId, LeaseId};
 use holdfast_shared::limits;
 use holdfast_shared::release::{ChallengeAnswer, ChallengeRequest, PROTOCOL};
+use hyper::service::Service as _;
+use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::world::{World, custodian_entry};
 
@@ -106,6 +110,46 @@ async fn a_long_message_without_a_living_lease_is_not_read() {
     assert!(matches!(enclave.open(&answer, enclave.counter), Reply::Refused { lease_ended: false, .. }));
     enclave.content.lease_id = LeaseId([1; 16]);
     assert_eq!(service.refusal(api::CHANNEL, enclave.next(&ask)).await, RefusalCode::NotFound);
+}
+
+/// A body that never comes.
+struct Never;
+
+impl hyper::body::Body for Never {
+    type Data = bytes::Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
+        Poll::Pending
+    }
+}
+
+#[tokio::test]
+async fn strangers_who_send_long_bodies_slowly_keep_no_enclave_from_publishing() {
+    let world = World::start().await;
+    let mut enclave = world.obtain().await;
+    let service = TowerToHyperService::new(http_api::router(Arc::clone(&world.custodian)));
+    let request = |path: &str, length: usize, body| {
+        http::Request::post(path)
+            .header("content-type", api::CONTENT_TYPE)
+            .header("content-length", length)
+            .body(body)
+            .unwrap()
+    };
+    let mut strangers = JoinSet::new();
+    for _ in 0..limits::CUSTODIAN_LARGE_BODIES_MAX {
+        strangers.spawn(service.call(request(api::BLOCKS, 100_000, axum::body::Body::new(Never))));
+    }
+    tokio::task::yield_now().await;
+    let ask = Ask::Publish { version: 1, previous: None, blob: vec![7; 200_000], results: Vec::new() };
+    let message = enclave.next(&ask);
+    let answer = service.call(request(api::CHANNEL, message.len(), message.into()));
+    let answer = tokio::time::timeout(TIMEOUT / 2, answer).await.expect("the enclave has to wait").unwrap();
+    assert_eq!(answer.status(), http::StatusCode::OK);
+    strangers.abort_all();
 }
 
 #[tokio::test]
