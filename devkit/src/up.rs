@@ -89,7 +89,7 @@ pub enum UpError {
     #[error("the round trip failed: {0}")]
     Proof(#[from] ProofError),
     /// A key that is there, but not as it is wanted.
-    #[error("key {id} is there with usage {found}, not {wanted}; name another key, or leave out its usage")]
+    #[error("key {id} is there with usage {found}, not {wanted}; name another key, or the usage that it has")]
     KeyUsage {
         /// The key.
         id: String,

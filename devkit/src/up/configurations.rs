@@ -37,6 +37,9 @@ pub fn measurements(static_configuration: &str) -> Measurements {
     }
 }
 
+/// Which the custodian writes once it listens.
+pub const CUSTODIAN_PORTS: &str = "custodian/ports.json";
+
 #[derive(Serialize)]
 struct CustodianConfig {
     name: &'static str,
@@ -44,6 +47,7 @@ struct CustodianConfig {
     address: String,
     state: PathBuf,
     administrators: Vec<AdministratorId>,
+    ports_file: PathBuf,
     emulated_root: PathBuf,
 }
 
@@ -58,6 +62,7 @@ pub fn write_custodian(layout: &Layout, port: u16, administrator: AdministratorI
         address: custodian_address(port),
         state: layout.path("custodian/state"),
         administrators: vec![administrator],
+        ports_file: layout.path(CUSTODIAN_PORTS),
         emulated_root: layout.path("nsm/root.pem"),
     };
     write_toml(layout, "custodian/custodian.toml", &config)

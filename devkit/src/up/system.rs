@@ -191,9 +191,13 @@ impl Stage<'_> {
         if !self.custodian_record().exists() {
             Processes::run("holdfast-custodian init", command("init"), log.clone())?;
         }
+        // Of an earlier run.
+        let ports = self.layout.path(configurations::CUSTODIAN_PORTS);
+        let _ = std::fs::remove_file(&ports);
         self.processes.start("the custodian", command("serve"), log)?;
         let address = configurations::custodian_address(remembered.custodian_port);
-        until("the custodian", || async { tokio::net::TcpStream::connect(&address).await.is_ok() }).await?;
+        // A connection would not tell it from whoever else has taken the port.
+        until("the custodian", || async { ports.exists() }).await?;
         let custodian = manifests::read_custodian(&self.custodian_record())?;
         self.steps.done(&format!("custodian is up at {address}"), &[format!("id {}", custodian.id())]);
         Ok(())
