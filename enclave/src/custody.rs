@@ -24,14 +24,13 @@ use std::time::Duration;
 use holdfast_client::{ClientError, Connect, CustodianClient};
 use holdfast_link::control::{KeyStoreState, Level};
 use holdfast_shared::api::RefusalCode;
-use holdfast_shared::block::{self, BlockError, BlockOverlay};
+use holdfast_shared::block::BlockOverlay;
 use holdfast_shared::cbor::DecodeError;
-use holdfast_shared::channel::{Ask, ChannelError, Reply, Seen};
+use holdfast_shared::channel::{Ask, ChannelError, Reply};
 use holdfast_shared::command::CommandError;
 use holdfast_shared::hpke::{self, HpkeError};
-use holdfast_shared::ids::{BootId, CommandId, KeyStoreId};
+use holdfast_shared::ids::{BlobId, BootId, CommandId, KeyStoreId};
 use holdfast_shared::keystore::{self, KeyStoreError, OpenedKeyStore};
-use holdfast_shared::limits::PENDING_COMMANDS_MAX;
 use holdfast_shared::manifest::{Custodian, VerifiedManifest};
 use holdfast_shared::register::{self, RegisterEntry, RegisterError};
 use holdfast_shared::release::{HeldShare, ReleaseError, ShareSet};
@@ -51,12 +50,14 @@ mod publish;
 mod release;
 mod served;
 mod session;
+mod watch;
 
 pub(crate) use served::ServedStore;
 
-use lease::{LateAnswer, Lease};
+use lease::LateAnswer;
 use release::{Applicant, Granted, Released};
 use session::Session;
+use watch::Ended;
 
 /// Why custody made no progress.
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +98,9 @@ pub(crate) enum CustodyError {
     /// The register went back.
     #[error("the custodian offers version {offered}, but version {seen} was seen in this boot: a rollback")]
     Rollback { seen: u64, offered: u64 },
+    /// The register went another way.
+    #[error("the custodian offers another version {version} than the one that was seen in this boot: a fork")]
+    Fork { version: u64 },
     /// The blob is sealed under another generation of the root key than the share's.
     #[error("the key store is sealed under root key generation {blob}, the share is of generation {share}")]
     Generation { blob: u32, share: u32 },
@@ -175,24 +179,17 @@ pub(crate) struct Custody<C> {
     served: ServedStore,
     overlay: Option<BlockOverlay>,
     unsealed: Option<Unsealed>,
-    highest_version: u64,
+    /// The newest version seen in this boot.
+    newest: Option<(u64, BlobId)>,
     handled: VecDeque<CommandId>,
     /// Commands to be looked at again at a later moment, monotonic.
     put_off: VecDeque<(CommandId, u64)>,
-}
-
-/// How a lease's watch ended without an error.
-enum Ended {
-    /// A block was lifted: ask for the share again.
-    Lifted,
 }
 
 /// First and longest pause after a failure.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 /// After a lease that held this long, the pause starts from the shortest again.
 const LONG_LEASE_MS: u64 = 60_000;
-/// Least time between two questions for news: an answer that comes at once, whoever sends it, makes no tight loop.
-const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 /// How often the end of the lease is looked at, besides every request looking at it.
 const EXPIRY_POLL: Duration = Duration::from_millis(100);
 
@@ -212,7 +209,7 @@ impl<C: Connect + 'static> Custody<C> {
             served,
             overlay: None,
             unsealed: None,
-            highest_version: 0,
+            newest: None,
             handled: VecDeque::new(),
             put_off: VecDeque::new(),
         }
@@ -342,8 +339,8 @@ impl<C: Connect + 'static> Custody<C> {
     async fn unseal(&mut self, session: &Session<C>, released: Released) -> Result<(), CustodyError> {
         let Released { content, attested_key } = released;
         let entry = content.register.as_deref().map(|signed| self.open_entry(signed)).transpose()?;
-        if entry.is_none() && self.highest_version > 0 {
-            return Err(CustodyError::Rollback { seen: self.highest_version, offered: 0 });
+        if entry.is_none() && self.newest.is_some() {
+            return Err(CustodyError::Rollback { seen: self.newest_version(), offered: 0 });
         }
         let (root, set) = match content.share {
             Some(held) => self.root_of(held)?,
@@ -377,10 +374,24 @@ impl<C: Connect + 'static> Custody<C> {
 
     fn open_entry(&self, signed: &[u8]) -> Result<RegisterEntry, CustodyError> {
         let entry = register::open(signed, self.id(), &self.custodian.signing_key)?;
-        if entry.version < self.highest_version {
-            return Err(CustodyError::Rollback { seen: self.highest_version, offered: entry.version });
+        match self.newest {
+            Some((seen, _)) if entry.version < seen => Err(CustodyError::Rollback { seen, offered: entry.version }),
+            Some((seen, blob_id)) if entry.version == seen && entry.blob_id != blob_id => {
+                Err(CustodyError::Fork { version: seen })
+            }
+            _ => Ok(entry),
         }
-        Ok(entry)
+    }
+
+    /// The newest version seen in this boot, 0 before the first.
+    fn newest_version(&self) -> u64 {
+        self.newest.map_or(0, |(version, _)| version)
+    }
+
+    fn note(&mut self, entry: &RegisterEntry) {
+        if entry.version > self.newest_version() {
+            self.newest = Some((entry.version, entry.blob_id));
+        }
     }
 
     /// Opens a version and serves it.
@@ -390,136 +401,10 @@ impl<C: Connect + 'static> Custody<C> {
             let (blob, share) = (opened.header.generation, unsealed.set.generation);
             return Err(CustodyError::Generation { blob, share });
         }
-        self.highest_version = self.highest_version.max(unsealed.entry.version);
+        self.note(&unsealed.entry);
         self.served.install(opened.body, self.enclave.clock.wall_ms())?;
         self.unsealed = Some(unsealed);
         Ok(())
-    }
-
-    /// Asks for news until the lease fails or a block is lifted.
-    async fn watch(&mut self, session: &Session<C>, mut lease: Lease) -> Result<Ended, CustodyError> {
-        let mut failures: u32 = 0;
-        loop {
-            let now_ms = self.enclave.clock.monotonic_ms();
-            let renew = now_ms >= lease.renew_ms();
-            let paced = tokio::time::sleep(WATCH_INTERVAL);
-            let ask = Ask::Watch { seen: self.seen(now_ms), renew };
-            let again_ms = self.put_off.front().map_or(u64::MAX, |(_, until_ms)| *until_ms);
-            let limit = Duration::from_millis(lease.renew_ms().min(again_ms).saturating_sub(now_ms));
-            let asked = session.ask(&ask);
-            let answer = if renew {
-                asked.await
-            } else {
-                match tokio::time::timeout(limit, asked).await {
-                    Ok(answer) => answer,
-                    Err(_) => continue,
-                }
-            };
-            match answer {
-                Ok((Reply::News { lease_ms, overlay, register, commands }, answered)) => {
-                    failures = 0;
-                    self.served.set_custodian_health(EkmStatus::Active);
-                    let was_blocked = self.is_blocked();
-                    if let Some(overlay) = overlay {
-                        self.take_overlay(&overlay);
-                    }
-                    if let Some(lease_ms) = lease_ms {
-                        lease = Lease::granted(answered, lease_ms);
-                        self.served.set_lease(lease.expires_ms());
-                    }
-                    if was_blocked && !self.is_blocked() {
-                        return Ok(Ended::Lifted);
-                    }
-                    if let Some(register) = register {
-                        self.follow(session, &register).await?;
-                    }
-                    self.handle_all(session, commands.into_iter().map(Vec::from)).await?;
-                    self.report_standing();
-                }
-                Ok(_) => return Err(CustodyError::OtherAnswer),
-                Err(error) if error.ends_lease() => return Err(error),
-                Err(error) => {
-                    failures = failures.saturating_add(1);
-                    self.served.set_custodian_health(EkmStatus::Degraded);
-                    let line = format!("key store {}: watching failed ({error}); trying again", self.id());
-                    self.enclave.reporter.log(Level::Warn, &line);
-                    let pause = PAUSES.0.saturating_mul(1 << failures.min(5));
-                    tokio::time::sleep(pause.min(PAUSES.1)).await;
-                }
-            }
-            paced.await;
-        }
-    }
-
-    fn seen(&mut self, now_ms: u64) -> Seen {
-        self.put_off.retain(|(_, until_ms)| now_ms < *until_ms);
-        let waiting = self.put_off.iter().map(|(id, _)| *id);
-        // Those put off surely wait at the custodian; of those dealt with, the newest may.
-        let dealt_with =
-            self.handled.iter().rev().copied().filter(|id| self.put_off.iter().all(|(other, _)| other != id));
-        Seen {
-            overlay_epoch: self.overlay.as_ref().map_or(0, |overlay| overlay.epoch),
-            version: self.highest_version,
-            commands: waiting.chain(dealt_with).take(PENDING_COMMANDS_MAX).collect(),
-        }
-    }
-
-    /// Puts a newer overlay in force at once; anything else changes nothing.
-    fn take_overlay(&mut self, signed: &[u8]) {
-        let manifest = self.manifest.manifest();
-        let opened =
-            block::open(signed, self.id(), &manifest.administrators, manifest.thresholds, self.overlay.as_ref());
-        match opened {
-            Ok(overlay) => {
-                self.served.block(&overlay);
-                let keys = overlay.keys.len();
-                let text = format!(
-                    "key store {}: block overlay {} in force (store: {}, keys: {keys})",
-                    self.id(),
-                    overlay.epoch,
-                    overlay.store
-                );
-                self.enclave.reporter.log(Level::Warn, &text);
-                let store = overlay.store;
-                self.overlay = Some(overlay);
-                if store {
-                    self.drop_keys();
-                }
-            }
-            Err(BlockError::Stale { current, offered }) if current == offered => {}
-            Err(error) => {
-                self.enclave.reporter.log(Level::Error, &format!("key store {}: {error}; ignored", self.id()));
-            }
-        }
-    }
-
-    /// Another enclave made a newer version: serve that.
-    async fn follow(&mut self, session: &Session<C>, signed: &[u8]) -> Result<(), CustodyError> {
-        let entry = self.open_entry(signed)?;
-        if entry.version <= self.highest_version {
-            return Ok(());
-        }
-        if self.unsealed.is_none() {
-            // Blocked: the version is read when the block is lifted.
-            self.highest_version = entry.version;
-            return Ok(());
-        }
-        let blob = fetch(session, &entry).await?;
-        if let Some(current) = &self.unsealed {
-            let next = current.keys().with(entry, blob);
-            self.adopt(next)?;
-        }
-        Ok(())
-    }
-
-    fn remember(&mut self, command_id: CommandId) {
-        if self.handled.contains(&command_id) {
-            return;
-        }
-        if self.handled.len() >= PENDING_COMMANDS_MAX {
-            self.handled.pop_front();
-        }
-        self.handled.push_back(command_id);
     }
 }
 

@@ -47,6 +47,9 @@ pub(crate) enum Effect {
     Answered(Outcome),
     /// Not for this enclave, or done already: do nothing.
     Left,
+    /// More administrators must sign: look again later. An answer would let one of them end what others have signed, by
+    /// sending it in with their own signature alone.
+    Waiting,
 }
 
 /// Judges and carries out one signed command.
@@ -73,7 +76,7 @@ fn effect_of(command: &Command, signatures: usize, body: &mut Body, situation: S
     }
     let needed = command.action.threshold(&body.thresholds);
     if signatures < usize::from(needed) {
-        return refused(&format!("needs the signatures of {needed} administrators, has {signatures}"));
+        return Effect::Waiting;
     }
     if let Err(reason) = check_precondition(command, body, situation.version) {
         return refused(&reason);

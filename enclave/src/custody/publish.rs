@@ -111,6 +111,7 @@ impl<C: Connect + 'static> Custody<C> {
                     self.remember(command_id);
                     return Ok(Dealt::With);
                 }
+                Effect::Waiting => return Ok(Dealt::Not),
                 Effect::Answered(outcome) => (false, outcome),
                 Effect::Changed(outcome) => (true, outcome),
             };

@@ -425,6 +425,29 @@ async fn a_rolled_back_custodian_is_not_followed_and_lengthens_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_fork_at_the_same_version_is_not_followed() {
+    let world = World::start().serving().await;
+    let command = world.create("a");
+    world.done(command).await;
+    world.until("version 2", |world| world.report().version == Some(2)).await;
+    // The custodian is restored from a backup, and another enclave makes another version 2 there.
+    world.custodian.change(|state| state.versions.truncate(1));
+    let (other_reporter, _lines) = Reporter::new();
+    let (other, task) = World::enclave(&world.clock, &world.custodian, &world.manifest, &other_reporter);
+    world.until("the other serves", |world| other.may_use_keys(world.clock.monotonic_ms())).await;
+    let command = world.create("b");
+    world.until("the fork", |world| world.custodian.state().versions.len() == 2).await;
+    world.until("the result", |world| world.custodian.state().results.contains_key(&command)).await;
+    task.abort();
+    world.custodian.refuse_channel();
+    world.clock.advance_ms(60_000);
+    world
+        .until("a refusal", |world| world.report().reason.is_some_and(|reason| reason.as_str().contains("a fork")))
+        .await;
+    assert!(!world.serves() && !world.served.holds_keys());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_wrong_share_is_refused() {
     let world = World::start().serving().await;
     world.custodian.change(|state| {
