@@ -60,7 +60,7 @@ impl AppError {
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Session(SessionError::Timeout { .. }) => 3,
+            Self::Session(SessionError::Timeout { .. } | SessionError::NoCeremony { .. }) => 3,
             Self::Usage(_) => 2,
             _ => 1,
         }

@@ -18,7 +18,7 @@ Exit codes:
   0  done
   1  refused or failed; one line on standard error says what was wrong, where, and what to do
   2  the command line is wrong
-  3  no enclave has carried out the command in time; it stays queued";
+  3  no enclave has carried out the command in time, and it stays queued; or there was no ceremony yet";
 
 /// Orders changes to a Holdfast key store, and checks what its enclaves prove.
 ///

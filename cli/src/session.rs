@@ -95,6 +95,14 @@ pub enum SessionError {
         /// How long was waited.
         seconds: u64,
     },
+    /// The ceremony has not taken place in time.
+    #[error(
+        "there was no ceremony within {seconds} s, so there is no credential yet: start an enclave with this manifest, then try again"
+    )]
+    NoCeremony {
+        /// How long was waited.
+        seconds: u64,
+    },
     /// The conversation broke off after the command was sent.
     #[error(
         "{source}; the command {command_id} may have arrived, so do not repeat it: see what came of it with: holdfast command result {command_id}"
@@ -268,14 +276,19 @@ impl Session {
     /// administrator's, so the custodian does not know it before it has ended.
     ///
     /// # Errors
-    /// [`SessionError::Timeout`], or a result that is refused.
+    /// [`SessionError::NoCeremony`], or a result that is refused.
     pub async fn ceremony(&self, wait: Wait<'_>) -> Result<Completed, SessionError> {
         let command_id = command::ceremony_id(self.store.manifest.id());
         let mut patience = Patience::new(wait);
         let sealed = loop {
             match self.result_state(command_id).await? {
                 ResultState::Ready(sealed) => break sealed,
-                ResultState::Unknown | ResultState::Pending => patience.pause(command_id, "the ceremony").await?,
+                ResultState::Unknown | ResultState::Pending => {
+                    patience.pause(command_id, "the ceremony").await.map_err(|error| match error {
+                        SessionError::Timeout { seconds, .. } => SessionError::NoCeremony { seconds },
+                        error => error,
+                    })?;
+                }
             }
         };
         self.open_result(&sealed, command_id, EVIDENCE_AGE_MAX_MS)
