@@ -40,8 +40,8 @@ mod pipeline;
 mod request;
 mod response;
 
-pub(crate) use errors::{BODY_TOO_LONG, BUSY};
 pub use errors::Refused;
+pub(crate) use errors::{BODY_TOO_LONG, BUSY};
 pub use guard::{Denial, Guard, OpenGuard, Question};
 pub use observer::{LoggedRequestId, NoObserver, Outcome, RequestEvent, RequestObserver};
 pub use operation::{Decrypt, Encrypt, GetHealthStatus, GetKeyMetadata};
