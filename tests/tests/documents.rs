@@ -1,0 +1,44 @@
+//! What the documents say about the tests is true: each test and file that ARCHITECTURE.md names exists.
+
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn sources(folder: &Path, found: &mut Vec<String>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if path.is_dir() && name != "target" && !name.starts_with('.') {
+            sources(&path, found);
+        } else if name.ends_with(".rs") {
+            found.push(std::fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn architecture_names_what_exists() {
+    let text = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let mut code = Vec::new();
+    sources(&root(), &mut code);
+    let (mut tests, mut files) = (0, 0);
+    for quoted in text.split('`').skip(1).step_by(2) {
+        let is_test = quoted.matches('_').count() >= 2
+            && quoted
+                .chars()
+                .all(|character| character.is_ascii_lowercase() || character.is_ascii_digit() || character == '_')
+            && quoted != "compile_fail";
+        if is_test {
+            tests += 1;
+            let definition = format!("fn {quoted}(");
+            assert!(code.iter().any(|text| text.contains(&definition)), "there is no test {quoted}");
+        } else if quoted.contains('/') && (quoted.ends_with(".rs") || quoted.ends_with(".toml")) {
+            files += 1;
+            let below = |base: &str| root().join(base).join(quoted).exists();
+            assert!(["", "enclave/src", "custodian/src"].into_iter().any(below), "there is no file {quoted}");
+        }
+    }
+    assert!(tests >= 15 && files >= 8, "the search finds what is there: {tests} tests, {files} files");
+}
