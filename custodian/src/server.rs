@@ -1,7 +1,8 @@
 //! The listener: TCP, TLS and HTTP/1.1, with a limit on everything that a stranger can make wait.
 //!
 //! Guarantees: at most so many connections, of which one address has only a part; a handshake, a request's head and a body
-//! must each come in time; at the end, those who are being answered get a moment. Refuses: HTTP/2, which nobody here needs.
+//! must each come in time, and answers be read in time; at the end, those who are being answered get a moment. Refuses:
+//! HTTP/2, which nobody here needs.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -25,6 +26,11 @@ use crate::service::Custodian;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Time for a request's head, idle time before it included.
 const HEAD: Duration = Duration::from_secs(30);
+/// Life of a connection, in which every request has its own limits already; our clients send one request on each. It ends those
+/// who do not read their answers.
+const LIFE: Duration = Duration::from_mins(2);
+/// Time in which a request finishes once its connection's life is over.
+const LAST_ANSWER: Duration = Duration::from_secs(30);
 /// Time in which requests finish once the service stops.
 const DRAIN: Duration = Duration::from_secs(5);
 /// Pause after the system refused to accept a connection: it has run out of something.
@@ -101,14 +107,20 @@ async fn converse(stream: TcpStream, acceptor: TlsAcceptor, router: Router, mut 
     let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {
-        result = connection.as_mut() => result,
+        result = connection.as_mut() => Ok(result),
         () = stopped(&mut stop) => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            Ok(connection.await)
+        }
+        () = tokio::time::sleep(LIFE) => {
+            connection.as_mut().graceful_shutdown();
+            tokio::time::timeout(LAST_ANSWER, connection).await
         }
     };
-    if let Err(error) = result {
-        tracing::debug!("connection: {error}");
+    match result {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!("connection: {error}"),
+        Err(_) => tracing::debug!("connection: its answer was not read in time"),
     }
 }
 
