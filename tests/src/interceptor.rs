@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
@@ -156,6 +156,10 @@ pub struct Exchange {
     pub status: Option<u16>,
     /// The answer.
     pub answer: Vec<u8>,
+    /// When the request came.
+    pub asked: Instant,
+    /// When the answer went on its way, after whatever was done to it.
+    pub delivered: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -249,6 +253,7 @@ impl std::fmt::Display for Ended {
 impl std::error::Error for Ended {}
 
 async fn intercept(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Ended> {
+    let asked = Instant::now();
     let path = request.uri().path().to_owned();
     let content_type = request.headers().get(header::CONTENT_TYPE).cloned();
     let body = request.into_body().collect().await.map_err(|_| Ended)?.to_bytes().to_vec();
@@ -256,7 +261,8 @@ async fn intercept(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Re
     let sent = shared.change(&path, Half::Request, &deeds, body.clone()).await?;
     let number = {
         let mut state = shared.state.lock().unwrap();
-        let exchange = Exchange { path: path.clone(), request: body, status: None, answer: Vec::new() };
+        let (status, answer, delivered) = (None, Vec::new(), None);
+        let exchange = Exchange { path: path.clone(), request: body, status, answer, asked, delivered };
         state.exchanges.push(exchange);
         state.exchanges.len() - 1
     };
@@ -271,6 +277,7 @@ async fn intercept(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Re
         let exchange = &mut shared.state.lock().unwrap().exchanges[number];
         exchange.status = Some(status.as_u16());
         exchange.answer = answer;
+        exchange.delivered = Some(Instant::now());
     }
     let mut response = Response::builder().status(status);
     if let Some(content_type) = content_type {
