@@ -131,11 +131,7 @@ impl<C: Connect> CustodianClient<C> {
     ///
     /// # Errors
     /// [`ClientError::Unusable`] when its address or roots make no sense.
-    pub fn with_time(
-        connector: C,
-        custodian: &Custodian,
-        time: Arc<dyn TimeProvider>,
-    ) -> Result<Self, ClientError> {
+    pub fn with_time(connector: C, custodian: &Custodian, time: Arc<dyn TimeProvider>) -> Result<Self, ClientError> {
         let unusable = |reason: String| ClientError::Unusable { address: custodian.address.clone(), reason };
         let host = custodian.address.rsplit_once(':').map_or(custodian.address.as_str(), |(host, _)| host);
         let server_name = ServerName::try_from(host.to_owned())

@@ -84,6 +84,9 @@ pub const COMMAND_MAX: usize = 32 * 1024;
 pub const PENDING_COMMANDS_MAX: usize = 64;
 /// Longest validity of a command, in milliseconds (31 days).
 pub const COMMAND_LIFE_MAX_MS: u64 = 31 * 24 * 3_600_000;
+/// How far one block overlay's epoch may be above the one before at a custodian: one that missed some orders takes the next, and
+/// nobody can use up the epochs.
+pub const BLOCK_EPOCH_STEP_MAX: u64 = 1_000;
 /// Keys named in one block overlay.
 pub const BLOCKED_KEYS_MAX: usize = EXTERNAL_KEYS_MAX;
 /// Bytes of a signed block overlay: 4,096 key ids of 128 characters and framing.

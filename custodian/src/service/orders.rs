@@ -151,6 +151,13 @@ impl Custodian {
             }
             let against = current.as_ref().map_or(0, |current| current.epoch);
             let overlay = self.judge_block(key_store, current, body.clone()).await?;
+            // No single order may use up the epochs that lifting it needs.
+            let highest = against.saturating_add(holdfast_shared::limits::BLOCK_EPOCH_STEP_MAX);
+            if overlay.epoch > highest {
+                let text =
+                    format!("block overlay: the epoch may be {highest} at most, not {}: sign anew", overlay.epoch);
+                return Err(ServiceError::Conflict(text));
+            }
             let new = StoredOverlay { epoch: overlay.epoch, signed: body.clone() };
             if self.store.put_overlay(key_store.id(), against, &new, self.clock.now_ms()).await? {
                 key_store.wake();
@@ -185,9 +192,6 @@ impl Custodian {
                 })
             })
             .await??;
-        if i64::try_from(judged.epoch).is_err() {
-            return Err(ServiceError::Denied("block overlay: the epoch is out of range".to_owned()));
-        }
         Ok(judged)
     }
 }
