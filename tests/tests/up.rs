@@ -139,3 +139,18 @@ async fn ctrl_c_before_everything_is_up_leaves_nothing_either() {
         check(&state, &[]);
     }
 }
+
+/// A run that is killed cannot end its children; the next run on the same state does, and goes on from there.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_run_left_behind_is_ended_by_the_next() {
+    let folder = folder();
+    let (state, log) = (folder.path().join("state"), folder.path().join("up.log"));
+    let process = Process::start("up", &mut up(&state, &[]), &log);
+    until("everything is up", || async {
+        std::fs::read_to_string(&log).unwrap().contains("Up until Ctrl-C").then_some(())
+    })
+    .await;
+    process.kill();
+    let again = check(&state, &[]);
+    assert!(again.contains("decrypted what an earlier run encrypted"), "{again}");
+}
