@@ -10,7 +10,8 @@ use holdfast_client::{ClientError, CustodianClient, Tcp};
 use holdfast_shared::api::{self, RefusalCode};
 use holdfast_shared::block::{self, BlockOverlay};
 use holdfast_shared::{cbor, labels};
-use holdfast_tests::system::{AAD, KEY, Options, System};
+use holdfast_tests::applicant::Applicant;
+use holdfast_tests::system::{AAD, KEY, Options, System, static_configuration};
 use holdfast_tests::wait::until;
 use ring::rand::SystemRandom;
 use serde_json::{Value, json};
@@ -123,6 +124,8 @@ async fn a_block_survives_restarts_and_nothing_old_lifts_it() {
     let status = system.order(&["status"]);
     assert_eq!((&status["blocked"]["store"], &status["blocked"]["epoch"]), (&json!(true), &json!(3)), "{status}");
 
+    no_share_leaves(&system).await;
+
     // A block needs no enclave; lifting it neither, but its effect does.
     system.kill_enclave().await;
     system.order(&["block", "--key", KEY]);
@@ -137,6 +140,13 @@ async fn a_block_survives_restarts_and_nothing_old_lifts_it() {
     })
     .await;
     system.decrypt(&encrypted).await;
+}
+
+/// The block holds at the custodian too: whoever asks while it is in force gets a lease to wait with, and no share.
+async fn no_share_leaves(system: &System) {
+    let mut applicant = Applicant::boot(&system.nsm_socket(), Some(&static_configuration()));
+    let lease = applicant.obtain(&system.home_custodian(), system.key_store_id()).await.unwrap();
+    assert!(lease.content.overlay.is_some() && lease.content.share.is_none());
 }
 
 /// Blocked before its first release, an enclave has nothing at all: no name, no certificate, no keys.
