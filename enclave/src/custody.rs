@@ -269,7 +269,12 @@ impl<C: Connect + 'static> Custody<C> {
         } else {
             let denied = matches!(error, CustodyError::Client(ClientError::Refused { refusal, .. })
                 if refusal.code == RefusalCode::Denied);
-            let state = if denied { KeyStoreState::Refused } else { KeyStoreState::AwaitingCustodian };
+            let state = match self.newest {
+                _ if denied => KeyStoreState::Refused,
+                // It was served in this boot.
+                Some(_) => KeyStoreState::LeaseExpired,
+                None => KeyStoreState::AwaitingCustodian,
+            };
             self.report_unserved(state, &reason);
         }
     }

@@ -301,6 +301,9 @@ async fn a_lease_that_is_not_renewed_ends_in_a_wipe_and_comes_back() {
     world.until("a wipe", |world| !world.served.holds_keys()).await;
     assert_eq!(world.report().version, None, "the root key is gone");
     assert_eq!(world.report().lease_remaining_ms, None);
+    let tries = world.custodian.state().asked("challenge");
+    world.until("two tries that fail", |world| world.custodian.state().asked("challenge") >= tries + 2).await;
+    assert_eq!(world.report().state, KeyStoreState::LeaseExpired, "and it is said for as long as it is so");
     world.custodian.change(|state| state.faults.clear());
     world.serving().await;
 }
