@@ -12,6 +12,7 @@ use crate::cbor::{self, DecodeError, message};
 use crate::external_key::{ExternalKeyId, KeyState, KeyUsage};
 use crate::hpke::{self, HpkeError};
 use crate::ids::{AdministratorId, CommandId, KeyStoreId};
+use crate::keystore::CredentialRecord;
 use crate::labels;
 use crate::limits;
 use crate::manifest::{Administrator, DerCertificate, Thresholds};
@@ -119,7 +120,7 @@ pub enum Action {
         /// The attested key to which it is encrypted: an enclave with another key leaves the command to the one that has it.
         #[n(0)]
         recipient: hpke::PublicKey,
-        /// [`ImportedCredential`], made by [`seal_credential`].
+        /// [`CredentialRecord`], made by [`seal_credential`].
         #[n(1)]
         sealed: hpke::Sealed,
     },
@@ -248,7 +249,7 @@ pub enum Outcome {
     Credential {
         /// The credential.
         #[n(0)]
-        credential: IssuedCredential,
+        credential: CredentialRecord,
     },
     /// To [`Action::RequestCertificate`].
     #[n(4)]
@@ -283,18 +284,6 @@ pub struct KeyDescription {
     /// How many versions decrypt.
     #[n(4)]
     pub versions: u32,
-}
-
-/// A SigV4 credential on its way to an administrator.
-#[derive(Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
-#[cbor(array)]
-pub struct IssuedCredential {
-    /// 20 to 30 characters.
-    #[n(0)]
-    pub access_key_id: AccessKeyId,
-    /// 43 to 64 characters.
-    #[cbor(n(1), with = "crate::cbor::secret_bytes")]
-    pub secret_access_key: SecretBytes,
 }
 
 /// An outcome and the proof that an attested enclave made it.
@@ -409,41 +398,18 @@ fn result_info(key_store_id: KeyStoreId, command_id: CommandId, recipient: Admin
 
 // --- Imported credentials ---------------------------------------------------------------------------------------------------
 
-/// A SigV4 credential on its way into an enclave.
-#[derive(Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
-#[cbor(array)]
-pub struct ImportedCredential {
-    /// 20 to 30 characters.
-    #[n(0)]
-    pub access_key_id: AccessKeyId,
-    /// 43 to 64 characters.
-    #[cbor(n(1), with = "crate::cbor::secret_bytes")]
-    pub secret_access_key: SecretBytes,
-}
-
-message!(ImportedCredential, 256, "imported credential", |credential| {
-    let secret = credential.secret_access_key.expose();
-    if !limits::SECRET_ACCESS_KEY_LEN.contains(&secret.len()) {
-        Err("a secret access key has 43 to 64 characters")
-    } else if !secret.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'+' | b'=')) {
-        Err("a secret access key has letters, digits, /, + and = only")
-    } else {
-        Ok(())
-    }
-});
-
 /// Encrypts a credential to an attested enclave's key, for one command.
 ///
 /// # Errors
 /// [`CommandError`] when the credential breaks a rule or the key is no point of the curve.
 pub fn seal_credential(
-    credential: &ImportedCredential,
+    credential: &CredentialRecord,
     key_store_id: KeyStoreId,
     command_id: CommandId,
     recipient: &hpke::PublicKey,
 ) -> Result<hpke::Sealed, CommandError> {
     let plaintext = cbor::encode(credential);
-    cbor::decode::<ImportedCredential>(&plaintext)?;
+    cbor::decode::<CredentialRecord>(&plaintext)?;
     Ok(hpke::seal(recipient, &import_info(key_store_id, command_id), &[], &plaintext)?.0)
 }
 
@@ -456,7 +422,7 @@ pub fn open_credential(
     key_store_id: KeyStoreId,
     command_id: CommandId,
     key: &hpke::PrivateKey,
-) -> Result<ImportedCredential, CommandError> {
+) -> Result<CredentialRecord, CommandError> {
     let (plaintext, _) = hpke::open(key, &import_info(key_store_id, command_id), &[], sealed)?;
     Ok(cbor::decode(&plaintext)?)
 }

@@ -15,7 +15,7 @@ use ring::hkdf::{HKDF_SHA256, Salt};
 use ring::rand::SecureRandom;
 use zeroize::Zeroizing;
 
-use crate::cbor::{self, DecodeError, message};
+use crate::cbor::{self, DecodeError, Message, message};
 use crate::external_key::{ExternalKeyId, KeyState, KeyUsage};
 use crate::hpke;
 use crate::ids::{BlobId, CommandId, KeyStoreId};
@@ -114,7 +114,7 @@ pub struct TlsIdentity {
     pub chain: Vec<DerCertificate>,
 }
 
-/// A SigV4 credential.
+/// A SigV4 credential: in a key store, and on its way in or out.
 #[derive(Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
 #[cbor(array)]
 pub struct CredentialRecord {
@@ -125,6 +125,17 @@ pub struct CredentialRecord {
     #[cbor(n(1), with = "crate::cbor::secret_bytes")]
     pub secret_access_key: SecretBytes,
 }
+
+message!(CredentialRecord, 256, "credential", |credential| {
+    let secret = credential.secret_access_key.expose();
+    if !limits::SECRET_ACCESS_KEY_LEN.contains(&secret.len()) {
+        Err("a secret access key has 43 to 64 characters")
+    } else if !secret.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'+' | b'=')) {
+        Err("a secret access key has letters, digits, /, + and = only")
+    } else {
+        Ok(())
+    }
+});
 
 /// An external key with all its versions.
 #[derive(Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
@@ -181,10 +192,7 @@ message!(Body, limits::BLOB_MAX, "key store", |body| {
         "each external key needs versions numbered upwards from 1",
     )?;
     rule(body.credentials.len() <= limits::CREDENTIALS_MAX, "has too many credentials")?;
-    rule(
-        body.credentials.iter().all(|c| limits::SECRET_ACCESS_KEY_LEN.contains(&c.secret_access_key.expose().len())),
-        "a secret access key has 43 to 64 characters",
-    )?;
+    body.credentials.iter().try_for_each(Message::check)?;
     rule(body.tls.chain.len() <= limits::CERTIFICATE_CHAIN_MAX, "the certificate chain is too long")?;
     rule((1..=limits::ADMINISTRATORS_MAX).contains(&body.administrators.len()), "needs 1 to 16 administrators")?;
     rule(body.executed.len() <= limits::EXECUTED_COMMANDS_MAX, "remembers too many commands")

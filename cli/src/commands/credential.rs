@@ -6,9 +6,10 @@
 use core::fmt;
 use std::path::Path;
 
-use holdfast_shared::command::{self, Action, ImportedCredential, IssuedCredential, Outcome};
+use holdfast_shared::command::{self, Action, Outcome};
 use holdfast_shared::hpke::PublicKey;
 use holdfast_shared::ids::CommandId;
+use holdfast_shared::keystore::CredentialRecord;
 use holdfast_shared::secrets::SecretBytes;
 use holdfast_shared::sigv4::AccessKeyId;
 use serde::Serialize;
@@ -24,7 +25,7 @@ use crate::session::{Completed, Session, SessionError, Wait};
 #[derive(Debug)]
 pub struct Issued {
     /// The credential.
-    pub credential: IssuedCredential,
+    pub credential: CredentialRecord,
     /// The command that made it, or the ceremony.
     pub command_id: CommandId,
     /// Who says so.
@@ -91,7 +92,7 @@ pub fn secret_text(secret: &SecretBytes) -> &str {
 
 /// The credential as `--xks-proxy-authentication-credential file://…` takes it.
 #[must_use]
-pub fn credential_json(credential: &IssuedCredential) -> SecretBytes {
+pub fn credential_json(credential: &CredentialRecord) -> SecretBytes {
     #[derive(Serialize)]
     struct File<'a> {
         #[serde(rename = "AccessKeyId")]
@@ -155,7 +156,7 @@ pub async fn import(
     let recipient = attested_key(session).await?;
     let done = format!("credential {access_key_id} imported");
     let command_id = session.new_command_id()?;
-    let credential = ImportedCredential { access_key_id, secret_access_key };
+    let credential = CredentialRecord { access_key_id, secret_access_key };
     let key_store_id = session.store().manifest.id();
     let sealed = command::seal_credential(&credential, key_store_id, command_id, &recipient)?;
     let action = Action::ImportCredential { recipient, sealed };

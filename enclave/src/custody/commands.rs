@@ -4,9 +4,7 @@
 //! administrators, or finds its object in another state than its signer expected; a refused command changes nothing. Assumes: the
 //! caller publishes the changed body and the outcome in one step, and shows neither before that succeeded.
 
-use holdfast_shared::command::{
-    self, Action, Command, CommandError, IssuedCredential, KeyDescription, Outcome, Precondition,
-};
+use holdfast_shared::command::{self, Action, Command, CommandError, KeyDescription, Outcome, Precondition};
 use holdfast_shared::external_key::{ExternalKeyId, KeyState};
 use holdfast_shared::hpke;
 use holdfast_shared::ids::{AdministratorId, CommandId, KeyStoreId};
@@ -214,8 +212,8 @@ fn create_credential(body: &mut Body, fresh: &Secret<32>) -> Effect {
 }
 
 /// The copy of a credential that goes to its administrator.
-pub(crate) fn issued(record: &CredentialRecord) -> IssuedCredential {
-    IssuedCredential {
+pub(crate) fn issued(record: &CredentialRecord) -> CredentialRecord {
+    CredentialRecord {
         access_key_id: record.access_key_id.clone(),
         secret_access_key: record.secret_access_key.duplicate(),
     }

@@ -1,6 +1,6 @@
 //! Each rule of carrying out a command, as a table.
 
-use holdfast_shared::command::{ImportedCredential, seal_credential};
+use holdfast_shared::command::seal_credential;
 use holdfast_shared::external_key::KeyUsage;
 use holdfast_shared::keystore::TlsIdentity;
 use holdfast_shared::manifest::{Administrator, DerCertificate, Thresholds};
@@ -192,7 +192,7 @@ fn credentials_are_made_imported_and_removed() {
     let first = credential.access_key_id;
 
     let import = |desk: &mut Desk, recipient: &hpke::PublicKey| {
-        let record = ImportedCredential {
+        let record = CredentialRecord {
             access_key_id: AccessKeyId::parse("AAAAABBBBBCCCCCDDDDD").unwrap(),
             secret_access_key: SecretBytes::new(vec![b'x'; 43]),
         };
