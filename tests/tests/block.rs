@@ -104,7 +104,12 @@ async fn a_block_survives_restarts_and_nothing_old_lifts_it() {
     put(&system, &old_unblock).await.unwrap();
     system.serving().await;
 
+    // Killed as soon as it acknowledged, the custodian may have told nobody: it tells when it is back.
     system.order(&["block", "--store"]);
+    system.custodian.kill();
+    system.custodian.start().await;
+    blocked(&system).await;
+    // What an enclave was told holds while the custodian is away.
     system.custodian.kill();
     blocked(&system).await;
     system.custodian.start().await;
