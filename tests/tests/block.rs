@@ -183,7 +183,7 @@ fn overlay(system: &System, epoch: u64, store: bool) -> Vec<u8> {
         keys: Vec::new(),
         issued_ms: 1,
     };
-    let keys = system.administrator.library().administrator().unwrap();
+    let keys = system.administrator.home_folder().administrator().unwrap();
     cbor::encode(&block::sign(&overlay, &keys.signing_key, &SystemRandom::new()).unwrap()).to_vec()
 }
 

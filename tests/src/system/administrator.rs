@@ -29,12 +29,12 @@ impl Administrator {
     /// The id, as custodians' configurations name it.
     #[must_use]
     pub fn id(&self) -> AdministratorId {
-        self.library().administrator().unwrap().administrator.id()
+        self.home_folder().administrator().unwrap().administrator.id()
     }
 
     /// The same folder for the tool's library.
     #[must_use]
-    pub fn library(&self) -> Home {
+    pub fn home_folder(&self) -> Home {
         Home::at(self.home.clone())
     }
 
