@@ -12,6 +12,7 @@
 
 mod connection;
 mod counts;
+mod handshake;
 mod http_service;
 mod memory;
 

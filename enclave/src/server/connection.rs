@@ -1,4 +1,4 @@
-//! One connection: handshake, choice of HTTP version, service.
+//! One connection: choice of HTTP version, service.
 
 use core::future::Future;
 use core::pin::Pin;
@@ -11,18 +11,13 @@ use holdfast_shared::xks::HostName;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::server::Acceptor;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
-use tokio_rustls::LazyConfigAcceptor;
-use tokio_rustls::server::TlsStream;
 
+use super::handshake::accept_tls;
 use super::http_service::handle;
 use super::{ServerContext, ServerLimits, started};
-
-/// A TLS record that holds the fatal alert `unrecognized_name` (RFC 6066, section 3; RFC 8446, sections 5.1 and 6).
-const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 
 /// Flow-control window of one HTTP/2 stream and of a connection: one largest body, and four of them.
 const HTTP2_STREAM_WINDOW: u32 = 128 * 1024;
@@ -111,25 +106,6 @@ where
         let connection = http1_builder(limits.headers).serve_connection(io, service);
         drive(connection, http1::Connection::graceful_shutdown, drain, &peer, &limits).await
     }
-}
-
-/// Reads the `ClientHello`, finds the host, and finishes the handshake with that host's configuration.
-async fn accept_tls<S>(stream: S, context: &ServerContext) -> Result<(TlsStream<S>, HostName), ConnectionError>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let acceptor = LazyConfigAcceptor::new(Acceptor::default(), stream);
-    let mut start = acceptor.await.map_err(ConnectionError::Handshake)?;
-    let host_name = start.client_hello().server_name().and_then(|name| HostName::from_wire(name).ok());
-    let host = host_name.as_ref().and_then(|name| context.directory.host(name));
-    let (Some(host_name), Some(host)) = (host_name, host) else {
-        // The peer gets a reason if it can still be written; the connection ends either way.
-        let _ = start.io.write_all(&UNRECOGNIZED_NAME).await;
-        let _ = start.io.shutdown().await;
-        return Err(ConnectionError::UnknownHost);
-    };
-    let stream = start.into_stream(Arc::clone(host.tls())).await.map_err(ConnectionError::Handshake)?;
-    Ok((stream, host_name))
 }
 
 /// Runs a connection; once draining starts, or it was silent for too long, no new request is taken and the running ones
