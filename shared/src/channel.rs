@@ -137,6 +137,9 @@ pub enum Reply {
         /// Signed commands that wait for an enclave.
         #[n(3)]
         commands: Vec<minicbor::bytes::ByteVec>,
+        /// How many enclaves with a live lease of this key store have asked lately, this one among them.
+        #[n(4)]
+        enclaves: core::num::NonZeroU32,
     },
     /// To [`Ask::Fetch`].
     #[n(1)]

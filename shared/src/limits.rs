@@ -74,6 +74,15 @@ pub const BLOB_MAX: usize = 4 * 1024 * 1024;
 pub const EXTERNAL_KEYS_MAX: usize = 4096;
 /// Versions of one external key.
 pub const KEY_VERSIONS_MAX: usize = 1024;
+/// Runs of versions in one list of keys; with as many keys as there may be, the list fits into one result.
+pub const LISTED_RUNS_MAX: usize = 8192;
+/// Requests per second, and requests at once, in a quota: from one to far more than one enclave serves. KMS itself asks at most
+/// 1,800 times per second unless AWS raised that limit.
+pub const QUOTA: core::ops::RangeInclusive<u32> = 1..=1_000_000;
+/// Trust anchors of client certificates; all of them must fit into one command of [`COMMAND_MAX`].
+pub const CLIENT_AUTHORITIES_MAX: usize = 8;
+/// Subject common names of client certificates; the specification names one.
+pub const CLIENT_NAMES_MAX: usize = 8;
 /// Live SigV4 credentials of one key store; the specification asks for at least two.
 pub const CREDENTIALS_MAX: usize = 8;
 /// Executed command ids kept until they expire.
@@ -107,6 +116,11 @@ pub const ANSWER_AGE_MAX_MS: u64 = 60_000;
 pub const LEASE_MS: core::ops::RangeInclusive<u64> = 10_000..=31 * 24 * 3_600_000;
 /// How long a custodian holds a `watch` request open, in milliseconds: well below [`ANSWER_AGE_MAX_MS`].
 pub const WATCH_HOLD_MS: u64 = 25_000;
+/// An enclave that has asked a custodian nothing for this long, in milliseconds, is not counted as part of the fleet: more than
+/// [`WATCH_HOLD_MS`], and with it less than [`HEALTH_AGE_MAX_MS`].
+pub const ENCLAVE_SILENT_MS: u64 = 30_000;
+/// Age of what `GetHealthStatus` says of others, in milliseconds (specification, "`GetHealthStatus`": one minute).
+pub const HEALTH_AGE_MAX_MS: u64 = 60_000;
 /// Age of an administrator's signed query, in milliseconds.
 pub const QUERY_AGE_MAX_MS: u64 = 300_000;
 

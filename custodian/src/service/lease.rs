@@ -1,5 +1,7 @@
 //! Leases in memory: who may speak on the sealed channel, until when, and which counters were used.
 
+use core::num::NonZeroU32;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use holdfast_shared::cbor;
@@ -7,7 +9,7 @@ use holdfast_shared::channel::ChannelError;
 use holdfast_shared::hpke;
 use holdfast_shared::ids::{BootId, CustodianId, KeyStoreId, LeaseId};
 use holdfast_shared::labels;
-use holdfast_shared::limits::COUNTER_WINDOW;
+use holdfast_shared::limits::{COUNTER_WINDOW, ENCLAVE_SILENT_MS};
 use holdfast_shared::release::ChannelKeys;
 use holdfast_shared::secrets::Secret;
 use zeroize::Zeroizing;
@@ -153,6 +155,15 @@ impl Custodian {
         lease.filter(|lease| lease.state().expires_ms > now_ms).ok_or_else(|| {
             ServiceError::NotFound("this lease is unknown or has ended; ask for a new release".to_owned())
         })
+    }
+
+    /// How many enclaves serve a key store, as far as they have asked lately; whoever is told this is one of them.
+    pub(super) fn enclaves_of(&self, key_store_id: KeyStoreId) -> NonZeroU32 {
+        let now_ms = self.clock.now_ms();
+        let leases = self.leases_of(key_store_id);
+        let heard = |lease: &&Arc<Lease>| now_ms.saturating_sub(lease.state().seen_ms) <= ENCLAVE_SILENT_MS;
+        let boots: BTreeSet<_> = leases.iter().filter(heard).map(|lease| lease.boot_id).collect();
+        u32::try_from(boots.len()).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN)
     }
 
     /// The leases of a key store that have not ended.

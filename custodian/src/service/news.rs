@@ -4,6 +4,7 @@
 //! answer comes after [`limits::WATCH_HOLD_MS`]. A renewal is answered at once, and only after the evidence of the release
 //! was judged under the policy in force now.
 
+use core::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,7 +44,7 @@ impl Custodian {
             let news = self.store.news(lease.key_store.id(), seen, self.clock.now_ms()).await?;
             let due = Instant::now() >= deadline || *stopping.borrow_and_update();
             if lease_ms.is_some() || due || !news.is_empty() {
-                return Ok(reply(lease_ms, news));
+                return Ok(reply(lease_ms, news, self.enclaves_of(lease.key_store.id())));
             }
             tokio::select! {
                 _ = changes.changed() => {}
@@ -71,7 +72,7 @@ impl Custodian {
     }
 }
 
-fn reply(lease_ms: Option<u64>, news: News) -> Reply {
+fn reply(lease_ms: Option<u64>, news: News, enclaves: NonZeroU32) -> Reply {
     let commands = news.commands.into_iter().map(ByteVec::from).collect();
-    Reply::News { lease_ms, overlay: news.overlay, register: news.register, commands }
+    Reply::News { lease_ms, overlay: news.overlay, register: news.register, commands, enclaves }
 }

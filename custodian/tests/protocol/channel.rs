@@ -223,7 +223,8 @@ async fn news_wakes_whoever_waits_and_only_news_is_sent() {
     let seen = Seen { overlay_epoch: 0, version: 1, commands: Vec::new() };
     // What is there already is answered at once.
     match enclave.ask(&world, &watch(Seen::default())).await.unwrap() {
-        Reply::News { lease_ms: None, overlay: None, register: Some(register), commands } => {
+        Reply::News { lease_ms: None, overlay: None, register: Some(register), commands, enclaves } => {
+            assert_eq!(enclaves.get(), 1);
             assert_eq!(world.entry(&register).blob_id, one.id);
             assert!(commands.is_empty());
         }
@@ -386,7 +387,7 @@ async fn a_restart_keeps_everything_that_was_acknowledged() {
     assert_eq!((after.version, after.overlay_epoch, &after.pending), (before.version, 1, &vec![command_id]));
     assert_eq!(after.leases.len(), before.leases.len());
     match enclave.renew(&world, Seen::default()).await.unwrap() {
-        Reply::News { lease_ms: Some(_), overlay, register: entry, commands } => {
+        Reply::News { lease_ms: Some(_), overlay, register: entry, commands, .. } => {
             assert_eq!(overlay, Some(block));
             assert_eq!(entry, Some(register));
             assert_eq!(commands[0].as_slice(), bytes);

@@ -47,7 +47,7 @@ impl<C: Connect + 'static> Custody<C> {
                 }
             };
             match answer {
-                Ok((Reply::News { lease_ms, overlay, register, commands }, answered)) => {
+                Ok((Reply::News { lease_ms, overlay, register, commands, enclaves: _ }, answered)) => {
                     failures = 0;
                     self.served.set_custodian_health(EkmStatus::Active);
                     let was_blocked = self.is_blocked();

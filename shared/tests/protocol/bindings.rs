@@ -1,5 +1,7 @@
 //! To what each message is bound: it must not open for another party, purpose, place or time.
 
+use core::num::NonZeroU32;
+
 use holdfast_shared::block::{self, BlockError, BlockOverlay};
 use holdfast_shared::cbor;
 use holdfast_shared::channel::{self, Ask, ChannelMessage, Direction, Reply, Seen};
@@ -122,8 +124,20 @@ fn every_kind_of_channel_message_survives_its_encoding() {
         assert_eq!(cbor::decode::<Ask>(&cbor::encode(&ask)).unwrap(), ask);
     }
     let replies = [
-        Reply::News { lease_ms: Some(60_000), overlay: Some(vec![1]), register: None, commands: vec![vec![1].into()] },
-        Reply::News { lease_ms: None, overlay: None, register: Some(vec![2]), commands: vec![] },
+        Reply::News {
+            lease_ms: Some(60_000),
+            overlay: Some(vec![1]),
+            register: None,
+            commands: vec![vec![1].into()],
+            enclaves: NonZeroU32::MAX,
+        },
+        Reply::News {
+            lease_ms: None,
+            overlay: None,
+            register: Some(vec![2]),
+            commands: vec![],
+            enclaves: NonZeroU32::MIN,
+        },
         Reply::Blob { blob: vec![1, 2] },
         Reply::Deposited,
         Reply::Published { register: vec![1] },
@@ -137,7 +151,13 @@ fn every_kind_of_channel_message_survives_its_encoding() {
     }
     let orphan = Ask::Publish { version: 2, previous: None, blob: vec![], results: vec![] };
     assert!(cbor::decode::<Ask>(&cbor::encode(&orphan)).is_err());
-    let eternal = Reply::News { lease_ms: Some(u64::MAX), overlay: None, register: None, commands: vec![] };
+    let eternal = Reply::News {
+        lease_ms: Some(u64::MAX),
+        overlay: None,
+        register: None,
+        commands: vec![],
+        enclaves: NonZeroU32::MIN,
+    };
     assert!(cbor::decode::<Reply>(&cbor::encode(&eternal)).is_err());
 }
 

@@ -1,5 +1,6 @@
 //! A custodian in memory that speaks the real formats over real TLS, and does not look at evidence. It can be told to fail.
 
+use core::num::NonZeroU32;
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -365,7 +366,7 @@ impl FakeCustodian {
                 return reply;
             }
             if tokio::time::timeout(Duration::from_millis(WATCH_HOLD_MS), changed).await.is_err() {
-                return Reply::News { lease_ms: None, overlay: None, register: None, commands: Vec::new() };
+                return Reply::News { lease_ms: None, overlay: None, register: None, commands: Vec::new(), enclaves: NonZeroU32::MIN };
             }
         }
     }
@@ -380,7 +381,7 @@ impl FakeCustodian {
         let lease_ms = renew.then_some(state.lease_ms);
         let empty = overlay.is_none() && register.is_none() && unseen.is_empty() && lease_ms.is_none();
         let commands = unseen.into_iter().map(|(_, signed)| signed.clone().into()).collect();
-        (!empty).then_some(Reply::News { lease_ms, overlay, register, commands })
+        (!empty).then_some(Reply::News { lease_ms, overlay, register, commands, enclaves: NonZeroU32::MIN })
     }
 }
 
