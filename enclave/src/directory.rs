@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard as Loaded};
 use holdfast_shared::ids::KeyStoreId;
+use holdfast_shared::keystore::ClientAuthentication;
 use holdfast_shared::sigv4::{CredentialSet, Regions};
 use holdfast_shared::xks::{EkmHealth, HostName, PathPrefix};
 use rustls::ServerConfig;
@@ -51,6 +52,8 @@ pub struct ServedKeyStore {
     pub regions: Regions,
     /// Certificate and key of the host name.
     pub tls: Arc<TlsIdentity>,
+    /// Which client certificates are accepted; nothing if none is asked for.
+    pub client_authentication: Option<Arc<ClientAuthentication>>,
     /// Policy, quotas and budgets.
     pub guard: Arc<dyn Guard>,
     /// Lease and blocks.

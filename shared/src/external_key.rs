@@ -13,5 +13,5 @@ pub use id::{ExternalKeyId, KeyState, KeyUsage};
 pub use key::{ExternalKey, ExternalKeyError, version_of};
 pub use message::{
     Ciphertext, DecryptError, EncryptError, EncryptedMessage, ExternalKeyVersion, IV_LEN, METADATA_LEN,
-    MessageRandomness, SALT_LEN, TAG_LEN, VersionNumberError,
+    MessageRandomness, SALT_LEN, TAG_LEN, VERSION_MAX, VersionNumberError,
 };

@@ -10,21 +10,26 @@
 //! Guarantees: an [`OpenedKeyStore`] is the very blob that the register names, of that version, with that predecessor. Two
 //! blobs sealed for the same version have different ids, and the one that the register does not name is refused.
 
+mod records;
+
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, Salt};
 use ring::rand::SecureRandom;
 use zeroize::Zeroizing;
 
+use self::records::check_external_key;
+pub use self::records::{
+    ClientAuthentication, CredentialRecord, ExecutedCommand, ExternalKeyRecord, KeyVersionRecord, LegacyProfile, Quota,
+    TlsIdentity, VersionState,
+};
 use crate::cbor::{self, DecodeError, Message, message};
-use crate::external_key::{ExternalKeyId, KeyState, KeyUsage};
 use crate::hpke;
-use crate::ids::{BlobId, CommandId, KeyStoreId};
+use crate::ids::{BlobId, KeyStoreId};
 use crate::labels;
 use crate::limits;
-use crate::manifest::{Administrator, DerCertificate, Thresholds};
+use crate::manifest::{Administrator, Thresholds};
 use crate::register::RegisterEntry;
-use crate::secrets::{Secret, SecretBytes};
-use crate::sigv4::AccessKeyId;
+use crate::secrets::Secret;
 use crate::xks::{HostName, PathPrefix};
 
 /// The readable part of a blob.
@@ -100,102 +105,26 @@ pub struct Body {
     /// Commands carried out, kept until they expire, so that none is carried out twice.
     #[n(7)]
     pub executed: Vec<ExecutedCommand>,
-}
-
-/// TLS key, made in the enclave, and the certificate chain once one is installed.
-#[derive(Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
-#[cbor(array)]
-pub struct TlsIdentity {
-    /// ECDSA P-256 key in PKCS #8 form.
-    #[cbor(n(0), with = "crate::cbor::secret_bytes")]
-    pub private_key: SecretBytes,
-    /// Leaf first; empty before the first certificate.
-    #[n(1)]
-    pub chain: Vec<DerCertificate>,
-}
-
-/// A SigV4 credential: in a key store, and on its way in or out.
-#[derive(Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
-#[cbor(array)]
-pub struct CredentialRecord {
-    /// 20 to 30 characters.
-    #[n(0)]
-    pub access_key_id: AccessKeyId,
-    /// 43 to 64 characters.
-    #[cbor(n(1), with = "crate::cbor::secret_bytes")]
-    pub secret_access_key: SecretBytes,
-}
-
-message!(CredentialRecord, 256, "credential", |credential| {
-    let secret = credential.secret_access_key.expose();
-    if !limits::SECRET_ACCESS_KEY_LEN.contains(&secret.len()) {
-        Err("a secret access key has 43 to 64 characters")
-    } else if !secret.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'+' | b'=')) {
-        Err("a secret access key has letters, digits, /, + and = only")
-    } else {
-        Ok(())
-    }
-});
-
-/// An external key with all its versions.
-#[derive(Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
-#[cbor(array)]
-pub struct ExternalKeyRecord {
-    /// As in the URI.
-    #[n(0)]
-    pub id: ExternalKeyId,
-    /// What it may be used for.
-    #[n(1)]
-    pub usage: KeyUsage,
-    /// Whether it may be used.
-    #[n(2)]
-    pub state: KeyState,
-    /// Ascending by number; the last encrypts, all decrypt.
-    #[n(3)]
-    pub versions: Vec<KeyVersionRecord>,
-}
-
-/// One version of an external key.
-#[derive(Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
-#[cbor(array)]
-pub struct KeyVersionRecord {
-    /// From 1; at most 24 bits, as in `ciphertextMetadata`.
-    #[n(0)]
-    pub number: u32,
-    /// 32 bytes.
-    #[cbor(n(1), with = "crate::cbor::secret")]
-    pub material: Secret<32>,
-}
-
-/// A command that was carried out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
-#[cbor(array)]
-pub struct ExecutedCommand {
-    /// Its id.
-    #[n(0)]
-    pub command_id: CommandId,
-    /// When it expires and may be forgotten, milliseconds since 1970.
-    #[n(1)]
-    pub expires_ms: u64,
+    /// How often the keys may be used; without it, as often as KMS asks.
+    #[n(8)]
+    pub quota: Option<Quota>,
+    /// Which client certificates are accepted; without it, none is asked for.
+    #[n(9)]
+    pub client_authentication: Option<ClientAuthentication>,
 }
 
 message!(Body, limits::BLOB_MAX, "key store", |body| {
     let rule = |holds: bool, text: &'static str| if holds { Ok(()) } else { Err(text) };
     rule(body.external_keys.len() <= limits::EXTERNAL_KEYS_MAX, "has too many external keys")?;
     rule(body.external_keys.is_sorted_by(|a, b| a.id < b.id), "the external keys must be sorted, each once")?;
-    rule(
-        body.external_keys.iter().all(|key| {
-            (1..=limits::KEY_VERSIONS_MAX).contains(&key.versions.len())
-                && key.versions.is_sorted_by(|a, b| a.number < b.number)
-                && key.versions.iter().all(|version| (1..1 << 24).contains(&version.number))
-        }),
-        "each external key needs versions numbered upwards from 1",
-    )?;
+    body.external_keys.iter().try_for_each(check_external_key)?;
     rule(body.credentials.len() <= limits::CREDENTIALS_MAX, "has too many credentials")?;
     body.credentials.iter().try_for_each(Message::check)?;
     rule(body.tls.chain.len() <= limits::CERTIFICATE_CHAIN_MAX, "the certificate chain is too long")?;
     rule((1..=limits::ADMINISTRATORS_MAX).contains(&body.administrators.len()), "needs 1 to 16 administrators")?;
-    rule(body.executed.len() <= limits::EXECUTED_COMMANDS_MAX, "remembers too many commands")
+    rule(body.executed.len() <= limits::EXECUTED_COMMANDS_MAX, "remembers too many commands")?;
+    body.quota.iter().try_for_each(Message::check)?;
+    body.client_authentication.iter().try_for_each(Message::check)
 });
 
 /// Why a blob was refused or could not be made.

@@ -44,6 +44,8 @@ labels! {
     HPKE_RESULT = "holdfast result v1";
     /// A credential on its way from an administrator to an attested enclave.
     HPKE_IMPORT = "holdfast import v1";
+    /// The raw material of an external key on its way from an administrator to an attested enclave.
+    HPKE_IMPORT_KEY = "holdfast import key v1";
     /// Exporter context: AEAD key of the sealed channel, enclave to custodian.
     CHANNEL_ASK = "holdfast channel ask v1";
     /// Exporter context: AEAD key of the sealed channel, custodian to enclave.

@@ -78,13 +78,13 @@ pub struct DerCertificate(#[cbor(n(0), with = "minicbor::bytes")] pub Vec<u8>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
 #[cbor(array)]
 pub struct Thresholds {
-    /// Creating, enabling and disabling keys.
+    /// External keys, their versions, and the quota on their use.
     #[n(0)]
     pub keys: u8,
     /// SigV4 credentials.
     #[n(1)]
     pub credentials: u8,
-    /// Host name and certificate.
+    /// Host name, certificate, and which client certificates are accepted.
     #[n(2)]
     pub identity: u8,
     /// Blocking.

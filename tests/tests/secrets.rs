@@ -38,7 +38,7 @@ impl Secrets {
         let mut needles = forms("root key", root.expose());
         for key in &body.external_keys {
             for version in &key.versions {
-                needles.extend(forms(&format!("external key {}", key.id), version.material.expose()));
+                needles.extend(forms(&format!("external key {}", key.id), version.material.as_ref().unwrap().expose()));
             }
         }
         for credential in &body.credentials {

@@ -265,6 +265,8 @@ impl World {
             administrators: self.manifest.administrators.clone(),
             thresholds: self.manifest.thresholds,
             executed: Vec::new(),
+            quota: None,
+            client_authentication: None,
         };
         keystore::seal(&Secret::take(&mut [7; 32]), place, &body, &rng()).unwrap()
     }

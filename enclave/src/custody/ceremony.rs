@@ -71,6 +71,8 @@ pub(super) async fn first_version<C: Connect>(
         administrators: manifest.administrators.clone(),
         thresholds: manifest.thresholds,
         executed: Vec::new(),
+        quota: None,
+        client_authentication: None,
     };
     let administrator = manifest.administrators.first().ok_or(CustodyError::OtherAnswer)?;
     let key_store_id = verified.id();

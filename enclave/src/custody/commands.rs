@@ -4,15 +4,21 @@
 //! administrators, or finds its object in another state than its signer expected; a refused command changes nothing. Assumes: the
 //! caller publishes the changed body and the outcome in one step, and shows neither before that succeeded.
 
-use holdfast_shared::command::{self, Action, Command, CommandError, KeyDescription, Outcome, Precondition};
-use holdfast_shared::external_key::{ExternalKeyId, KeyState};
+use holdfast_shared::command::{self, Action, Command, CommandError, Outcome, Precondition};
+use holdfast_shared::external_key::{ExternalKeyId, KeyState, KeyUsage};
 use holdfast_shared::hpke;
 use holdfast_shared::ids::{AdministratorId, CommandId, KeyStoreId};
-use holdfast_shared::keystore::{Body, CredentialRecord, ExecutedCommand, ExternalKeyRecord, KeyVersionRecord};
+use holdfast_shared::keystore::{
+    Body, ClientAuthentication, CredentialRecord, ExecutedCommand, KeyVersionRecord, LegacyProfile,
+};
 use holdfast_shared::limits;
 use holdfast_shared::secrets::Secret;
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
 
 use super::identity;
+
+mod keys;
 
 /// What a command is judged by, besides the body.
 pub(crate) struct Situation<'a> {
@@ -98,33 +104,37 @@ fn check_precondition(command: &Command, body: &Body, version: u64) -> Result<()
             Err(format!("the key store is at version {version}, not {expected}: look again and issue the command anew"))
         }
         Precondition::KeyState(expected) => {
-            let (Action::EnableKey { id } | Action::DisableKey { id }) = &command.action else {
-                return Err("a key's state is a precondition of enabling or disabling it only".to_owned());
+            let (Action::EnableKey { id }
+            | Action::DisableKey { id }
+            | Action::RotateKey { id }
+            | Action::DestroyKeyVersion { id, .. }) = &command.action
+            else {
+                return Err("a key's state is a precondition of orders about a key that exists only".to_owned());
             };
-            match key_index(body, id).ok().and_then(|index| body.external_keys.get(index)) {
-                Some(key) if key.state == expected => Ok(()),
-                Some(key) => Err(format!("key {id} is {}, not {}", state_name(key.state), state_name(expected))),
-                None => Err(no_such_key(id)),
-            }
+            keys::check_state(body, id, expected)
         }
     }
 }
 
 fn act(command: &Command, body: &mut Body, situation: Situation<'_>) -> Effect {
     match &command.action {
-        Action::CreateKey { id, usage } => {
-            let Err(place) = key_index(body, id) else { return refused(&format!("key {id} exists already")) };
-            if body.external_keys.len() >= limits::EXTERNAL_KEYS_MAX {
-                return refused("the key store is full");
+        Action::CreateKey { id, usage } => keys::create(body, id, *usage, KeyVersionRecord::new(1, situation.fresh)),
+        Action::ImportKey { id, usage, legacy, recipient, sealed } => {
+            if recipient != situation.attested_key.public_key() {
+                return Effect::Left;
             }
-            let versions = vec![KeyVersionRecord { number: 1, material: situation.fresh }];
-            let record = ExternalKeyRecord { id: id.clone(), usage: *usage, state: KeyState::Enabled, versions };
-            body.external_keys.insert(place, record);
+            import_key(command.command_id, body, (id, *usage, *legacy), sealed, &situation)
+        }
+        Action::RotateKey { id } => keys::rotate(body, id, situation.fresh),
+        Action::DestroyKeyVersion { id, number } => keys::destroy_version(body, id, *number),
+        Action::EnableKey { id } => keys::set_state(body, id, KeyState::Enabled),
+        Action::DisableKey { id } => keys::set_state(body, id, KeyState::Disabled),
+        Action::ListKeys => Effect::Answered(Outcome::Keys { keys: keys::list(body) }),
+        Action::SetQuota { quota } => {
+            body.quota = *quota;
             Effect::Changed(Outcome::Done)
         }
-        Action::EnableKey { id } => set_state(body, id, KeyState::Enabled),
-        Action::DisableKey { id } => set_state(body, id, KeyState::Disabled),
-        Action::ListKeys => Effect::Answered(Outcome::Keys { keys: body.external_keys.iter().map(describe).collect() }),
+        Action::SetClientAuthentication { settings } => set_client_authentication(body, settings.as_ref()),
         Action::CreateCredential => create_credential(body, &situation.fresh),
         Action::ImportCredential { recipient, sealed } => {
             if recipient != situation.attested_key.public_key() {
@@ -156,45 +166,32 @@ fn act(command: &Command, body: &mut Body, situation: Situation<'_>) -> Effect {
     }
 }
 
-fn key_index(body: &Body, id: &ExternalKeyId) -> Result<usize, usize> {
-    body.external_keys.binary_search_by(|key| key.id.cmp(id))
-}
-
-fn no_such_key(id: &ExternalKeyId) -> String {
-    format!("there is no key {id}")
-}
-
-const fn state_name(state: KeyState) -> &'static str {
-    match state {
-        KeyState::Enabled => "enabled",
-        KeyState::Disabled => "disabled",
-        KeyState::PendingDestruction => "pending destruction",
+fn import_key(
+    command_id: CommandId,
+    body: &mut Body,
+    (id, usage, legacy): (&ExternalKeyId, KeyUsage, bool),
+    sealed: &hpke::Sealed,
+    situation: &Situation<'_>,
+) -> Effect {
+    match command::open_material(sealed, situation.key_store_id, command_id, situation.attested_key) {
+        Ok(material) => {
+            let legacy = legacy.then_some(LegacyProfile::AwsSample);
+            keys::create(body, id, usage, KeyVersionRecord { legacy, ..KeyVersionRecord::new(1, material) })
+        }
+        Err(_) => refused("the key does not open with this enclave's key for this command"),
     }
 }
 
-fn set_state(body: &mut Body, id: &ExternalKeyId, state: KeyState) -> Effect {
-    let key = key_index(body, id).ok().and_then(|index| body.external_keys.get_mut(index));
-    match key {
-        None => refused(&no_such_key(id)),
-        Some(key) if key.state == KeyState::PendingDestruction => {
-            refused(&format!("key {id} is pending destruction; cancel that first"))
-        }
-        Some(key) if key.state == state => refused(&format!("key {id} is {} already", state_name(state))),
-        Some(key) => {
-            key.state = state;
-            Effect::Changed(Outcome::Done)
+/// A setting that could not be served must not come into the key store, which would then not be served at all.
+fn set_client_authentication(body: &mut Body, settings: Option<&ClientAuthentication>) -> Effect {
+    let mut roots = RootCertStore::empty();
+    for authority in settings.into_iter().flat_map(|settings| &settings.authorities) {
+        if roots.add(CertificateDer::from(authority.0.as_slice())).is_err() {
+            return refused("an authority is not a readable X.509 certificate");
         }
     }
-}
-
-fn describe(key: &ExternalKeyRecord) -> KeyDescription {
-    KeyDescription {
-        id: key.id.clone(),
-        usage: key.usage,
-        state: key.state,
-        current_version: key.versions.last().map_or(0, |version| version.number),
-        versions: u32::try_from(key.versions.len()).unwrap_or(u32::MAX),
-    }
+    body.client_authentication = settings.cloned();
+    Effect::Changed(Outcome::Done)
 }
 
 fn create_credential(body: &mut Body, fresh: &Secret<32>) -> Effect {

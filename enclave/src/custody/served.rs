@@ -88,6 +88,7 @@ impl ServedStore {
                 credentials,
                 regions: self.0.regions.clone(),
                 tls,
+                client_authentication: body.client_authentication.map(Arc::new),
                 guard: Arc::new(OpenGuard),
                 gate: Arc::clone(&self.0.gate),
                 keys: Arc::clone(&self.0.keys),
@@ -184,7 +185,8 @@ fn external_key(record: ExternalKeyRecord) -> Result<ExternalKey, CustodyError> 
     let versions = record
         .versions
         .into_iter()
-        .map(|version| ExternalKeyVersion::new(version.number, version.material).map_err(|error| failed(&error)))
+        .filter_map(|version| version.material.map(|material| (version.number, material)))
+        .map(|(number, material)| ExternalKeyVersion::new(number, material).map_err(|error| failed(&error)))
         .collect::<Result<Vec<_>, _>>()?;
     ExternalKey::new(record.id, record.usage, record.state, versions).map_err(|error| failed(&error))
 }

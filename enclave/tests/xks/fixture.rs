@@ -138,6 +138,7 @@ pub(crate) fn key_store(id: u8, owner: u8, host: &str, prefix: &str, tls: &Arc<T
         credentials: credentials(),
         regions: Regions::Only(vec![Region::parse(REGION).unwrap()]),
         tls: Arc::clone(tls),
+        client_authentication: None,
         guard: Arc::new(TestGuard::default()),
         gate: Arc::new(Gate::new()),
         keys: Arc::new(KeySlot::new()),

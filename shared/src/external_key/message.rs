@@ -31,7 +31,7 @@ pub const METADATA_LEN: usize = 20;
 const FORMAT: u8 = 1;
 
 /// The largest version number that three bytes hold.
-const VERSION_MAX: u32 = 0x00FF_FFFF;
+pub const VERSION_MAX: u32 = 0x00FF_FFFF;
 
 /// A version number outside 1 to 16,777,215, which is what three bytes of metadata hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -89,7 +89,7 @@ pub(crate) fn key_record(id: &str, versions: u32) -> ExternalKeyRecord {
         usage: KeyUsage::ENCRYPT_DECRYPT,
         state: KeyState::Enabled,
         versions: (1..=versions)
-            .map(|number| KeyVersionRecord { number, material: Secret::take(&mut [number.to_le_bytes()[0]; 32]) })
+            .map(|number| KeyVersionRecord::new(number, Secret::take(&mut [number.to_le_bytes()[0]; 32])))
             .collect(),
     }
 }
@@ -107,5 +107,7 @@ pub(crate) fn body(administrator: Administrator) -> Body {
         administrators: vec![administrator],
         thresholds: Thresholds::ONE,
         executed: vec![ExecutedCommand { command_id: CommandId([8; 16]), expires_ms: 99 }],
+        quota: None,
+        client_authentication: None,
     }
 }

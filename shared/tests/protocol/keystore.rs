@@ -1,8 +1,12 @@
 //! Sealed key stores: only the registered blob opens, and only whole.
 
 use holdfast_shared::ids::{BlobId, KeyStoreId};
-use holdfast_shared::keystore::{Body, KeyStoreError, OpenedKeyStore, Place, SealedKeyStore, blob_id, open, seal};
+use holdfast_shared::keystore::{
+    Body, ClientAuthentication, KeyStoreError, LegacyProfile, OpenedKeyStore, Place, Quota, SealedKeyStore, blob_id,
+    open, seal,
+};
 use holdfast_shared::labels;
+use holdfast_shared::manifest::DerCertificate;
 use holdfast_shared::register::RegisterEntry;
 use holdfast_shared::secrets::{Secret, SecretBytes};
 
@@ -19,6 +23,13 @@ fn root() -> Secret<32> {
 
 fn body() -> Body {
     fixture::body(Party::new().administrator("alice"))
+}
+
+fn clients(authorities: usize, length: usize, names: &[&str]) -> ClientAuthentication {
+    ClientAuthentication {
+        authorities: vec![DerCertificate(vec![7; length]); authorities],
+        subject_common_names: names.iter().map(|name| (*name).to_owned()).collect(),
+    }
 }
 
 fn sealed(version: u64, previous: Option<BlobId>) -> SealedKeyStore {
@@ -91,6 +102,27 @@ fn a_body_that_breaks_a_rule_is_neither_sealed_nor_opened() {
         ("versions numbered upwards", |b| b.external_keys[1].versions.reverse()),
         ("versions numbered upwards", |b| b.external_keys[0].versions[0].number = 0),
         ("versions numbered upwards", |b| b.external_keys[0].versions[0].number = 1 << 24),
+        ("newest version", |b| b.external_keys[1].versions[2].destroy()),
+        ("legacy profile", |b| {
+            b.external_keys[1].versions[0].destroy();
+            b.external_keys[1].versions[0].legacy = Some(LegacyProfile::AwsSample);
+        }),
+        ("at most one version", |b| {
+            b.external_keys[1].versions.iter_mut().for_each(|v| v.legacy = Some(LegacyProfile::AwsSample));
+        }),
+        ("a quota has", |b| b.quota = Some(Quota { requests_per_second: 0, burst: 1 })),
+        ("a quota has", |b| b.quota = Some(Quota { requests_per_second: 1, burst: 0 })),
+        ("a quota has", |b| b.quota = Some(Quota { requests_per_second: 1_000_001, burst: 1 })),
+        ("a quota has", |b| b.quota = Some(Quota { requests_per_second: 1, burst: 1_000_001 })),
+        ("1 to 8 authorities", |b| b.client_authentication = Some(clients(0, 40, &["a"]))),
+        ("1 to 8 authorities", |b| b.client_authentication = Some(clients(9, 40, &["a"]))),
+        ("1 to 8 authorities", |b| b.client_authentication = Some(clients(1, 8193, &["a"]))),
+        ("subject common names", |b| b.client_authentication = Some(clients(1, 40, &[]))),
+        ("subject common names", |b| b.client_authentication = Some(clients(1, 40, &[""]))),
+        ("subject common names", |b| b.client_authentication = Some(clients(1, 40, &["\u{e9}"]))),
+        ("subject common names", |b| b.client_authentication = Some(clients(1, 40, &["a\n"]))),
+        ("subject common names", |b| b.client_authentication = Some(clients(1, 40, &[&"a".repeat(65)]))),
+        ("subject common names", |b| b.client_authentication = Some(clients(1, 40, &["a"; 9]))),
         ("43 to 64", |b| b.credentials[0].secret_access_key = SecretBytes::new(vec![b's'; 42])),
         ("administrators", |b| b.administrators.clear()),
     ];

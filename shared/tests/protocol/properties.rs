@@ -7,11 +7,13 @@ use holdfast_shared::channel::{Ask, Seen};
 use holdfast_shared::command::{Action, Command, Precondition};
 use holdfast_shared::external_key::{ExternalKeyId, KeyState, KeyUsage};
 use holdfast_shared::ids::{BlobId, CommandId, KeyStoreId};
-use holdfast_shared::keystore::{self, Place};
-use holdfast_shared::labels;
-use holdfast_shared::manifest::{Manifest, ReleasePolicy};
+use holdfast_shared::keystore::{
+    self, ClientAuthentication, ExternalKeyRecord, KeyVersionRecord, LegacyProfile, Place, Quota,
+};
+use holdfast_shared::manifest::{DerCertificate, Manifest, ReleasePolicy};
 use holdfast_shared::register::RegisterEntry;
 use holdfast_shared::secrets::Secret;
+use holdfast_shared::{hpke, labels, limits};
 use proptest::prelude::*;
 
 use crate::fixture::{self, Party, rng};
@@ -39,6 +41,41 @@ fn key_ids() -> impl Strategy<Value = Vec<ExternalKeyId>> {
     prop::collection::btree_set(key_id(), 0..8).prop_map(|ids| ids.into_iter().collect())
 }
 
+fn quota() -> impl Strategy<Value = Quota> {
+    (limits::QUOTA, limits::QUOTA).prop_map(|(requests_per_second, burst)| Quota { requests_per_second, burst })
+}
+
+fn client_authentication() -> impl Strategy<Value = ClientAuthentication> {
+    let authority = prop::collection::vec(any::<u8>(), 1..64).prop_map(DerCertificate);
+    (prop::collection::vec(authority, 1..=8), prop::collection::vec("[ -~]{1,64}", 1..=8))
+        .prop_map(|(authorities, subject_common_names)| ClientAuthentication { authorities, subject_common_names })
+}
+
+fn version(number: u32) -> impl Strategy<Value = KeyVersionRecord> {
+    (any::<u8>(), any::<[u8; 32]>()).prop_map(move |(kind, mut material)| {
+        let mut version = KeyVersionRecord::new(number, Secret::take(&mut material));
+        if kind % 3 == 0 {
+            version.destroy();
+        }
+        version
+    })
+}
+
+fn versions() -> impl Strategy<Value = Vec<KeyVersionRecord>> {
+    (prop::collection::btree_set(1..1_u32 << 24, 1..6), any::<[u8; 32]>(), any::<bool>()).prop_flat_map(
+        |(numbers, material, legacy)| {
+            let newest = *numbers.last().unwrap();
+            let old: Vec<_> = numbers.into_iter().filter(|number| *number != newest).map(version).collect();
+            old.prop_map(move |mut versions| {
+                let legacy = legacy.then_some(LegacyProfile::AwsSample);
+                let material = Secret::take(&mut material.clone());
+                versions.push(KeyVersionRecord { legacy, ..KeyVersionRecord::new(newest, material) });
+                versions
+            })
+        },
+    )
+}
+
 fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
         (key_id(), any::<bool>(), any::<bool>())
@@ -46,6 +83,18 @@ fn action() -> impl Strategy<Value = Action> {
         key_id().prop_map(|id| Action::EnableKey { id }),
         key_id().prop_map(|id| Action::DisableKey { id }),
         Just(Action::ListKeys),
+        key_id().prop_map(|id| Action::RotateKey { id }),
+        (key_id(), any::<u32>()).prop_map(|(id, number)| Action::DestroyKeyVersion { id, number }),
+        (key_id(), any::<bool>(), any::<[u8; 97]>(), any::<[u8; 97]>(), prop::collection::vec(any::<u8>(), 0..64))
+            .prop_map(|(id, legacy, recipient, encapsulated_key, ciphertext)| Action::ImportKey {
+                id,
+                usage: KeyUsage::DECRYPT,
+                legacy,
+                recipient: hpke::PublicKey(recipient),
+                sealed: hpke::Sealed { encapsulated_key, ciphertext },
+            }),
+        prop::option::of(quota()).prop_map(|quota| Action::SetQuota { quota }),
+        prop::option::of(client_authentication()).prop_map(|settings| Action::SetClientAuthentication { settings }),
         Just(Action::CreateCredential),
         Just(Action::RequestCertificate),
     ]
@@ -141,9 +190,20 @@ proptest! {
     }
 
     #[test]
-    fn sealed_key_stores(ids in key_ids(), versions in 1..4_u32, root: [u8; 32]) {
+    fn sealed_key_stores(
+        ids in key_ids(),
+        versions in prop::collection::vec(versions(), 8),
+        quota in prop::option::of(quota()),
+        client_authentication in prop::option::of(client_authentication()),
+        root: [u8; 32],
+    ) {
         let mut body = fixture::body(Party::new().administrator("alice"));
-        body.external_keys = ids.iter().map(|id| fixture::key_record(id.as_str(), versions)).collect();
+        body.external_keys = ids
+            .iter()
+            .zip(versions)
+            .map(|(id, versions)| ExternalKeyRecord { versions, ..fixture::key_record(id.as_str(), 1) })
+            .collect();
+        (body.quota, body.client_authentication) = (quota, client_authentication);
         let place = Place { key_store_id: KeyStoreId(root), version: 1, previous: None, generation: 1 };
         let root = || Secret::take(&mut root.clone());
         let sealed = keystore::seal(&root(), &place, &body, &rng()).unwrap();

@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use holdfast_shared::block::BlockOverlay;
 use holdfast_shared::cbor::{self, Message};
 use holdfast_shared::channel::{Ask, Reply, Seen};
-use holdfast_shared::command::{Action, Command, Precondition, ResultUserData};
-use holdfast_shared::external_key::{ExternalKeyId, KeyUsage};
+use holdfast_shared::command::{Action, Command, KeyDescription, Outcome, Precondition, ResultUserData, VersionRun};
+use holdfast_shared::external_key::{ExternalKeyId, KeyState, KeyUsage};
 use holdfast_shared::ids::{BlobId, BootId, CommandId, CustodianId, KeyStoreId};
-use holdfast_shared::keystore::{self, Place};
+use holdfast_shared::keystore::{self, Body, ClientAuthentication, LegacyProfile, Place, Quota, VersionState};
 use holdfast_shared::labels;
+use holdfast_shared::manifest::DerCertificate;
 use holdfast_shared::register::RegisterEntry;
 use holdfast_shared::release::{ChallengeRequest, ReleaseUserData};
 use holdfast_shared::secrets::Secret;
@@ -93,18 +94,74 @@ fn messages_without_randomness() {
             },
         },
     );
+    let key = || ExternalKeyId::parse("ward-7.db").unwrap();
+    let authorities = vec![DerCertificate(vec![0xAA; 40])];
+    let subject_common_names = vec!["cks.eu-central-1.amazonaws.com".to_owned()];
+    let actions = [
+        ("command-rotate-key.hex", Action::RotateKey { id: key() }),
+        (
+            "command-import-key.hex",
+            Action::ImportKey {
+                id: key(),
+                usage: KeyUsage::ENCRYPT_DECRYPT,
+                legacy: true,
+                recipient: hpke::PublicKey([0x04; 97]),
+                sealed: hpke::Sealed { encapsulated_key: [0x05; 97], ciphertext: vec![0x06; 48] },
+            },
+        ),
+        ("command-destroy-key-version.hex", Action::DestroyKeyVersion { id: key(), number: 3 }),
+        ("command-set-quota.hex", Action::SetQuota { quota: Some(Quota { requests_per_second: 1800, burst: 500 }) }),
+        ("command-clear-quota.hex", Action::SetQuota { quota: None }),
+        (
+            "command-set-client-authentication.hex",
+            Action::SetClientAuthentication {
+                settings: Some(ClientAuthentication { authorities, subject_common_names }),
+            },
+        ),
+    ];
+    for (name, action) in actions {
+        let command = Command {
+            label: labels::COMMAND.to_owned(),
+            key_store_id: ID,
+            command_id: CommandId([0x88; 16]),
+            issued_ms: 1_790_000_000_000,
+            expires_ms: 1_790_003_600_000,
+            precondition: Precondition::None,
+            action,
+        };
+        holds(name, &command);
+    }
+    holds(
+        "outcome-keys.hex",
+        &Outcome::Keys {
+            keys: vec![KeyDescription {
+                id: key(),
+                usage: KeyUsage::DECRYPT,
+                state: KeyState::Enabled,
+                current_version: 5,
+                versions: 3,
+                runs: vec![
+                    VersionRun { first: 1, last: 1, state: VersionState::LiveWithLegacy },
+                    VersionRun { first: 2, last: 3, state: VersionState::Destroyed },
+                    VersionRun { first: 4, last: 5, state: VersionState::Live },
+                ],
+            }],
+        },
+    );
     holds("ask-watch.hex", &Ask::Watch { seen: Seen { overlay_epoch: 1, version: 2, commands: vec![] }, renew: true });
     holds("reply-refused.hex", &Reply::Refused { reason: "no".to_owned(), lease_ended: false });
 }
 
-#[test]
-fn a_sealed_key_store_written_once_still_opens() {
+/// Seals `change`d fixture once; what was written then must still open as that.
+fn still_opens(name: &str, change: fn(&mut Body)) {
     let place = Place { key_store_id: ID, version: 1, previous: None, generation: 1 };
     let root = || Secret::take(&mut [0x99; 32]);
-    let bytes = vector("sealed-key-store.hex", || {
-        let body = fixture::body(Party::new().administrator("alice"));
-        keystore::seal(&root(), &place, &body, &rng()).unwrap().bytes
-    });
+    let make = || {
+        let mut body = fixture::body(Party::new().administrator("alice"));
+        change(&mut body);
+        body
+    };
+    let bytes = vector(name, || keystore::seal(&root(), &place, &make(), &rng()).unwrap().bytes);
     let entry = RegisterEntry {
         label: labels::REGISTER.to_owned(),
         key_store_id: ID,
@@ -114,9 +171,23 @@ fn a_sealed_key_store_written_once_still_opens() {
         recorded_ms: 0,
     };
     let opened = keystore::open(&root(), &entry, &bytes).unwrap();
-    let mut expected = fixture::body(Party::new().administrator("alice"));
+    let mut expected = make();
     expected.administrators.clone_from(&opened.body.administrators);
-    assert_eq!(opened.body, expected);
+    assert_eq!(opened.body, expected, "{name}");
+}
+
+#[test]
+fn a_sealed_key_store_written_once_still_opens() {
+    still_opens("sealed-key-store.hex", |_| {});
+    still_opens("sealed-key-store-2.hex", |body| {
+        body.external_keys[0].versions[0].legacy = Some(LegacyProfile::AwsSample);
+        body.external_keys[1].versions[1].destroy();
+        body.quota = Some(Quota { requests_per_second: 1800, burst: 500 });
+        body.client_authentication = Some(ClientAuthentication {
+            authorities: vec![DerCertificate(vec![0xAA; 40])],
+            subject_common_names: vec!["cks.eu-central-1.amazonaws.com".to_owned()],
+        });
+    });
 }
 
 #[test]

@@ -42,6 +42,8 @@ impl Desk {
             administrators: vec![administrator],
             thresholds: Thresholds::ONE,
             executed: vec![],
+            quota: None,
+            client_authentication: None,
         };
         Self { signing, attested: hpke::PrivateKey::generate().unwrap(), body, next: 0 }
     }

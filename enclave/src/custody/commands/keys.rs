@@ -1,0 +1,140 @@
+//! Orders about external keys and their versions.
+//!
+//! Guarantees: the newest version of a key is never destroyed, so a number is never given twice: the next one is always above it.
+//! Assumes: keys are sorted by id and versions by number, which the sealed key store demands. Refuses: a key pending destruction,
+//! except that its versions may be destroyed.
+
+use holdfast_shared::command::{KeyDescription, Outcome, VersionRun};
+use holdfast_shared::external_key::{ExternalKeyId, KeyState, KeyUsage, VERSION_MAX};
+use holdfast_shared::keystore::{Body, ExternalKeyRecord, KeyVersionRecord, VersionState};
+use holdfast_shared::limits;
+use holdfast_shared::secrets::Secret;
+
+use super::{Effect, refused};
+
+const DONE: Effect = Effect::Changed(Outcome::Done);
+
+fn place(body: &Body, id: &ExternalKeyId) -> Result<usize, usize> {
+    body.external_keys.binary_search_by(|key| key.id.cmp(id))
+}
+
+fn find<'b>(body: &'b mut Body, id: &ExternalKeyId) -> Option<&'b mut ExternalKeyRecord> {
+    place(body, id).ok().and_then(|index| body.external_keys.get_mut(index))
+}
+
+fn no_such_key(id: &ExternalKeyId) -> String {
+    format!("there is no key {id}")
+}
+
+const fn state_name(state: KeyState) -> &'static str {
+    match state {
+        KeyState::Enabled => "enabled",
+        KeyState::Disabled => "disabled",
+        KeyState::PendingDestruction => "pending destruction",
+    }
+}
+
+/// Whether the key is in the state that the signer expected.
+pub(super) fn check_state(body: &Body, id: &ExternalKeyId, expected: KeyState) -> Result<(), String> {
+    match place(body, id).ok().and_then(|index| body.external_keys.get(index)) {
+        Some(key) if key.state == expected => Ok(()),
+        Some(key) => Err(format!("key {id} is {}, not {}", state_name(key.state), state_name(expected))),
+        None => Err(no_such_key(id)),
+    }
+}
+
+/// Adds a key with its first version.
+pub(super) fn create(body: &mut Body, id: &ExternalKeyId, usage: KeyUsage, first: KeyVersionRecord) -> Effect {
+    let Err(place) = place(body, id) else { return refused(&format!("key {id} exists already")) };
+    if body.external_keys.len() >= limits::EXTERNAL_KEYS_MAX {
+        return refused("the key store is full");
+    }
+    let record = ExternalKeyRecord { id: id.clone(), usage, state: KeyState::Enabled, versions: vec![first] };
+    body.external_keys.insert(place, record);
+    DONE
+}
+
+/// Gives a key a version above all that it ever had.
+pub(super) fn rotate(body: &mut Body, id: &ExternalKeyId, material: Secret<32>) -> Effect {
+    let Some(key) = find(body, id) else { return refused(&no_such_key(id)) };
+    if key.state == KeyState::PendingDestruction {
+        return refused(&format!("key {id} is pending destruction; cancel that first"));
+    }
+    let number = key.versions.last().map_or(1, |newest| newest.number.saturating_add(1));
+    if number > VERSION_MAX {
+        return refused(&format!("key {id} has used up its version numbers; make another key"));
+    }
+    if key.versions.len() >= limits::KEY_VERSIONS_MAX {
+        // What is left of a destroyed version only informs: numbers go up from the newest, which is never destroyed.
+        let Some(oldest) = key.versions.iter().position(|version| version.material.is_none()) else {
+            return refused(&format!("key {id} has {} versions; destroy old ones first", limits::KEY_VERSIONS_MAX));
+        };
+        key.versions.remove(oldest);
+    }
+    key.versions.push(KeyVersionRecord::new(number, material));
+    DONE
+}
+
+/// Drops the material of an old version.
+pub(super) fn destroy_version(body: &mut Body, id: &ExternalKeyId, number: u32) -> Effect {
+    let Some(key) = find(body, id) else { return refused(&no_such_key(id)) };
+    if key.versions.last().is_some_and(|newest| newest.number == number) {
+        return refused(&format!("version {number} of key {id} is the one that encrypts; rotate the key first"));
+    }
+    match key.versions.iter_mut().find(|version| version.number == number) {
+        None => refused(&format!("key {id} has no version {number}")),
+        Some(version) if version.material.is_none() => {
+            refused(&format!("version {number} of key {id} is destroyed already"))
+        }
+        Some(version) => {
+            version.destroy();
+            DONE
+        }
+    }
+}
+
+/// Allows or forbids the use of a key.
+pub(super) fn set_state(body: &mut Body, id: &ExternalKeyId, state: KeyState) -> Effect {
+    match find(body, id) {
+        None => refused(&no_such_key(id)),
+        Some(key) if key.state == KeyState::PendingDestruction => {
+            refused(&format!("key {id} is pending destruction; cancel that first"))
+        }
+        Some(key) if key.state == state => refused(&format!("key {id} is {} already", state_name(state))),
+        Some(key) => {
+            key.state = state;
+            DONE
+        }
+    }
+}
+
+/// All keys, with their versions as far as these fit into one result.
+pub(super) fn list(body: &Body) -> Vec<KeyDescription> {
+    let mut keys: Vec<_> = body.external_keys.iter().map(describe).collect();
+    if keys.iter().map(|key| key.runs.len()).sum::<usize>() > limits::LISTED_RUNS_MAX {
+        keys.iter_mut().for_each(|key| key.runs.clear());
+    }
+    keys
+}
+
+fn describe(key: &ExternalKeyRecord) -> KeyDescription {
+    let mut runs: Vec<VersionRun> = Vec::new();
+    for version in &key.versions {
+        let state = version.state();
+        match runs.last_mut() {
+            Some(run) if run.state == state && run.last.saturating_add(1) == version.number => {
+                run.last = version.number
+            }
+            _ => runs.push(VersionRun { first: version.number, last: version.number, state }),
+        }
+    }
+    let live = key.versions.iter().filter(|version| version.state() != VersionState::Destroyed).count();
+    KeyDescription {
+        id: key.id.clone(),
+        usage: key.usage,
+        state: key.state,
+        current_version: key.versions.last().map_or(0, |version| version.number),
+        versions: u32::try_from(live).unwrap_or(u32::MAX),
+        runs,
+    }
+}

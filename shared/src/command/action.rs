@@ -1,0 +1,173 @@
+//! What administrators may order, and under which conditions.
+
+use crate::cbor::Message as _;
+use crate::external_key::{ExternalKeyId, KeyState, KeyUsage};
+use crate::hpke;
+use crate::keystore::{ClientAuthentication, Quota};
+use crate::limits;
+use crate::manifest::{DerCertificate, Thresholds};
+use crate::sigv4::AccessKeyId;
+
+/// What must be true of a command's object when it is carried out: an order given in ignorance of a change is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub enum Precondition {
+    /// Nothing.
+    #[n(0)]
+    None,
+    /// The key store has this version.
+    #[n(1)]
+    Version(#[n(0)] u64),
+    /// The key is in this state.
+    #[n(2)]
+    KeyState(#[n(0)] KeyState),
+}
+
+/// What an administrator may order.
+#[expect(clippy::large_enum_variant, reason = "one at a time, off the request path")]
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub enum Action {
+    /// Make an external key; its material is drawn in the enclave. Refused if the id exists.
+    #[n(0)]
+    CreateKey {
+        /// As in the URI.
+        #[n(0)]
+        id: ExternalKeyId,
+        /// What it may be used for.
+        #[n(1)]
+        usage: KeyUsage,
+    },
+    /// Allow the use of a key.
+    #[n(1)]
+    EnableKey {
+        /// The key.
+        #[n(0)]
+        id: ExternalKeyId,
+    },
+    /// Forbid the use of a key.
+    #[n(2)]
+    DisableKey {
+        /// The key.
+        #[n(0)]
+        id: ExternalKeyId,
+    },
+    /// Answer with the keys and their states.
+    #[n(3)]
+    ListKeys,
+    /// Make a SigV4 credential and answer with it.
+    #[n(4)]
+    CreateCredential,
+    /// Accept this SigV4 credential.
+    #[n(5)]
+    ImportCredential {
+        /// The attested key to which it is encrypted: an enclave with another key leaves the command to the one that has it.
+        #[n(0)]
+        recipient: hpke::PublicKey,
+        /// [`CredentialRecord`](crate::keystore::CredentialRecord), made by [`seal_credential`](super::seal_credential).
+        #[n(1)]
+        sealed: hpke::Sealed,
+    },
+    /// Accept this SigV4 credential no longer.
+    #[n(6)]
+    RemoveCredential {
+        /// The credential.
+        #[n(0)]
+        access_key_id: AccessKeyId,
+    },
+    /// Answer with a certificate signing request for the TLS key.
+    #[n(7)]
+    RequestCertificate,
+    /// Serve this certificate chain, whose leaf must hold the TLS key and the host name.
+    #[n(8)]
+    InstallCertificate {
+        /// Leaf first.
+        #[n(0)]
+        chain: Vec<DerCertificate>,
+    },
+    /// Give a key a new version, drawn in the enclave: it encrypts from now on, and those before still decrypt.
+    #[n(9)]
+    RotateKey {
+        /// The key.
+        #[n(0)]
+        id: ExternalKeyId,
+    },
+    /// Make an external key of this material. Refused if the id exists.
+    #[n(10)]
+    ImportKey {
+        /// As in the URI.
+        #[n(0)]
+        id: ExternalKeyId,
+        /// What it may be used for.
+        #[n(1)]
+        usage: KeyUsage,
+        /// Whether it also decrypts what AWS's sample proxy encrypted under it.
+        #[n(2)]
+        legacy: bool,
+        /// The attested key to which it is encrypted: an enclave with another key leaves the command to the one that has it.
+        #[n(3)]
+        recipient: hpke::PublicKey,
+        /// 32 bytes, sealed by [`seal_material`](super::seal_material).
+        #[n(4)]
+        sealed: hpke::Sealed,
+    },
+    /// Destroy a version's material. Refused for the version that encrypts.
+    #[n(11)]
+    DestroyKeyVersion {
+        /// The key.
+        #[n(0)]
+        id: ExternalKeyId,
+        /// The version.
+        #[n(1)]
+        number: u32,
+    },
+    /// Limit how often the key store's keys are used, or lift the limit.
+    #[n(12)]
+    SetQuota {
+        /// The limit.
+        #[n(0)]
+        quota: Option<Quota>,
+    },
+    /// Demand certificates of clients (mTLS), or demand none.
+    #[n(13)]
+    SetClientAuthentication {
+        /// Whose, and by whom they must be issued.
+        #[n(0)]
+        settings: Option<ClientAuthentication>,
+    },
+}
+
+impl Action {
+    /// Rules beyond the types.
+    pub(super) fn check(&self) -> Result<(), &'static str> {
+        match self {
+            Self::InstallCertificate { chain }
+                if !(1..=limits::CERTIFICATE_CHAIN_MAX).contains(&chain.len())
+                    || chain.iter().any(|certificate| certificate.0.len() > limits::CERTIFICATE_DER_MAX) =>
+            {
+                Err("a certificate chain has 1 to 6 certificates of at most 8 KiB")
+            }
+            Self::SetQuota { quota: Some(quota) } => quota.check(),
+            Self::SetClientAuthentication { settings: Some(settings) } => settings.check(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Signatures that the action needs.
+    #[must_use]
+    pub const fn threshold(&self, thresholds: &Thresholds) -> u8 {
+        match self {
+            Self::CreateKey { .. }
+            | Self::EnableKey { .. }
+            | Self::DisableKey { .. }
+            | Self::RotateKey { .. }
+            | Self::ImportKey { .. }
+            | Self::DestroyKeyVersion { .. }
+            | Self::SetQuota { .. } => thresholds.keys,
+            Self::CreateCredential | Self::ImportCredential { .. } | Self::RemoveCredential { .. } => {
+                thresholds.credentials
+            }
+            Self::InstallCertificate { .. } | Self::SetClientAuthentication { .. } => thresholds.identity,
+            // Neither changes anything nor shows a secret.
+            Self::ListKeys | Self::RequestCertificate => 1,
+        }
+    }
+}
