@@ -65,9 +65,11 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
-/// Parses a whole body: one object and nothing but white space after it.
+/// Parses a whole body: one object and nothing but white space after it. All of it is UTF-8 (RFC 8259, section 8.1), in members
+/// that are skipped too, of which the parser would not look.
 pub(super) fn parse_object<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Option<T> {
-    serde_json::from_slice::<Object<T>>(body).ok().map(|object| object.0)
+    let text = core::str::from_utf8(body).ok()?;
+    serde_json::from_str::<Object<T>>(text).ok().map(|object| object.0)
 }
 
 /// What base64 decoding can say.

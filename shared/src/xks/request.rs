@@ -23,13 +23,6 @@ use crate::limits::{AAD_MAX, ARN_MAX, CIPHERTEXT_METADATA_MAX, METADATA_TEXT_MAX
 
 const MALFORMED: XksError =
     XksError::new(ErrorName::ValidationException, "The request body is not the JSON object that this operation takes.");
-const MISSING_METADATA: XksError =
-    XksError::new(ErrorName::ValidationException, "A required field of requestMetadata is missing.");
-const MISSING_FIELD: XksError = XksError::new(ErrorName::ValidationException, "A required field is missing.");
-const BAD_BASE64: XksError =
-    XksError::new(ErrorName::ValidationException, "A field is not Base64 in the standard alphabet with padding.");
-const BAD_METADATA_LEN: XksError =
-    XksError::new(ErrorName::ValidationException, "The ciphertextMetadata is longer than 20 bytes.");
 const BAD_IV_LEN: XksError =
     XksError::new(ErrorName::ValidationException, "The initializationVector is neither 12 nor 16 bytes long.");
 const BAD_TAG_LEN: XksError =
@@ -40,24 +33,72 @@ const UNKNOWN_INTEGRITY_ALGORITHM: XksError = XksError::new(
     ErrorName::UnsupportedOperationException,
     "The only supported ciphertextDataIntegrityValueAlgorithm is SHA_256.",
 );
-const TEXT_TOO_LONG: XksError = XksError::new(
-    ErrorName::UnsupportedOperationException,
-    "A field of requestMetadata is longer than this proxy supports.",
+
+/// The errors that one field can cause. KMS logs `errorMessage` for the owner (specification, section "Error codes"), so each
+/// names the field; none holds anything of its value.
+struct Field {
+    missing: XksError,
+    not_base64: XksError,
+    too_long: XksError,
+}
+
+macro_rules! field {
+    ($name:literal, $too_long:expr) => {
+        Field {
+            missing: XksError::new(
+                ErrorName::ValidationException,
+                concat!("The required field ", $name, " is missing."),
+            ),
+            not_base64: XksError::new(
+                ErrorName::ValidationException,
+                concat!("The field ", $name, " is not Base64 in the standard alphabet with padding."),
+            ),
+            too_long: $too_long,
+        }
+    };
+    ($name:literal longer than $max:literal) => {
+        field!(
+            $name,
+            XksError::new(
+                ErrorName::UnsupportedOperationException,
+                concat!("The field ", $name, " is longer than the ", $max, " that this proxy supports."),
+            )
+        )
+    };
+}
+
+const REQUEST_METADATA: Field = field!("requestMetadata", MALFORMED);
+const PRINCIPAL: Field = field!("awsPrincipalArn" longer than "2048 characters");
+const SOURCE_VPC: Field = field!("awsSourceVpc" longer than "2048 characters");
+const SOURCE_VPCE: Field = field!("awsSourceVpce" longer than "2048 characters");
+const KEY_ARN: Field = field!("kmsKeyArn" longer than "2048 characters");
+const KMS_OPERATION: Field = field!("kmsOperation" longer than "2048 characters");
+const KMS_REQUEST_ID: Field = field!("kmsRequestId" longer than "2048 characters");
+const VIA_SERVICE: Field = field!("kmsViaService" longer than "2048 characters");
+const PLAINTEXT: Field = field!("plaintext" longer than "8192 bytes");
+const CIPHERTEXT: Field = field!("ciphertext" longer than "8192 bytes");
+const AAD: Field = field!("additionalAuthenticatedData" longer than "65535 bytes");
+const ALGORITHM: Field = field!("encryptionAlgorithm", UNKNOWN_ALGORITHM);
+const CIPHERTEXT_METADATA: Field = field!(
+    "ciphertextMetadata",
+    XksError::new(ErrorName::ValidationException, "The ciphertextMetadata is longer than 20 bytes.")
 );
-const DATA_TOO_LONG: XksError = XksError::new(
-    ErrorName::UnsupportedOperationException,
-    "The plaintext or ciphertext is longer than this proxy supports.",
-);
-const AAD_TOO_LONG: XksError = XksError::new(
-    ErrorName::UnsupportedOperationException,
-    "The additionalAuthenticatedData is longer than 65535 bytes.",
-);
+const IV: Field = field!("initializationVector", BAD_IV_LEN);
+const TAG: Field = field!("authenticationTag", BAD_TAG_LEN);
 
 /// `requestMetadata`. Fields that an operation requires are present after parsing its request.
 #[derive(Clone, Debug)]
-pub struct RequestMetadata<'a>(WireMetadata<'a>);
+pub struct RequestMetadata<'a> {
+    principal: Option<Text<'a>>,
+    source_vpc: Option<Text<'a>>,
+    source_vpce: Option<Text<'a>>,
+    key_arn: Option<Text<'a>>,
+    operation: Text<'a>,
+    request_id: Text<'a>,
+    via_service: Option<Text<'a>>,
+}
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct WireMetadata<'a> {
     #[serde(borrow)]
@@ -69,9 +110,9 @@ struct WireMetadata<'a> {
     #[serde(borrow)]
     kms_key_arn: Option<Text<'a>>,
     #[serde(borrow)]
-    kms_operation: Text<'a>,
+    kms_operation: Option<Text<'a>>,
     #[serde(borrow)]
-    kms_request_id: Text<'a>,
+    kms_request_id: Option<Text<'a>>,
     #[serde(borrow)]
     kms_via_service: Option<Text<'a>>,
 }
@@ -80,78 +121,88 @@ impl RequestMetadata<'_> {
     /// `awsPrincipalArn`; absent only in health requests.
     #[must_use]
     pub fn aws_principal_arn(&self) -> Option<&str> {
-        self.0.aws_principal_arn.as_ref().map(|text| &*text.0)
+        self.principal.as_ref().map(|text| &*text.0)
     }
 
     /// `awsSourceVpc`.
     #[must_use]
     pub fn aws_source_vpc(&self) -> Option<&str> {
-        self.0.aws_source_vpc.as_ref().map(|text| &*text.0)
+        self.source_vpc.as_ref().map(|text| &*text.0)
     }
 
     /// `awsSourceVpce`.
     #[must_use]
     pub fn aws_source_vpce(&self) -> Option<&str> {
-        self.0.aws_source_vpce.as_ref().map(|text| &*text.0)
+        self.source_vpce.as_ref().map(|text| &*text.0)
     }
 
     /// `kmsKeyArn`; always there in Encrypt and Decrypt.
     #[must_use]
     pub fn kms_key_arn(&self) -> Option<&str> {
-        self.0.kms_key_arn.as_ref().map(|text| &*text.0)
+        self.key_arn.as_ref().map(|text| &*text.0)
     }
 
     /// `kmsOperation`: any text.
     #[must_use]
     pub fn kms_operation(&self) -> &str {
-        &self.0.kms_operation.0
+        &self.operation.0
     }
 
     /// `kmsRequestId`: any text.
     #[must_use]
     pub fn kms_request_id(&self) -> &str {
-        &self.0.kms_request_id.0
+        &self.request_id.0
     }
 
     /// `kmsViaService`.
     #[must_use]
     pub fn kms_via_service(&self) -> Option<&str> {
-        self.0.kms_via_service.as_ref().map(|text| &*text.0)
+        self.via_service.as_ref().map(|text| &*text.0)
     }
 }
 
 /// The fields of `requestMetadata` that an operation requires besides `kmsOperation` and `kmsRequestId`.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Required {
     Nothing,
     Principal,
     PrincipalAndKeyArn,
 }
 
-fn check_metadata(metadata: WireMetadata<'_>, required: Required) -> Result<RequestMetadata<'_>, XksError> {
-    let metadata = RequestMetadata(metadata);
-    let complete = match required {
-        Required::Nothing => true,
-        Required::Principal => metadata.aws_principal_arn().is_some(),
-        Required::PrincipalAndKeyArn => metadata.aws_principal_arn().is_some() && metadata.kms_key_arn().is_some(),
+fn check_metadata(
+    metadata: Option<Object<WireMetadata<'_>>>,
+    required: Required,
+) -> Result<RequestMetadata<'_>, XksError> {
+    let Object(wire) = metadata.ok_or(REQUEST_METADATA.missing)?;
+    let metadata = RequestMetadata {
+        principal: wire.aws_principal_arn,
+        source_vpc: wire.aws_source_vpc,
+        source_vpce: wire.aws_source_vpce,
+        key_arn: wire.kms_key_arn,
+        operation: wire.kms_operation.ok_or(KMS_OPERATION.missing)?,
+        request_id: wire.kms_request_id.ok_or(KMS_REQUEST_ID.missing)?,
+        via_service: wire.kms_via_service,
     };
-    if !complete {
-        return Err(MISSING_METADATA);
+    if required != Required::Nothing && metadata.principal.is_none() {
+        return Err(PRINCIPAL.missing);
     }
-    // "The XKS Proxy MUST support ARN lengths of up to 2048 characters": characters, not bytes.
-    let too_long = |text: &str, max: usize| text.len() > max && text.chars().count() > max;
-    let arns = [metadata.aws_principal_arn(), metadata.kms_key_arn()];
-    let others = [
-        metadata.aws_source_vpc(),
-        metadata.aws_source_vpce(),
-        metadata.kms_via_service(),
-        Some(metadata.kms_operation()),
-        Some(metadata.kms_request_id()),
+    if required == Required::PrincipalAndKeyArn && metadata.key_arn.is_none() {
+        return Err(KEY_ARN.missing);
+    }
+    let bounds = [
+        (metadata.aws_principal_arn(), ARN_MAX, PRINCIPAL),
+        (metadata.kms_key_arn(), ARN_MAX, KEY_ARN),
+        (metadata.aws_source_vpc(), METADATA_TEXT_MAX, SOURCE_VPC),
+        (metadata.aws_source_vpce(), METADATA_TEXT_MAX, SOURCE_VPCE),
+        (metadata.kms_via_service(), METADATA_TEXT_MAX, VIA_SERVICE),
+        (Some(metadata.kms_operation()), METADATA_TEXT_MAX, KMS_OPERATION),
+        (Some(metadata.kms_request_id()), METADATA_TEXT_MAX, KMS_REQUEST_ID),
     ];
-    if arns.into_iter().flatten().any(|text| too_long(text, ARN_MAX))
-        || others.into_iter().flatten().any(|text| too_long(text, METADATA_TEXT_MAX))
-    {
-        return Err(TEXT_TOO_LONG);
+    for (text, max, field) in bounds {
+        // "The XKS Proxy MUST support ARN lengths of up to 2048 characters": characters, not bytes.
+        if text.is_some_and(|text| text.len() > max && text.chars().count() > max) {
+            return Err(field.too_long);
+        }
     }
     Ok(metadata)
 }
@@ -202,14 +253,14 @@ pub struct DecryptRequest<'a> {
 #[serde(rename_all = "camelCase")]
 struct WireMetadataOnly<'a> {
     #[serde(borrow)]
-    request_metadata: Object<WireMetadata<'a>>,
+    request_metadata: Option<Object<WireMetadata<'a>>>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct WireEncrypt<'a> {
     #[serde(borrow)]
-    request_metadata: Object<WireMetadata<'a>>,
+    request_metadata: Option<Object<WireMetadata<'a>>>,
     #[serde(borrow)]
     plaintext: Option<Text<'a>>,
     #[serde(borrow)]
@@ -224,7 +275,7 @@ struct WireEncrypt<'a> {
 #[serde(rename_all = "camelCase")]
 struct WireDecrypt<'a> {
     #[serde(borrow)]
-    request_metadata: Object<WireMetadata<'a>>,
+    request_metadata: Option<Object<WireMetadata<'a>>>,
     #[serde(borrow)]
     ciphertext: Option<Text<'a>>,
     #[serde(borrow)]
@@ -245,7 +296,7 @@ struct WireDecrypt<'a> {
 /// The error to answer with.
 pub fn parse_key_metadata(body: &[u8]) -> Result<KeyMetadataRequest<'_>, XksError> {
     let wire: WireMetadataOnly<'_> = parse_object(body).ok_or(MALFORMED)?;
-    Ok(KeyMetadataRequest { metadata: check_metadata(wire.request_metadata.0, Required::Principal)? })
+    Ok(KeyMetadataRequest { metadata: check_metadata(wire.request_metadata, Required::Principal)? })
 }
 
 /// Parses the body of `GetHealthStatus`.
@@ -257,7 +308,7 @@ pub fn parse_key_metadata(body: &[u8]) -> Result<KeyMetadataRequest<'_>, XksErro
 /// The error to answer with.
 pub fn parse_health(body: &[u8]) -> Result<HealthRequest<'_>, XksError> {
     let wire: WireMetadataOnly<'_> = parse_object(body).ok_or(MALFORMED)?;
-    Ok(HealthRequest { metadata: check_metadata(wire.request_metadata.0, Required::Nothing)? })
+    Ok(HealthRequest { metadata: check_metadata(wire.request_metadata, Required::Nothing)? })
 }
 
 /// Parses the body of Encrypt.
@@ -266,11 +317,9 @@ pub fn parse_health(body: &[u8]) -> Result<HealthRequest<'_>, XksError> {
 /// The error to answer with.
 pub fn parse_encrypt(body: &[u8]) -> Result<EncryptRequest<'_>, XksError> {
     let wire: WireEncrypt<'_> = parse_object(body).ok_or(MALFORMED)?;
-    let metadata = check_metadata(wire.request_metadata.0, Required::PrincipalAndKeyArn)?;
-    let (Some(plaintext), Some(algorithm)) = (wire.plaintext, wire.encryption_algorithm) else {
-        return Err(MISSING_FIELD);
-    };
-    check_algorithm(&algorithm)?;
+    let metadata = check_metadata(wire.request_metadata, Required::PrincipalAndKeyArn)?;
+    let plaintext = wire.plaintext.ok_or(PLAINTEXT.missing)?;
+    check_algorithm(&wire.encryption_algorithm.ok_or(ALGORITHM.missing)?)?;
     let integrity_value = match wire.ciphertext_data_integrity_value_algorithm {
         None => false,
         Some(name) if name.0 == "SHA_256" => true,
@@ -278,8 +327,8 @@ pub fn parse_encrypt(body: &[u8]) -> Result<EncryptRequest<'_>, XksError> {
     };
     Ok(EncryptRequest {
         metadata,
-        plaintext: decode(&plaintext, PLAINTEXT_MAX, DATA_TOO_LONG)?,
-        aad: decode_optional(wire.additional_authenticated_data.as_ref(), AAD_MAX, AAD_TOO_LONG)?,
+        plaintext: decode(&plaintext, PLAINTEXT_MAX, &PLAINTEXT)?,
+        aad: decode_optional(wire.additional_authenticated_data.as_ref(), AAD_MAX, &AAD)?,
         integrity_value,
     })
 }
@@ -290,24 +339,19 @@ pub fn parse_encrypt(body: &[u8]) -> Result<EncryptRequest<'_>, XksError> {
 /// The error to answer with.
 pub fn parse_decrypt(body: &[u8]) -> Result<DecryptRequest<'_>, XksError> {
     let wire: WireDecrypt<'_> = parse_object(body).ok_or(MALFORMED)?;
-    let metadata = check_metadata(wire.request_metadata.0, Required::PrincipalAndKeyArn)?;
-    let (Some(ciphertext), Some(algorithm), Some(iv), Some(tag)) =
-        (wire.ciphertext, wire.encryption_algorithm, wire.initialization_vector, wire.authentication_tag)
-    else {
-        return Err(MISSING_FIELD);
-    };
-    check_algorithm(&algorithm)?;
+    let metadata = check_metadata(wire.request_metadata, Required::PrincipalAndKeyArn)?;
+    let ciphertext = wire.ciphertext.ok_or(CIPHERTEXT.missing)?;
+    let iv = wire.initialization_vector.ok_or(IV.missing)?;
+    let tag = wire.authentication_tag.ok_or(TAG.missing)?;
+    check_algorithm(&wire.encryption_algorithm.ok_or(ALGORITHM.missing)?)?;
+    let metadata_field = wire.ciphertext_metadata.as_ref();
     let request = DecryptRequest {
         metadata,
-        ciphertext: decode(&ciphertext, PLAINTEXT_MAX, DATA_TOO_LONG)?,
-        ciphertext_metadata: decode_optional(
-            wire.ciphertext_metadata.as_ref(),
-            CIPHERTEXT_METADATA_MAX,
-            BAD_METADATA_LEN,
-        )?,
-        iv: decode(&iv, 16, BAD_IV_LEN)?,
-        tag: decode(&tag, TAG_LEN, BAD_TAG_LEN)?,
-        aad: decode_optional(wire.additional_authenticated_data.as_ref(), AAD_MAX, AAD_TOO_LONG)?,
+        ciphertext: decode(&ciphertext, PLAINTEXT_MAX, &CIPHERTEXT)?,
+        ciphertext_metadata: decode_optional(metadata_field, CIPHERTEXT_METADATA_MAX, &CIPHERTEXT_METADATA)?,
+        iv: decode(&iv, 16, &IV)?,
+        tag: decode(&tag, TAG_LEN, &TAG)?,
+        aad: decode_optional(wire.additional_authenticated_data.as_ref(), AAD_MAX, &AAD)?,
     };
     if !matches!(request.iv.len(), 12 | 16) {
         return Err(BAD_IV_LEN);
@@ -322,15 +366,15 @@ fn check_algorithm(name: &Text<'_>) -> Result<(), XksError> {
     if name.0 == "AES_GCM" { Ok(()) } else { Err(UNKNOWN_ALGORITHM) }
 }
 
-fn decode(text: &Text<'_>, max: usize, too_long: XksError) -> Result<Zeroizing<Vec<u8>>, XksError> {
+fn decode(text: &Text<'_>, max: usize, field: &Field) -> Result<Zeroizing<Vec<u8>>, XksError> {
     decode_base64(&text.0, max).map_err(|error| match error {
-        Base64Error::TooLong => too_long,
-        Base64Error::Malformed => BAD_BASE64,
+        Base64Error::TooLong => field.too_long,
+        Base64Error::Malformed => field.not_base64,
     })
 }
 
-fn decode_optional(text: Option<&Text<'_>>, max: usize, too_long: XksError) -> Result<Zeroizing<Vec<u8>>, XksError> {
-    text.map_or_else(|| Ok(Zeroizing::new(Vec::new())), |text| decode(text, max, too_long))
+fn decode_optional(text: Option<&Text<'_>>, max: usize, field: &Field) -> Result<Zeroizing<Vec<u8>>, XksError> {
+    text.map_or_else(|| Ok(Zeroizing::new(Vec::new())), |text| decode(text, max, field))
 }
 
 #[cfg(test)]

@@ -201,7 +201,125 @@ fn shapes_are_strict() {
         let expected = if accepted { None } else { Some(ErrorName::ValidationException) };
         assert_eq!(error_of(parse_health(body.as_bytes())), expected, "{body:.80}");
     }
-    assert!(parse_health(b"{\"requestMetadata\":{\"kmsOperation\":\"\xff\",\"kmsRequestId\":\"r\"}}").is_err());
+}
+
+/// What RFC 8259 calls JSON and what it does not, in fields that are read and in fields that are skipped.
+#[test]
+fn text_is_utf8_json() {
+    let with = |member: &[u8]| {
+        let head: &[u8] = br#"{"requestMetadata":{"kmsOperation":"o","kmsRequestId":"r"},"#;
+        [head, member, b"}"].concat()
+    };
+    let read = |id: &[u8]| {
+        let head: &[u8] = br#"{"requestMetadata":{"kmsOperation":"o","kmsRequestId":"#;
+        [head, id, b"}}"].concat()
+    };
+    let utf16: Vec<u8> = r#"{"requestMetadata":{"kmsOperation":"o","kmsRequestId":"r"}}"#
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    let cases: Vec<(&str, Vec<u8>, bool)> = vec![
+        ("UTF-16", utf16.clone(), false),
+        ("UTF-16 with a mark", [&[0xFF, 0xFE][..], &utf16].concat(), false),
+        ("a byte-order mark", [b"\xEF\xBB\xBF", &read(br#""r""#)[..]].concat(), false),
+        ("invalid UTF-8, read", read(b"\"\xff\""), false),
+        ("invalid UTF-8, skipped", with(b"\"x\":\"\xff\""), false),
+        ("invalid UTF-8 in a name", with(b"\"\xff\":1"), false),
+        ("an overlong encoding", read(b"\"\xC0\xAF\""), false),
+        ("a surrogate in UTF-8", read(b"\"\xED\xA0\x80\""), false),
+        ("a pair of escaped surrogates", read(br#""\ud83d\ude00""#), true),
+        ("a lone surrogate, read", read(br#""\ud83d""#), false),
+        // The grammar of RFC 8259 has it (section 8.2), and nothing is made of it.
+        ("a lone surrogate, skipped", with(br#""x":"\ud83d""#), true),
+        ("an escaped NUL", read(br#""\u0000""#), true),
+        ("a NUL", read(b"\"\0\""), false),
+        ("a line feed in a string", read(b"\"\n\""), false),
+        ("a name written with an escape", read(br#""r","kmsRequest\u0049d":"s""#), false),
+        ("an unknown member twice", with(br#""x":1,"x":{}"#), true),
+        ("a huge number", with(br#""x":1e999999"#), true),
+        ("a long number", with(format!("\"x\":{}", "9".repeat(10_000)).as_bytes()), true),
+        ("not a number", with(br#""x":NaN"#), false),
+        ("a comment", with(br#"/**/"x":1"#), false),
+        ("single quotes", with(b"'x':1"), false),
+        ("a number for text", read(b"7"), false),
+        ("a list for text", read(br#"["r"]"#), false),
+        ("true for text", read(b"true"), false),
+        ("null for text", read(b"null"), false),
+        ("empty text", read(br#""""#), true),
+    ];
+    for (what, body, accepted) in cases {
+        let expected = if accepted { None } else { Some(ErrorName::ValidationException) };
+        assert_eq!(error_of(parse_health(&body)), expected, "{what}: {}", String::from_utf8_lossy(&body));
+    }
+}
+
+/// KMS logs `errorMessage` for the owner: it says which field it was.
+#[test]
+fn messages_name_the_field() {
+    let missing = |message: &str| format!("The required field {message} is missing.");
+    for field in ["plaintext", "encryptionAlgorithm", "requestMetadata"] {
+        let mut body = encrypt_body();
+        body[field].take();
+        let error = parse_encrypt(body.to_string().as_bytes()).err().unwrap();
+        assert_eq!(error.message.as_str(), missing(field));
+    }
+    for field in ["ciphertext", "initializationVector", "authenticationTag", "encryptionAlgorithm", "requestMetadata"] {
+        let mut body = decrypt_body();
+        body[field].take();
+        let error = parse_decrypt(body.to_string().as_bytes()).err().unwrap();
+        assert_eq!(error.message.as_str(), missing(field));
+    }
+    for field in ["awsPrincipalArn", "kmsKeyArn", "kmsOperation", "kmsRequestId"] {
+        let mut body = decrypt_body();
+        body["requestMetadata"][field].take();
+        let error = parse_decrypt(body.to_string().as_bytes()).err().unwrap();
+        assert_eq!(error.message.as_str(), missing(field));
+        body["requestMetadata"][field] = json!("x".repeat(ARN_MAX + 1));
+        let error = parse_decrypt(body.to_string().as_bytes()).err().unwrap();
+        assert!(error.message.as_str().contains(&format!("{field} is longer than the {ARN_MAX} characters")));
+    }
+    for (field, max) in [
+        ("ciphertext", PLAINTEXT_MAX),
+        ("ciphertextMetadata", CIPHERTEXT_METADATA_MAX),
+        ("initializationVector", 16),
+        ("authenticationTag", TAG_LEN),
+        ("additionalAuthenticatedData", AAD_MAX),
+    ] {
+        let mut body = decrypt_body();
+        body[field] = base64(max + 1);
+        let error = parse_decrypt(body.to_string().as_bytes()).err().unwrap();
+        let message = error.message.as_str();
+        assert!(message.contains(field) && message.contains(&max.to_string()), "{message}");
+        body[field] = json!("-_==");
+        let error = parse_decrypt(body.to_string().as_bytes()).err().unwrap();
+        assert_eq!(
+            error.message.as_str(),
+            format!("The field {field} is not Base64 in the standard alphabet with padding.")
+        );
+    }
+}
+
+/// The sum in the comment of [`crate::limits::XKS_BODY_MAX`]: no request within the other bounds is over this one.
+#[test]
+fn the_largest_request_fits_into_a_body() {
+    let text = json!("a".repeat(ARN_MAX));
+    let fields = ["awsPrincipalArn", "awsSourceVpc", "awsSourceVpce", "kmsKeyArn", "kmsOperation", "kmsRequestId"];
+    for (mut body, data) in [(encrypt_body(), "plaintext"), (decrypt_body(), "ciphertext")] {
+        for field in fields.into_iter().chain(["kmsViaService"]) {
+            body["requestMetadata"][field] = text.clone();
+        }
+        body["additionalAuthenticatedData"] = base64(8192);
+        body[data] = base64(PLAINTEXT_MAX);
+        if data == "ciphertext" {
+            body["ciphertextMetadata"] = base64(CIPHERTEXT_METADATA_MAX);
+            body["initializationVector"] = base64(16);
+        }
+        let len = body.to_string().len();
+        assert!(len <= crate::limits::XKS_BODY_MAX, "{data}: {len}");
+        body[data] = base64(4300);
+        let len = body.to_string().len();
+        assert!(len + 5 * 1024 <= crate::limits::XKS_BODY_MAX, "{data}: {len}");
+    }
 }
 
 #[test]
