@@ -143,6 +143,8 @@ pub const AUTHORIZATION_MAX: usize = 2048;
 pub const SIGNED_HEADERS_MAX: usize = 32;
 /// Characters of one header name in `SignedHeaders`.
 pub const SIGNED_HEADER_NAME_MAX: usize = 64;
+/// Pairs of day and region whose signing keys a key store keeps: two days meet at midnight, in four regions.
+pub const DERIVED_KEYS_MAX: usize = 8;
 /// Characters of an AWS Region name; the longest today has 14.
 pub const REGION_MAX: usize = 32;
 /// Headers of one HTTP request; KMS sends fewer than ten.
@@ -153,6 +155,11 @@ pub const HTTP_HEADER_BYTES_MAX: usize = 16 * 1024;
 pub const HTTP2_STREAMS_MAX: u32 = 64;
 /// Time for a TLS handshake, in milliseconds; KMS gives up on the whole request after 250.
 pub const TLS_HANDSHAKE_MS: u64 = 5_000;
+/// How long a connection that is over goes on reading, in milliseconds, so that no reset overtakes our last bytes; a round trip
+/// around the earth takes less than half of it.
+pub const TLS_LINGER_MS: u64 = 1_000;
+/// Bytes that are read and thrown away in that time: more than a client has in flight before it can have seen our alert.
+pub const TLS_LINGER_BYTES_MAX: usize = 256 * 1024;
 /// Time for the headers of an HTTP/1.1 request, idle time before them included, in milliseconds.
 pub const HTTP_HEADERS_MS: u64 = 60_000;
 /// Time for the body of a request, in milliseconds.

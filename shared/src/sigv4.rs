@@ -14,13 +14,14 @@ mod authorization;
 mod canonical;
 mod credential;
 mod date;
+pub mod explain;
 
 pub use authorization::{AuthorizationError, Region, Regions};
 pub use canonical::Occurrence;
-pub use credential::{Credential, CredentialError, CredentialSet, SigningKey};
+pub use credential::{Credential, CredentialError, CredentialSet};
 
 use authorization::Authorization;
-use canonical::{canonical_request_hash, string_to_sign};
+use canonical::{CanonicalRequest, signed_header_values, string_to_sign};
 use date::RequestDate;
 
 use crate::limits::{ACCESS_KEY_ID_LEN, SIGV4_SKEW_MS};
@@ -115,7 +116,7 @@ impl<'a> Claim<'a> {
         let authorization = Authorization::parse(header, regions)?;
         let date = request.header_once("x-amz-date").ok_or(SignatureError::Header)?;
         let date = RequestDate::parse(date).ok_or(SignatureError::Date)?;
-        if date.day() != authorization.scope_day() {
+        if date.day() != authorization.day() {
             return Err(SignatureError::Date);
         }
         if date.epoch_ms().abs_diff(now_ms) > SIGV4_SKEW_MS {
@@ -129,8 +130,16 @@ impl<'a> Claim<'a> {
             Occurrence::Once(claimed) if claimed == body_hash.as_bytes() => {}
             Occurrence::Once(_) | Occurrence::Repeated => return Err(SignatureError::ContentHash),
         }
-        let request_hash = canonical_request_hash(request, &authorization, &body_hash).ok_or(SignatureError::Header)?;
-        Ok(Self { authorization, date, request_hash })
+        let headers = signed_header_values(request, &authorization).ok_or(SignatureError::Header)?;
+        let canonical = CanonicalRequest {
+            method: request.method,
+            path: request.path,
+            query: "",
+            headers: &headers,
+            signed_headers: authorization.signed_headers(),
+            body_hash: &body_hash,
+        };
+        Ok(Self { request_hash: canonical.hash(), authorization, date })
     }
 
     /// Verifies the claim. The work and the error are the same whether the access key id is unknown or the signature wrong.
@@ -138,7 +147,7 @@ impl<'a> Claim<'a> {
     /// # Errors
     /// [`SignatureError::Mismatch`].
     pub fn verify(self, credentials: &CredentialSet) -> Result<Authenticated, SignatureError> {
-        let text = string_to_sign(&self.date, &self.authorization, &self.request_hash);
+        let text = string_to_sign(self.date.as_str(), self.authorization.scope(), &self.request_hash);
         let access_key_id = credentials.verify(&self.authorization, text.as_bytes()).ok_or(SignatureError::Mismatch)?;
         Ok(Authenticated { access_key_id: access_key_id.clone() })
     }

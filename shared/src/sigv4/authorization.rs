@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Guarantees: one accepted spelling, so that two parsers cannot read one header differently. The order of the parts is the
-//! one that the specification shows and every AWS signer writes; only the space after a comma may be missing.
+//! one that the specification shows and every AWS signer writes; only the space after a comma may be missing. Reading and
+//! accepting are two steps, because `holdfast explain-signature` also has to understand headers for another service.
 
 use super::SERVICE;
 use crate::limits::{AUTHORIZATION_MAX, REGION_MAX, SIGNED_HEADER_NAME_MAX, SIGNED_HEADERS_MAX};
@@ -26,7 +27,7 @@ pub enum AuthorizationError {
     /// The credential scope is not this service's, or not of a region that is served.
     #[error("scope of another service or region")]
     Scope,
-    /// `SignedHeaders` is unsorted, doubled, not lower-case, or lacks `host` or `x-amz-date`.
+    /// `SignedHeaders` is unsorted, doubled, not lower-case, lacks `host` or `x-amz-date`, or names the host twice.
     #[error("unacceptable SignedHeaders")]
     SignedHeaders,
 }
@@ -64,22 +65,24 @@ impl Regions {
     }
 }
 
-/// A well-formed header for this service.
+/// A well-formed header for some service.
 #[derive(Debug)]
-pub(super) struct Authorization<'a> {
+pub(super) struct ReadAuthorization<'a> {
     access_key_id: &'a str,
     /// `yyyymmdd/region/service/aws4_request`, as it is signed.
     scope: &'a str,
     day: &'a str,
     region: &'a str,
+    service: &'a str,
     /// As it is signed: sorted, separated by `;`.
     signed_headers: &'a str,
     signature: [u8; 32],
 }
 
-impl<'a> Authorization<'a> {
-    pub(super) fn parse(header: &'a [u8], regions: &Regions) -> Result<Self, AuthorizationError> {
-        use AuthorizationError::{Malformed, Scope, TooLong};
+impl<'a> ReadAuthorization<'a> {
+    /// Reads a header, whatever its scope is for.
+    pub(super) fn read(header: &'a [u8]) -> Result<Self, AuthorizationError> {
+        use AuthorizationError::{Malformed, TooLong};
 
         if header.len() > AUTHORIZATION_MAX {
             return Err(TooLong);
@@ -95,12 +98,20 @@ impl<'a> Authorization<'a> {
         let [day, region, service, terminator] = parts.as_slice() else {
             return Err(Malformed);
         };
-        if *service != SERVICE || *terminator != "aws4_request" || !regions.allow(region) {
-            return Err(Scope);
+        if *terminator != "aws4_request" {
+            return Err(Malformed);
         }
         check_signed_headers(signed_headers)?;
         let signature = parse_signature(signature).ok_or(Malformed)?;
-        Ok(Self { access_key_id, scope, day, region, signed_headers, signature })
+        Ok(Self { access_key_id, scope, day, region, service, signed_headers, signature })
+    }
+
+    /// Accepts a scope of this service and of a region that is served.
+    pub(super) fn accept(self, regions: &Regions) -> Result<Authorization<'a>, AuthorizationError> {
+        if self.service != SERVICE || !regions.allow(self.region) {
+            return Err(AuthorizationError::Scope);
+        }
+        Ok(Authorization(self))
     }
 
     pub(super) fn access_key_id(&self) -> &'a str {
@@ -111,12 +122,16 @@ impl<'a> Authorization<'a> {
         self.scope
     }
 
-    pub(super) fn scope_day(&self) -> &'a str {
+    pub(super) fn day(&self) -> &'a str {
         self.day
     }
 
     pub(super) fn region(&self) -> &'a str {
         self.region
+    }
+
+    pub(super) fn service(&self) -> &'a str {
+        self.service
     }
 
     pub(super) fn signed_headers(&self) -> &'a str {
@@ -125,6 +140,24 @@ impl<'a> Authorization<'a> {
 
     pub(super) fn signature(&self) -> &[u8; 32] {
         &self.signature
+    }
+}
+
+/// A well-formed header for this service and a region that is served.
+#[derive(Debug)]
+pub(super) struct Authorization<'a>(ReadAuthorization<'a>);
+
+impl<'a> Authorization<'a> {
+    pub(super) fn parse(header: &'a [u8], regions: &Regions) -> Result<Self, AuthorizationError> {
+        ReadAuthorization::read(header)?.accept(regions)
+    }
+}
+
+impl<'a> core::ops::Deref for Authorization<'a> {
+    type Target = ReadAuthorization<'a>;
+
+    fn deref(&self) -> &ReadAuthorization<'a> {
+        &self.0
     }
 }
 
@@ -145,20 +178,25 @@ fn parse_signature(text: &str) -> Option<[u8; 32]> {
     Some(signature)
 }
 
-/// Sorted and unique, lower-case names; `host` (or HTTP/2's `:authority`) and `x-amz-date` among them, as Appendix A,
-/// Task 1 demands "at the very least".
+/// Sorted and unique, lower-case names; `x-amz-date` among them, and either `host` or HTTP/2's `:authority`, as Appendix A,
+/// Task 1 demands "at the very least". Both at once would be two names for one value, which no signer writes.
 fn check_signed_headers(text: &str) -> Result<(), AuthorizationError> {
     let mut previous = "";
-    let (mut host, mut date) = (false, false);
+    let (mut hosts, mut date) = (0, false);
     for (count, name) in text.split(';').enumerate() {
         if count >= SIGNED_HEADERS_MAX || name <= previous || !is_signed_header_name(name) {
             return Err(AuthorizationError::SignedHeaders);
         }
-        host |= matches!(name, "host" | ":authority");
+        hosts += u32::from(is_host_name(name));
         date |= name == "x-amz-date";
         previous = name;
     }
-    if host && date { Ok(()) } else { Err(AuthorizationError::SignedHeaders) }
+    if hosts == 1 && date { Ok(()) } else { Err(AuthorizationError::SignedHeaders) }
+}
+
+/// Whether a signed name stands for `Host` (HTTP/1.1) or `:authority` (HTTP/2).
+pub(super) fn is_host_name(name: &str) -> bool {
+    matches!(name, "host" | ":authority")
 }
 
 fn is_signed_header_name(name: &str) -> bool {

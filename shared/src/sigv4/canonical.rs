@@ -6,8 +6,7 @@
 use ring::digest::{Context, SHA256};
 
 use super::SignedRequest;
-use super::authorization::Authorization;
-use super::date::RequestDate;
+use super::authorization::{ReadAuthorization, is_host_name};
 
 /// How often a header occurs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,56 +20,97 @@ pub enum Occurrence<'a> {
     Repeated,
 }
 
-/// SHA-256 of the canonical request, or nothing if a header named as signed does not occur exactly once.
-pub(super) fn canonical_request_hash<'a, F>(
+/// Takes the pieces of a canonical request in their order.
+pub(super) trait Sink {
+    fn put(&mut self, bytes: &[u8]);
+}
+
+impl Sink for Context {
+    fn put(&mut self, bytes: &[u8]) {
+        self.update(bytes);
+    }
+}
+
+impl Sink for Vec<u8> {
+    fn put(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
+    }
+}
+
+/// What a canonical request is made of. The one place that knows its form: the enclave hashes it, and
+/// `holdfast explain-signature` shows it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CanonicalRequest<'a> {
+    pub(super) method: &'a str,
+    pub(super) path: &'a str,
+    /// Empty in everything that we accept.
+    pub(super) query: &'a str,
+    /// Names and values of the signed headers, in the order in which they are signed, values as received.
+    pub(super) headers: &'a [(&'a str, &'a [u8])],
+    /// The names, as the signer listed them.
+    pub(super) signed_headers: &'a str,
+    /// Of the body, in hexadecimal.
+    pub(super) body_hash: &'a str,
+}
+
+impl CanonicalRequest<'_> {
+    pub(super) fn write(&self, sink: &mut impl Sink) {
+        for part in [self.method, "\n", self.path, "\n", self.query, "\n"] {
+            sink.put(part.as_bytes());
+        }
+        for (name, value) in self.headers {
+            sink.put(name.as_bytes());
+            sink.put(b":");
+            write_header_value(sink, value);
+            sink.put(b"\n");
+        }
+        for part in ["\n", self.signed_headers, "\n", self.body_hash] {
+            sink.put(part.as_bytes());
+        }
+    }
+
+    pub(super) fn hash(&self) -> [u8; 32] {
+        let mut hash = Context::new(&SHA256);
+        self.write(&mut hash);
+        let mut out = [0; 32];
+        out.copy_from_slice(hash.finish().as_ref());
+        out
+    }
+}
+
+/// Names and values of the signed headers, or nothing if one of them does not occur exactly once.
+pub(super) fn signed_header_values<'a, F>(
     request: &SignedRequest<'a, F>,
-    authorization: &Authorization<'a>,
-    body_hash: &str,
-) -> Option<[u8; 32]>
+    authorization: &ReadAuthorization<'a>,
+) -> Option<Vec<(&'a str, &'a [u8])>>
 where
     F: Fn(&str) -> Occurrence<'a>,
 {
-    let mut hash = Context::new(&SHA256);
-    hash.update(request.method.as_bytes());
-    hash.update(b"\n");
-    hash.update(request.path.as_bytes());
-    hash.update(b"\n\n");
-    for name in authorization.signed_headers().split(';') {
-        let value = match name {
-            "host" | ":authority" => request.authority.as_bytes(),
-            _ => request.header_once(name)?,
-        };
-        hash.update(name.as_bytes());
-        hash.update(b":");
-        hash_header_value(&mut hash, value);
-        hash.update(b"\n");
-    }
-    hash.update(b"\n");
-    hash.update(authorization.signed_headers().as_bytes());
-    hash.update(b"\n");
-    hash.update(body_hash.as_bytes());
-    let mut out = [0; 32];
-    out.copy_from_slice(hash.finish().as_ref());
-    Some(out)
+    let names = authorization.signed_headers().split(';');
+    names.map(|name| Some((name, signed_header_value(request, name)?))).collect()
 }
 
-/// Trims a value and turns each inner run of spaces into one.
-fn hash_header_value(hash: &mut Context, value: &[u8]) {
+/// The value of a signed header, if it occurs exactly once.
+pub(super) fn signed_header_value<'a, F>(request: &SignedRequest<'a, F>, name: &str) -> Option<&'a [u8]>
+where
+    F: Fn(&str) -> Occurrence<'a>,
+{
+    if is_host_name(name) { Some(request.authority.as_bytes()) } else { request.header_once(name) }
+}
+
+/// Trims a value and turns each inner run of spaces into one (AWS's `Trimall`). Tabs within a value stay what they are.
+fn write_header_value(sink: &mut impl Sink, value: &[u8]) {
     let mut words = value.trim_ascii().split(|byte| *byte == b' ').filter(|word| !word.is_empty());
     if let Some(first) = words.next() {
-        hash.update(first);
+        sink.put(first);
     }
     for word in words {
-        hash.update(b" ");
-        hash.update(word);
+        sink.put(b" ");
+        sink.put(word);
     }
 }
 
 /// What the signature is over.
-pub(super) fn string_to_sign(
-    date: &RequestDate<'_>,
-    authorization: &Authorization<'_>,
-    request_hash: &[u8; 32],
-) -> String {
-    ["AWS4-HMAC-SHA256\n", date.as_str(), "\n", authorization.scope(), "\n", &hex::encode(request_hash)].concat()
+pub(super) fn string_to_sign(date: &str, scope: &str, request_hash: &[u8; 32]) -> String {
+    ["AWS4-HMAC-SHA256\n", date, "\n", scope, "\n", &hex::encode(request_hash)].concat()
 }
