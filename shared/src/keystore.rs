@@ -19,8 +19,8 @@ use zeroize::Zeroizing;
 
 use self::records::check_external_key;
 pub use self::records::{
-    ClientAuthentication, CredentialRecord, ExecutedCommand, ExternalKeyRecord, KeyVersionRecord, LegacyProfile, Quota,
-    TlsIdentity, VersionState,
+    ClientAuthentication, CredentialRecord, ExecutedCommand, ExternalKeyRecord, KeyVersionRecord, Quota, TlsIdentity,
+    VersionState,
 };
 use crate::cbor::{self, DecodeError, Message, message};
 use crate::hpke;

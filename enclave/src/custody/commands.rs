@@ -5,12 +5,10 @@
 //! caller publishes the changed body and the outcome in one step, and shows neither before that succeeded.
 
 use holdfast_shared::command::{self, Action, Command, CommandError, Outcome, Precondition};
-use holdfast_shared::external_key::{ExternalKeyId, KeyState, KeyUsage};
+use holdfast_shared::external_key::{ExternalKeyId, KeyState, KeyUsage, LegacyProfile};
 use holdfast_shared::hpke;
 use holdfast_shared::ids::{AdministratorId, CommandId, KeyStoreId};
-use holdfast_shared::keystore::{
-    Body, ClientAuthentication, CredentialRecord, ExecutedCommand, KeyVersionRecord, LegacyProfile,
-};
+use holdfast_shared::keystore::{Body, ClientAuthentication, CredentialRecord, ExecutedCommand, KeyVersionRecord};
 use holdfast_shared::limits;
 use holdfast_shared::secrets::Secret;
 use rustls::RootCertStore;

@@ -9,19 +9,20 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use der::Decode;
 use holdfast_shared::block::BlockOverlay;
 use holdfast_shared::external_key::{ExternalKey, ExternalKeyVersion};
 use holdfast_shared::ids::KeyStoreId;
 use holdfast_shared::keystore::{Body, CredentialRecord, ExternalKeyRecord};
-use holdfast_shared::manifest::{Administrator, Custodian};
+use holdfast_shared::manifest::{Custodian, VerifiedManifest};
 use holdfast_shared::secrets::Secret;
 use holdfast_shared::sigv4::{Credential, CredentialSet, Regions};
 use holdfast_shared::xks::{EkmHealth, EkmStatus};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::CustodyError;
-use crate::directory::{Blocks, Gate, KeyRing, KeySlot, OwnerId, ServedKeyStore};
-use crate::roster::Roster;
+use crate::directory::{Blocks, Gate, KeyRing, KeySlot, ServedKeyStore};
+use crate::roster::{Claim, Roster};
 use crate::tls::TlsIdentity;
 use crate::xks::OpenGuard;
 
@@ -32,6 +33,7 @@ pub(crate) struct ServedStore(Arc<Parts>);
 struct Parts {
     id: KeyStoreId,
     roster: Arc<Roster>,
+    claim: Claim,
     regions: Regions,
     gate: Arc<Gate>,
     keys: Arc<KeySlot>,
@@ -42,14 +44,29 @@ struct Parts {
     tls: Mutex<Option<InService>>,
 }
 
+/// A version that can be served, and is not yet.
+pub(crate) struct Prepared {
+    ring: KeyRing,
+    /// Nothing without a certificate.
+    store: Option<ServedKeyStore>,
+    /// Whether the certificate proves the host name.
+    is_proven: bool,
+}
+
 /// A certificate chain and the identity made of it.
 type InService = (Vec<Vec<u8>>, Arc<TlsIdentity>);
 
 impl ServedStore {
-    pub(crate) fn new(id: KeyStoreId, roster: Arc<Roster>, regions: Regions, custodian: &Custodian) -> Self {
+    pub(crate) fn new(
+        manifest: &VerifiedManifest,
+        roster: Arc<Roster>,
+        regions: Regions,
+        custodian: &Custodian,
+    ) -> Self {
         let served = Self(Arc::new(Parts {
-            id,
+            id: manifest.id(),
             roster,
+            claim: Claim::of(manifest),
             regions,
             gate: Arc::new(Gate::new()),
             keys: Arc::new(KeySlot::new()),
@@ -69,34 +86,59 @@ impl ServedStore {
         self.0.fleet.store(Arc::new(vec![entry]));
     }
 
-    /// Serves a version: its keys at once, its host name and credentials as soon as it has a certificate.
-    pub(crate) fn install(&self, body: Body, now_ms: u64) -> Result<(), CustodyError> {
+    /// Makes of a version what can be served. This is the heavy part; nothing changes yet.
+    ///
+    /// # Errors
+    /// When the version cannot be served: among other reasons, one that names another host or path than the manifest. Whoever
+    /// runs the custodian can make any version, and the manifest is what the parent's operator has seen.
+    pub(crate) fn prepare(&self, body: Body, now_ms: u64) -> Result<Prepared, CustodyError> {
         let failed = |error: &dyn core::fmt::Display| CustodyError::Served(error.to_string());
+        let claim = &self.0.claim;
+        if body.host_name != claim.host_name || body.path_prefix != claim.path_prefix {
+            return Err(failed(&"the key store names another host or path prefix than its manifest"));
+        }
         let random = SystemRandom::new();
-        let owner = owner(&body.administrators);
         let keys = body.external_keys.into_iter().map(external_key).collect::<Result<Vec<_>, _>>()?;
         let ring = KeyRing::new(keys, &random).map_err(|error| failed(&error))?;
         let credentials = credentials(body.credentials, &random)?;
         let chain: Vec<Vec<u8>> = body.tls.chain.into_iter().map(|certificate| certificate.0).collect();
-        if !chain.is_empty() {
-            let tls = self.tls_identity(chain, &body.tls.private_key, now_ms)?;
-            let store = ServedKeyStore {
-                id: self.0.id,
-                owner,
-                host_name: body.host_name,
-                path_prefix: body.path_prefix,
-                credentials,
-                regions: self.0.regions.clone(),
-                tls,
-                client_authentication: body.client_authentication.map(Arc::new),
-                guard: Arc::new(OpenGuard),
-                gate: Arc::clone(&self.0.gate),
-                keys: Arc::clone(&self.0.keys),
-                fleet: Arc::clone(&self.0.fleet),
-                proxies: NonZeroU32::MIN,
-            };
-            self.0.roster.put(store).map_err(|error| failed(&error))?;
-            self.0.has_certificate.store(true, Ordering::SeqCst);
+        if chain.is_empty() {
+            return Ok(Prepared { ring, store: None, is_proven: false });
+        }
+        let is_proven = self.0.roster.authorities().prove(&chain, &claim.host_name, now_ms);
+        let tls = self.tls_identity(chain, &body.tls.private_key)?;
+        let store = ServedKeyStore {
+            id: self.0.id,
+            owner: claim.owner,
+            host_name: body.host_name,
+            path_prefix: body.path_prefix,
+            credentials,
+            regions: self.0.regions.clone(),
+            tls,
+            client_authentication: body.client_authentication.map(Arc::new),
+            guard: Arc::new(OpenGuard),
+            gate: Arc::clone(&self.0.gate),
+            keys: Arc::clone(&self.0.keys),
+            fleet: Arc::clone(&self.0.fleet),
+            proxies: NonZeroU32::MIN,
+        };
+        Ok(Prepared { ring, store: Some(store), is_proven })
+    }
+
+    /// Serves a version: its keys at once, its host name and credentials as soon as it has a certificate.
+    ///
+    /// # Errors
+    /// When no TLS configuration can be made of it.
+    pub(crate) fn install(&self, prepared: Prepared) -> Result<(), CustodyError> {
+        let Prepared { ring, store, is_proven } = prepared;
+        self.0.has_certificate.store(store.is_some(), Ordering::SeqCst);
+        match store {
+            Some(store) => self
+                .0
+                .roster
+                .put(store, &self.0.claim, is_proven)
+                .map_err(|error| CustodyError::Served(error.to_string()))?,
+            None => self.0.roster.remove(self.0.id),
         }
         self.0.keys.install(ring);
         Ok(())
@@ -106,7 +148,6 @@ impl ServedStore {
         &self,
         chain: Vec<Vec<u8>>,
         key: &holdfast_shared::secrets::SecretBytes,
-        now_ms: u64,
     ) -> Result<Arc<TlsIdentity>, CustodyError> {
         let mut current = self.0.tls.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((served, identity)) = current.as_ref()
@@ -114,7 +155,8 @@ impl ServedStore {
         {
             return Ok(Arc::clone(identity));
         }
-        let identity = TlsIdentity::new(chain.clone(), key, now_ms)
+        // Of several for one host name, every enclave serves the same after every start: the one that is valid since last.
+        let identity = TlsIdentity::new(chain.clone(), key, valid_since_ms(&chain))
             .map(Arc::new)
             .map_err(|error| CustodyError::Served(error.to_string()))?;
         *current = Some((chain, Arc::clone(&identity)));
@@ -172,12 +214,11 @@ impl ServedStore {
     }
 }
 
-/// Key stores belong to one owner when the same administrators order their changes: each of them signed both manifests.
-fn owner(administrators: &[Administrator]) -> OwnerId {
-    let mut ids: Vec<_> = administrators.iter().map(Administrator::id).collect();
-    ids.sort_unstable();
-    let parts: Vec<&[u8]> = ids.iter().map(|id| id.as_bytes().as_slice()).collect();
-    OwnerId(holdfast_shared::sha256(&parts))
+/// When the first certificate began to be valid; 0 if it cannot be read.
+fn valid_since_ms(chain: &[Vec<u8>]) -> u64 {
+    let leaf = chain.first().and_then(|leaf| x509_cert::Certificate::from_der(leaf).ok());
+    let since = leaf.map(|leaf| leaf.tbs_certificate().validity().not_before.to_unix_duration());
+    since.and_then(|since| u64::try_from(since.as_millis()).ok()).unwrap_or(0)
 }
 
 fn external_key(record: ExternalKeyRecord) -> Result<ExternalKey, CustodyError> {
@@ -185,8 +226,12 @@ fn external_key(record: ExternalKeyRecord) -> Result<ExternalKey, CustodyError> 
     let versions = record
         .versions
         .into_iter()
-        .filter_map(|version| version.material.map(|material| (version.number, material)))
-        .map(|(number, material)| ExternalKeyVersion::new(number, material).map_err(|error| failed(&error)))
+        .filter_map(|version| version.material.map(|material| (version.number, material, version.legacy)))
+        .map(|(number, material, legacy)| {
+            ExternalKeyVersion::new(number, material)
+                .map(|version| version.with_legacy(legacy))
+                .map_err(|error| failed(&error))
+        })
         .collect::<Result<Vec<_>, _>>()?;
     ExternalKey::new(record.id, record.usage, record.state, versions).map_err(|error| failed(&error))
 }

@@ -23,7 +23,6 @@ pub enum Precondition {
 }
 
 /// What an administrator may order.
-#[expect(clippy::large_enum_variant, reason = "one at a time, off the request path")]
 #[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
 pub enum Action {
     /// Make an external key; its material is drawn in the enclave. Refused if the id exists.

@@ -108,11 +108,20 @@ impl ExternalKey {
         Hashed::compute(version.encrypt(randomness, aad, plaintext)?, aad).verify(version, aad, plaintext)
     }
 
-    /// Decrypts with the version that the metadata names.
+    /// Decrypts with the version that the metadata names; if that fails, with the legacy profile of the version that has one. Metadata of
+    /// the other proxy may look like ours, so ours is tried first.
     ///
     /// # Errors
-    /// If the metadata is not ours, names a version that does not exist (any more), or nothing authenticates.
+    /// If the metadata is not ours, names a version that does not exist (any more), or nothing authenticates; and no version has
+    /// a legacy profile under which the message authenticates.
     pub fn decrypt(&self, message: &Ciphertext<'_>, aad: &[u8]) -> Result<Zeroizing<Vec<u8>>, DecryptError> {
+        self.decrypt_own(message, aad).or_else(|error| {
+            let legacy = self.versions.iter().find(|version| version.is_legacy()).ok_or(error)?;
+            legacy.decrypt_legacy(message, aad)
+        })
+    }
+
+    fn decrypt_own(&self, message: &Ciphertext<'_>, aad: &[u8]) -> Result<Zeroizing<Vec<u8>>, DecryptError> {
         let number = Metadata::parse(message.metadata).ok_or(DecryptError)?.version;
         let at = self.versions.binary_search_by_key(&number, ExternalKeyVersion::number).map_err(|_| DecryptError)?;
         self.versions.get(at).ok_or(DecryptError)?.decrypt(message, aad)

@@ -14,6 +14,7 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use ring::hkdf;
 use zeroize::Zeroizing;
 
+use super::legacy::{self, LegacyProfile};
 use crate::labels::EXTERNAL_KEY_MESSAGE;
 use crate::limits::{AAD_MAX, PLAINTEXT_MAX};
 use crate::secrets::Secret;
@@ -107,6 +108,7 @@ impl EncryptedMessage {
 pub struct ExternalKeyVersion {
     number: u32,
     material: Secret<32>,
+    legacy: Option<LegacyProfile>,
 }
 
 impl ExternalKeyVersion {
@@ -118,7 +120,13 @@ impl ExternalKeyVersion {
         if number == 0 || number > VERSION_MAX {
             return Err(VersionNumberError);
         }
-        Ok(Self { number, material })
+        Ok(Self { number, material, legacy: None })
+    }
+
+    /// Lets the version decrypt messages of another proxy, too.
+    #[must_use]
+    pub fn with_legacy(self, legacy: Option<LegacyProfile>) -> Self {
+        Self { legacy, ..self }
     }
 
     /// The version's number.
@@ -173,6 +181,23 @@ impl ExternalKeyVersion {
         let plaintext_len = key.open_in_place(nonce, Aad::from(framed), &mut buffer).map_err(|_| DecryptError)?.len();
         buffer.truncate(plaintext_len);
         Ok(buffer)
+    }
+
+    /// Whether [`Self::decrypt_legacy`] can succeed.
+    pub(super) const fn is_legacy(&self) -> bool {
+        self.legacy.is_some()
+    }
+
+    /// Decrypts one message of the proxy that the material came from.
+    pub(super) fn decrypt_legacy(
+        &self,
+        message: &Ciphertext<'_>,
+        aad: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, DecryptError> {
+        match self.legacy {
+            Some(LegacyProfile::AwsSample) => legacy::decrypt(&self.material, message, aad),
+            None => Err(DecryptError),
+        }
     }
 
     fn message_key(&self, salt: &[u8; SALT_LEN]) -> Option<LessSafeKey> {

@@ -1,7 +1,7 @@
 //! What stands in a sealed key store, record by record, and the rules of each.
 
 use crate::cbor::message;
-use crate::external_key::{ExternalKeyId, KeyState, KeyUsage};
+use crate::external_key::{ExternalKeyId, KeyState, KeyUsage, LegacyProfile};
 use crate::ids::CommandId;
 use crate::limits;
 use crate::manifest::DerCertificate;
@@ -99,15 +99,6 @@ impl KeyVersionRecord {
             (Some(_), Some(LegacyProfile::AwsSample)) => VersionState::LiveWithLegacy,
         }
     }
-}
-
-/// A message format of another proxy, for decryption only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
-#[cbor(index_only)]
-pub enum LegacyProfile {
-    /// AWS's sample proxy (`aws-samples/aws-kms-xks-proxy`).
-    #[n(0)]
-    AwsSample,
 }
 
 /// What became of a version.
@@ -226,7 +217,6 @@ mod optional_secret {
         cbor::secret::decode(d, ctx).map(Some)
     }
 
-    #[expect(clippy::ref_option, reason = "the derived code passes a reference to the field")]
     pub(super) fn encode<Ctx, W: Write, const N: usize>(
         value: &Value<N>,
         e: &mut Encoder<W>,
@@ -246,7 +236,6 @@ mod optional_secret {
         Some(None)
     }
 
-    #[expect(clippy::ref_option, reason = "the derived code passes a reference to the field")]
     pub(super) const fn is_nil<const N: usize>(value: &Value<N>) -> bool {
         value.is_none()
     }

@@ -1,9 +1,9 @@
 //! Sealed key stores: only the registered blob opens, and only whole.
 
+use holdfast_shared::external_key::LegacyProfile;
 use holdfast_shared::ids::{BlobId, KeyStoreId};
 use holdfast_shared::keystore::{
-    Body, ClientAuthentication, KeyStoreError, LegacyProfile, OpenedKeyStore, Place, Quota, SealedKeyStore, blob_id,
-    open, seal,
+    Body, ClientAuthentication, KeyStoreError, OpenedKeyStore, Place, Quota, SealedKeyStore, blob_id, open, seal,
 };
 use holdfast_shared::labels;
 use holdfast_shared::manifest::DerCertificate;

@@ -7,9 +7,9 @@ use holdfast_shared::block::BlockOverlay;
 use holdfast_shared::cbor::{self, Message};
 use holdfast_shared::channel::{Ask, Reply, Seen};
 use holdfast_shared::command::{Action, Command, KeyDescription, Outcome, Precondition, ResultUserData, VersionRun};
-use holdfast_shared::external_key::{ExternalKeyId, KeyState, KeyUsage};
+use holdfast_shared::external_key::{ExternalKeyId, KeyState, KeyUsage, LegacyProfile};
 use holdfast_shared::ids::{BlobId, BootId, CommandId, CustodianId, KeyStoreId};
-use holdfast_shared::keystore::{self, Body, ClientAuthentication, LegacyProfile, Place, Quota, VersionState};
+use holdfast_shared::keystore::{self, Body, ClientAuthentication, Place, Quota, VersionState};
 use holdfast_shared::labels;
 use holdfast_shared::manifest::DerCertificate;
 use holdfast_shared::register::RegisterEntry;
@@ -94,6 +94,12 @@ fn messages_without_randomness() {
             },
         },
     );
+    holds("ask-watch.hex", &Ask::Watch { seen: Seen { overlay_epoch: 1, version: 2, commands: vec![] }, renew: true });
+    holds("reply-refused.hex", &Reply::Refused { reason: "no".to_owned(), lease_ended: false });
+}
+
+#[test]
+fn orders_about_keys_quotas_and_clients() {
     let key = || ExternalKeyId::parse("ward-7.db").unwrap();
     let authorities = vec![DerCertificate(vec![0xAA; 40])];
     let subject_common_names = vec!["cks.eu-central-1.amazonaws.com".to_owned()];
@@ -148,11 +154,9 @@ fn messages_without_randomness() {
             }],
         },
     );
-    holds("ask-watch.hex", &Ask::Watch { seen: Seen { overlay_epoch: 1, version: 2, commands: vec![] }, renew: true });
-    holds("reply-refused.hex", &Reply::Refused { reason: "no".to_owned(), lease_ended: false });
 }
 
-/// Seals `change`d fixture once; what was written then must still open as that.
+/// Seals the changed fixture once; what was written then must still open as that.
 fn still_opens(name: &str, change: fn(&mut Body)) {
     let place = Place { key_store_id: ID, version: 1, previous: None, generation: 1 };
     let root = || Secret::take(&mut [0x99; 32]);

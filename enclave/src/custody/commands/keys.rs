@@ -112,7 +112,9 @@ pub(super) fn set_state(body: &mut Body, id: &ExternalKeyId, state: KeyState) ->
 pub(super) fn list(body: &Body) -> Vec<KeyDescription> {
     let mut keys: Vec<_> = body.external_keys.iter().map(describe).collect();
     if keys.iter().map(|key| key.runs.len()).sum::<usize>() > limits::LISTED_RUNS_MAX {
-        keys.iter_mut().for_each(|key| key.runs.clear());
+        for key in &mut keys {
+            key.runs.clear();
+        }
     }
     keys
 }
@@ -123,7 +125,7 @@ fn describe(key: &ExternalKeyRecord) -> KeyDescription {
         let state = version.state();
         match runs.last_mut() {
             Some(run) if run.state == state && run.last.saturating_add(1) == version.number => {
-                run.last = version.number
+                run.last = version.number;
             }
             _ => runs.push(VersionRun { first: version.number, last: version.number, state }),
         }
