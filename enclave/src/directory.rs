@@ -29,7 +29,7 @@ pub use gate::{Blocks, Gate, Refusal};
 pub use keys::{KeyRing, KeyRingError, KeySlot};
 
 use crate::clock::Clock;
-use crate::tls::{TlsError, TlsIdentity, server_config};
+use crate::tls::{ClientSettings, TlsError, TlsIdentity, server_config};
 use crate::xks::Guard;
 
 /// Who a key store belongs to: equal for key stores of one owner, as far as the caller can prove that.
@@ -80,6 +80,7 @@ impl core::fmt::Debug for ServedKeyStore {
 #[derive(Debug)]
 pub struct ServedHost {
     identity: Arc<TlsIdentity>,
+    clients: ClientSettings,
     tls: Arc<ServerConfig>,
     stores: HashMap<PathPrefix, Arc<ServedKeyStore>>,
 }
@@ -132,8 +133,9 @@ impl Directory {
 
     /// Serves exactly `stores` from now on. Connections that are open find the new table with their next request.
     ///
-    /// Of several certificates for one host name, the one installed last is used. A host whose certificate did not change
-    /// keeps its TLS sessions.
+    /// Of several certificates for one host name, the one installed last is used. A host asks for client certificates if
+    /// any key store under it does, and takes what any of them takes; each request is then held against its own key
+    /// store's setting. A host keeps its TLS sessions while neither its certificate nor these settings change.
     ///
     /// # Errors
     /// If a TLS configuration cannot be made; the directory is unchanged then.
@@ -151,12 +153,15 @@ impl Directory {
             let Some(identity) = newest.map(|store| Arc::clone(&store.tls)) else {
                 continue;
             };
+            let clients = ClientSettings::of(stores.iter().filter_map(|store| store.client_authentication.as_ref()));
             let tls = match previous.get(&host_name) {
-                Some(host) if Arc::ptr_eq(&host.identity, &identity) => Arc::clone(&host.tls),
-                _ => server_config(&identity, &self.clock)?,
+                Some(host) if Arc::ptr_eq(&host.identity, &identity) && host.clients == clients => {
+                    Arc::clone(&host.tls)
+                }
+                _ => server_config(&identity, &clients, &self.clock)?,
             };
             let stores = stores.into_iter().map(|store| (store.path_prefix.clone(), store)).collect();
-            hosts.insert(host_name, Arc::new(ServedHost { identity, tls, stores }));
+            hosts.insert(host_name, Arc::new(ServedHost { identity, clients, tls, stores }));
         }
         self.hosts.store(Arc::new(hosts));
         Ok(collisions)

@@ -2,8 +2,11 @@
 //!
 //! Guarantees: TLS 1.2 or 1.3 with the four suites of the specification and no other; HTTP/2 or HTTP/1.1; no early data;
 //! sessions are resumed only within one host name and are kept in this enclave's memory, never in tickets that a key could
-//! open later; time comes from [`Clock`]. Refuses: a handshake without a server name, or for one that is not served
-//! (see [`crate::server`]).
+//! open later; time comes from [`Clock`]. Client certificates are asked for only where a key store under the host name
+//! says so, and then nobody gets in without one. Refuses: a handshake without a server name, or for one that is not
+//! served (see [`crate::server`]).
+
+mod client;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +20,10 @@ use rustls::server::{ClientHello, ResolvesServerCert, ServerSessionMemoryCache};
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
 
+pub use client::ClientCertificate;
+pub(crate) use client::ClientSettings;
+
+use self::client::ClientVerifier;
 use crate::clock::Clock;
 
 /// Sessions remembered per host name. KMS keeps connections open, so few are resumed.
@@ -84,13 +91,23 @@ pub fn provider() -> CryptoProvider {
 }
 
 /// The configuration of one host name. Each has its own session store, so no session crosses host names.
-pub(crate) fn server_config(identity: &TlsIdentity, clock: &Arc<dyn Clock>) -> Result<Arc<ServerConfig>, TlsError> {
+pub(crate) fn server_config(
+    identity: &TlsIdentity,
+    clients: &ClientSettings,
+    clock: &Arc<dyn Clock>,
+) -> Result<Arc<ServerConfig>, TlsError> {
     let time = Arc::new(AttestedTime(Arc::clone(clock)));
-    let mut config = ServerConfig::builder_with_details(Arc::new(provider()), time)
+    let provider = Arc::new(provider());
+    let algorithms = provider.signature_verification_algorithms;
+    let builder = ServerConfig::builder_with_details(provider, time)
         .with_safe_default_protocol_versions()
-        .map_err(TlsError::Configuration)?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(OneIdentity(Arc::clone(&identity.certified_key))));
+        .map_err(TlsError::Configuration)?;
+    let builder = if clients.ask() {
+        builder.with_client_cert_verifier(Arc::new(ClientVerifier::new(clients.clone(), algorithms)))
+    } else {
+        builder.with_no_client_auth()
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(OneIdentity(Arc::clone(&identity.certified_key))));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.max_early_data_size = 0;
     // No ticketer: with one, rustls would read the system clock to rotate its keys, and those keys would open old sessions.

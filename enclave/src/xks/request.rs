@@ -11,6 +11,7 @@ use http::{HeaderMap, Method};
 use super::errors::{NOT_AUTHENTICATED, Refused, UNKNOWN_PATH};
 use crate::clock::Clock;
 use crate::directory::{Directory, ServedKeyStore};
+use crate::tls::ClientCertificate;
 
 /// The head of a request, on a connection whose server name agrees with its host.
 pub struct RawRequest<'r> {
@@ -18,6 +19,7 @@ pub struct RawRequest<'r> {
     path: &'r str,
     authority: &'r str,
     host_name: &'r HostName,
+    client: Option<&'r ClientCertificate>,
 }
 
 impl<'r> RawRequest<'r> {
@@ -26,7 +28,13 @@ impl<'r> RawRequest<'r> {
     #[must_use]
     pub fn new(parts: &'r Parts, authority: &'r str, host_name: &'r HostName) -> Self {
         let path = parts.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
-        Self { parts, path, authority, host_name }
+        Self { parts, path, authority, host_name, client: None }
+    }
+
+    /// The certificate that the client of the TLS connection proved to hold, where it was asked for one.
+    #[must_use]
+    pub fn presenting(self, client: Option<&'r ClientCertificate>) -> Self {
+        Self { client, ..self }
     }
 
     /// Finds the key store.
@@ -63,11 +71,18 @@ impl<'r> RoutedRequest<'r> {
         &self.path
     }
 
-    /// Verifies the signature over head and `body`.
+    /// Verifies the client's certificate, if the key store asks for one, and the signature over head and `body`.
     ///
     /// # Errors
     /// 401, the same for every cause.
     pub fn authenticate(self, body: &'r [u8], clock: &dyn Clock) -> Result<AuthenticatedRequest<'r>, Refused> {
+        // The handshake took what any key store under this host name takes, and may be older than the setting.
+        let wall_ms = clock.wall_ms();
+        if let Some(setting) = &self.store.client_authentication
+            && !self.raw.client.is_some_and(|client| client.meets(setting, wall_ms))
+        {
+            return Err(NOT_AUTHENTICATED.into());
+        }
         let headers = &self.raw.parts.headers;
         let request = SignedRequest {
             method: self.raw.parts.method.as_str(),
