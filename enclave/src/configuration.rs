@@ -3,10 +3,15 @@
 //! It comes from the parent and is measured: the enclave extends PCR 16 with the SHA-384 of its exact bytes and locks the
 //! register before the first attestation document, so a release policy accepts the configuration or refuses the enclave.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
 /// Regions from which requests are accepted, at most. AWS has fewer than 50.
 const REGIONS_MAX: usize = 64;
+
+/// Certificate authorities, at most. The whole configuration is bounded by the link.
+const AUTHORITIES_MAX: usize = 64;
 
 /// The parsed configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -17,6 +22,10 @@ pub struct StaticConfiguration {
     /// Connections served at the same time.
     #[serde(default = "default_connections_max")]
     pub connections_max: usize,
+    /// Certificate authorities (DER in base64) whose certificates prove a host name that several owners claim. Without any,
+    /// such a name is served to nobody.
+    #[serde(default)]
+    pub host_name_authorities: Vec<String>,
 }
 
 const fn default_connections_max() -> usize {
@@ -55,7 +64,17 @@ impl StaticConfiguration {
         };
         rule(parsed.regions.iter().all(is_region), "regions", "must have a-z, 0-9 and dashes only")?;
         rule((1..=65_536).contains(&parsed.connections_max), "connections_max", "must be between 1 and 65536")?;
+        rule(parsed.host_name_authorities.len() <= AUTHORITIES_MAX, "host_name_authorities", "may name at most 64")?;
+        let is_base64 = |authority: &String| STANDARD.decode(authority).is_ok();
+        let all = parsed.host_name_authorities.iter().all(is_base64);
+        rule(all, "host_name_authorities", "must be certificates in base64 (DER)")?;
         Ok(parsed)
+    }
+
+    /// The certificate authorities, in DER.
+    #[must_use]
+    pub fn host_name_authorities(&self) -> Vec<Vec<u8>> {
+        self.host_name_authorities.iter().filter_map(|authority| STANDARD.decode(authority).ok()).collect()
     }
 }
 
@@ -70,6 +89,7 @@ mod tests {
             (r#"{"regions":[]}"#, "regions must name"),
             (r#"{"regions":["US"]}"#, "regions must have"),
             (r#"{"regions":["a"],"connections_max":0}"#, "connections_max must be"),
+            (r#"{"regions":["a"],"host_name_authorities":["%"]}"#, "host_name_authorities must be"),
             (r#"{"regions":["a"],"skip_attestation":true}"#, "unknown field"),
             ("{", "EOF"),
         ];

@@ -42,6 +42,7 @@ use crate::entropy::EntropyError;
 use crate::nsm::{Nsm, NsmError};
 use crate::report::{Reporter, StoreReport};
 
+mod allowance;
 mod ceremony;
 mod commands;
 mod identity;
@@ -52,10 +53,13 @@ mod served;
 mod session;
 mod watch;
 
+pub(crate) use allowance::Workshop;
 pub(crate) use served::ServedStore;
 
+use allowance::Allowance;
 use lease::LateAnswer;
 use release::{Applicant, Granted, Released};
+use served::Prepared;
 use session::Session;
 use watch::Ended;
 
@@ -110,6 +114,9 @@ pub(crate) enum CustodyError {
     /// The custodian would not do it.
     #[error("the custodian refused: {0}")]
     Refused(String),
+    /// The key store is larger than what each of so many may have.
+    #[error("the key store has {length} bytes; with so many key stores in this enclave, each may have {share}")]
+    NoRoom { length: usize, share: usize },
     /// The key store cannot be served.
     #[error("{0}")]
     Served(String),
@@ -129,6 +136,7 @@ pub(crate) struct Enclave {
     pub(crate) reporter: Reporter,
     pub(crate) boot_id: BootId,
     pub(crate) audit_public_key: [u8; 32],
+    pub(crate) workshop: Workshop,
 }
 
 /// What a release gave, while its lease lasts.
@@ -168,6 +176,15 @@ impl Unsealed {
     fn open(&self) -> Result<OpenedKeyStore, KeyStoreError> {
         keystore::open(&self.root, &self.entry, &self.blob)
     }
+
+    /// From bytes to what can be served.
+    fn prepare(&self, served: &ServedStore, now_ms: u64) -> Result<Prepared, CustodyError> {
+        let opened = self.open()?;
+        if opened.header.generation != self.set.generation {
+            return Err(CustodyError::Generation { blob: opened.header.generation, share: self.set.generation });
+        }
+        served.prepare(opened.body, now_ms)
+    }
 }
 
 /// The custody of one key store: see the module.
@@ -178,7 +195,8 @@ pub(crate) struct Custody<C> {
     client: Arc<CustodianClient<C>>,
     served: ServedStore,
     overlay: Option<BlockOverlay>,
-    unsealed: Option<Unsealed>,
+    unsealed: Option<Arc<Unsealed>>,
+    allowance: Allowance,
     /// The newest version seen in this boot.
     newest: Option<(u64, BlobId)>,
     handled: VecDeque<CommandId>,
@@ -202,6 +220,7 @@ impl<C: Connect + 'static> Custody<C> {
         served: ServedStore,
     ) -> Self {
         Self {
+            allowance: Allowance::new(enclave.clock.monotonic_ms()),
             enclave,
             manifest,
             custodian,
@@ -265,7 +284,7 @@ impl<C: Connect + 'static> Custody<C> {
             self.report(KeyStoreState::Refused, Some(&reason));
         } else if self.unsealed.is_some() {
             // The lease still runs: what was released may be used until it ends.
-            self.enclave.reporter.log(Level::Warn, &format!("key store {}: {reason}; serving on", self.id()));
+            self.log(Level::Warn, &format!("{reason}; serving on"));
         } else {
             let denied = matches!(error, CustodyError::Client(ClientError::Refused { refusal, .. })
                 if refusal.code == RefusalCode::Denied);
@@ -283,6 +302,10 @@ impl<C: Connect + 'static> Custody<C> {
     fn report_unserved(&self, state: KeyStoreState, reason: &str) {
         let state = if self.is_blocked() { KeyStoreState::Blocked } else { state };
         self.report(state, Some(reason));
+    }
+
+    fn log(&self, level: Level, line: &str) {
+        self.enclave.reporter.log_about(self.id(), level, line);
     }
 
     fn report(&self, state: KeyStoreState, reason: Option<&str>) {
@@ -307,8 +330,7 @@ impl<C: Connect + 'static> Custody<C> {
             audit_public_key: self.enclave.audit_public_key,
         };
         let Granted { session, lease, released, policy_epoch } = release::obtain(&applicant).await?;
-        let text = format!("key store {}: lease granted under policy epoch {policy_epoch}", self.id());
-        self.enclave.reporter.log(Level::Info, &text);
+        self.log(Level::Info, &format!("lease granted under policy epoch {policy_epoch}"));
         if let Some(overlay) = &released.content.overlay {
             self.take_overlay(overlay);
         }
@@ -356,14 +378,14 @@ impl<C: Connect + 'static> Custody<C> {
             }
         };
         let (entry, blob) = if let Some(entry) = entry {
-            let blob = fetch(session, &entry).await?;
+            let blob = self.fetch(session, &entry).await?;
             (entry, blob)
         } else {
             let first = ceremony::first_version(&self.enclave, session, &self.manifest, &root, &set).await?;
             (self.open_entry(&first.register)?, first.blob)
         };
         let attested_key = Arc::new(attested_key);
-        self.adopt(ReleasedKeys { root, set, attested_key }.with(entry, blob))
+        self.adopt(ReleasedKeys { root, set, attested_key }.with(entry, blob)).await
     }
 
     fn root_of(&self, held: HeldShare) -> Result<(Secret<32>, ShareSet), CustodyError> {
@@ -399,26 +421,35 @@ impl<C: Connect + 'static> Custody<C> {
         }
     }
 
-    /// Opens a version and serves it.
-    fn adopt(&mut self, unsealed: Unsealed) -> Result<(), CustodyError> {
-        let opened = unsealed.open()?;
-        if opened.header.generation != unsealed.set.generation {
-            let (blob, share) = (opened.header.generation, unsealed.set.generation);
-            return Err(CustodyError::Generation { blob, share });
-        }
+    /// Opens a version and serves it. What this task is ended in the middle of is never served.
+    async fn adopt(&mut self, unsealed: Unsealed) -> Result<(), CustodyError> {
+        let (unsealed, served) = (Arc::new(unsealed), self.served.clone());
+        let now_ms = self.enclave.clock.wall_ms();
+        let opening = Arc::clone(&unsealed);
+        self.allowance.charge(unsealed.blob.len());
+        let prepared = self.enclave.workshop.work(move || opening.prepare(&served, now_ms)).await??;
         self.note(&unsealed.entry);
-        self.served.install(opened.body, self.enclave.clock.wall_ms())?;
+        self.served.install(prepared)?;
         self.unsealed = Some(unsealed);
         Ok(())
     }
-}
 
-/// Fetches the blob of a version. Whether it is the right one is checked when it is opened.
-async fn fetch<C: Connect>(session: &Session<C>, entry: &RegisterEntry) -> Result<Vec<u8>, CustodyError> {
-    match session.ask(&Ask::Fetch { blob_id: entry.blob_id }).await?.0 {
-        Reply::Blob { blob } => Ok(blob),
-        Reply::Refused { reason, .. } => Err(CustodyError::Refused(reason)),
-        _ => Err(CustodyError::OtherAnswer),
+    /// Fetches the blob of a version. Whether it is the right one is checked when it is opened.
+    async fn fetch(&self, session: &Session<C>, entry: &RegisterEntry) -> Result<Vec<u8>, CustodyError> {
+        match session.ask(&Ask::Fetch { blob_id: entry.blob_id }).await?.0 {
+            Reply::Blob { blob } => {
+                self.check_room(blob.len())?;
+                Ok(blob)
+            }
+            Reply::Refused { reason, .. } => Err(CustodyError::Refused(reason)),
+            _ => Err(CustodyError::OtherAnswer),
+        }
+    }
+
+    /// Whether a key store of this length has room here, beside all others.
+    fn check_room(&self, length: usize) -> Result<(), CustodyError> {
+        let share = self.enclave.workshop.share();
+        if length > share { Err(CustodyError::NoRoom { length, share }) } else { Ok(()) }
     }
 }
 

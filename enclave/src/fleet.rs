@@ -2,7 +2,8 @@
 //!
 //! Guarantees: a key store is known by the id that its manifest hashes to, so that a manifest of the host's own making is another
 //! key store and takes nothing from anyone; a manifest that does not verify is refused by name and touches no other; a key
-//! store that leaves the list is wiped.
+//! store that leaves the list is wiped; who claims which host name is known before any key store is opened. A change of the
+//! list costs what changed: a manifest is verified once, where it delays no request.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,7 +21,7 @@ use tokio::task::JoinHandle;
 
 use crate::custody::{Custody, Enclave, ServedStore};
 use crate::report::StoreReport;
-use crate::roster::Roster;
+use crate::roster::{Claim, Roster};
 use crate::tls::AttestedTime;
 
 const EGRESS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -42,35 +43,66 @@ pub(crate) struct Fleet {
     roster: Arc<Roster>,
     regions: Regions,
     egress: Address,
+    /// What was found out about each manifest of the list, by the hash of its bytes: its key store, if it verifies.
+    seen: BTreeMap<Hash, Option<KeyStoreId>>,
+    manifests: BTreeMap<KeyStoreId, VerifiedManifest>,
     tasks: BTreeMap<KeyStoreId, (JoinHandle<()>, ServedStore)>,
 }
 
+/// SHA-256 of a signed manifest's bytes. Not the key store's id: one manifest can be signed in many ways.
+type Hash = [u8; 32];
+
 impl Fleet {
     pub(crate) fn new(enclave: Arc<Enclave>, roster: Arc<Roster>, regions: Regions, egress: Address) -> Self {
-        Self { enclave, roster, regions, egress, tasks: BTreeMap::new() }
+        let (seen, manifests, tasks) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { enclave, roster, regions, egress, seen, manifests, tasks }
     }
 
     /// Follows a new list: starts what is new, stops what is gone, leaves the rest alone.
-    pub(crate) async fn follow(&mut self, manifests: &[SignedManifest]) {
+    pub(crate) async fn follow(&mut self, list: &[SignedManifest]) {
+        let mut seen = BTreeMap::new();
         let mut wanted = BTreeMap::new();
-        for manifest in manifests {
-            match VerifiedManifest::verify(manifest.as_bytes()) {
-                Ok(verified) => {
-                    wanted.insert(verified.id(), verified);
-                }
-                Err(error) => self.enclave.reporter.log(Level::Error, &format!("a manifest is refused: {error}")),
+        for signed in list {
+            let hash = holdfast_shared::sha256(&[signed.as_bytes()]);
+            let id = match self.seen.get(&hash) {
+                Some(known) => *known,
+                None => self.verify(signed).await.map(|verified| {
+                    let id = verified.id();
+                    wanted.insert(id, verified);
+                    id
+                }),
+            };
+            if let Some(known) = id.and_then(|id| self.manifests.remove(&id)) {
+                wanted.insert(known.id(), known);
             }
+            seen.insert(hash, id);
         }
-        let gone: Vec<_> = self.tasks.keys().filter(|id| !wanted.contains_key(id)).copied().collect();
-        for id in gone {
+        // Whatever was not wanted again is left here.
+        self.seen = seen;
+        for id in core::mem::replace(&mut self.manifests, wanted).into_keys() {
             self.stop(id).await;
         }
-        self.enclave.reporter.retain(|id| wanted.contains_key(id));
-        for (id, manifest) in wanted {
-            if !self.tasks.contains_key(&id) {
-                self.start(manifest);
-            }
+        self.enclave.workshop.share_among(self.manifests.len());
+        self.enclave.reporter.retain(|id| self.manifests.contains_key(id));
+        self.roster.claim(self.manifests.iter().map(|(id, manifest)| (*id, Claim::of(manifest))).collect());
+        let new: Vec<_> = self.manifests.iter().filter(|(id, _)| !self.tasks.contains_key(id)).collect();
+        let new: Vec<_> = new.into_iter().map(|(_, manifest)| manifest.clone()).collect();
+        for manifest in new {
+            self.start(manifest);
         }
+    }
+
+    /// Verifies a manifest where that delays no request: it may have many signatures.
+    async fn verify(&self, signed: &SignedManifest) -> Option<VerifiedManifest> {
+        let bytes = signed.as_bytes().to_vec();
+        let verified = self.enclave.workshop.work(move || VerifiedManifest::verify(&bytes)).await;
+        let error = match verified {
+            Ok(Ok(verified)) => return Some(verified),
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        self.enclave.reporter.log(Level::Error, &format!("a manifest is refused: {error}"));
+        None
     }
 
     fn start(&mut self, manifest: VerifiedManifest) {
@@ -86,7 +118,7 @@ impl Fleet {
             Ok(client) => Arc::new(client),
             Err(error) => return self.refuse(id, &error.to_string()),
         };
-        let served = ServedStore::new(id, Arc::clone(&self.roster), self.regions.clone(), &custodian);
+        let served = ServedStore::new(&manifest, Arc::clone(&self.roster), self.regions.clone(), &custodian);
         let custody = Custody::new(Arc::clone(&self.enclave), manifest, client, custodian, served.clone());
         self.tasks.insert(id, (tokio::spawn(custody.run()), served));
     }
@@ -103,7 +135,7 @@ impl Fleet {
             served.withdraw();
             end(task).await;
             served.withdraw();
-            self.enclave.reporter.log(Level::Info, &format!("key store {id}: no longer served"));
+            self.enclave.reporter.log_about(id, Level::Info, "no longer served");
         }
     }
 }

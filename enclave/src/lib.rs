@@ -30,4 +30,5 @@ pub mod xks;
 
 pub use boot::BootError;
 pub use configuration::{ConfigurationError, StaticConfiguration};
+pub use roster::AuthorityError;
 pub use run::{Platform, RunError, run};

@@ -1,12 +1,15 @@
 //! The Nitro Secure Module (NSM), behind one thread and a bounded queue.
 //!
 //! Guarantees: calls are made one after the other, on a thread of their own, so that a slow device stalls no task; the queue
-//! is bounded, and a full one is an error at once. Assumes: the device is what the platform says it is; the image's `main`
+//! is bounded, and a full one is an error at once. Key stores stand in line for a few places in that queue, in order of arrival,
+//! so that they delay, but never exclude, each other, and hardly delay the clock, which stands in no line. Assumes: the device is what the platform says it is; the image's `main`
 //! names `/dev/nsm` and nothing else. Refuses: answers of another kind than the question's.
+
+use std::sync::Arc;
 
 use aws_nitro_enclaves_nsm_api::api::{ErrorCode, Request, Response};
 use serde_bytes::ByteBuf;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use zeroize::Zeroizing;
 
 pub mod device;
@@ -19,6 +22,8 @@ pub trait NsmDevice: Send + 'static {
 
 /// Requests that may wait. Each takes the device some milliseconds; more waiting ones than this come from a fault.
 const QUEUE_LEN: usize = 32;
+/// Places in the queue for those who stand in line.
+const LINE_PLACES: usize = 4;
 
 /// Why the NSM gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -48,11 +53,17 @@ pub enum NsmError {
 struct Job {
     request: Request,
     answer: oneshot::Sender<Response>,
+    /// Given back when the device has answered, whether or not anybody still waits for that.
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 /// A handle to the NSM's thread.
 #[derive(Clone)]
-pub struct Nsm(mpsc::Sender<Job>);
+pub struct Nsm {
+    jobs: mpsc::Sender<Job>,
+    /// Where those who use this handle stand in line, if they do.
+    line: Option<Arc<Semaphore>>,
+}
 
 impl Nsm {
     /// Starts the thread.
@@ -67,7 +78,14 @@ impl Nsm {
                 let _ = job.answer.send(device.process_request(job.request));
             }
         })?;
-        Ok(Self(sender))
+        Ok(Self { jobs: sender, line: None })
+    }
+
+    /// A handle whose users, and those of its clones, wait for a place in order of arrival instead of being told that too many
+    /// wait. A key store has one request at a time, so each waits for at most one of each other.
+    #[must_use]
+    pub fn in_line(&self) -> Self {
+        Self { jobs: self.jobs.clone(), line: Some(Arc::new(Semaphore::new(LINE_PLACES))) }
     }
 
     /// An attestation document over the three fields.
@@ -134,8 +152,12 @@ impl Nsm {
     }
 
     async fn call(&self, name: &'static str, request: Request) -> Result<Response, NsmError> {
+        let place = match &self.line {
+            Some(line) => Some(Arc::clone(line).acquire_owned().await.map_err(|_| NsmError::Gone)?),
+            None => None,
+        };
         let (answer, waiting) = oneshot::channel();
-        self.0.try_send(Job { request, answer }).map_err(|error| match error {
+        self.jobs.try_send(Job { request, answer, _place: place }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => NsmError::Busy,
             mpsc::error::TrySendError::Closed(_) => NsmError::Gone,
         })?;

@@ -1,4 +1,7 @@
 //! Who is served at present: the list from which the [`Directory`] is made anew whenever one key store changes.
+//!
+//! Guarantees: only what [`claims`] allows is served; whoever is not, is reported with the reason, and an alarm is logged. Changing
+//! the list takes a lock that no request ever takes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,52 +13,112 @@ use crate::directory::{Directory, ServedKeyStore};
 use crate::report::Reporter;
 use crate::tls::TlsError;
 
-/// The list. Changing it is rare and takes a lock; requests read the directory, which takes none.
+mod authorities;
+mod claims;
+
+pub use authorities::AuthorityError;
+pub(crate) use authorities::Authorities;
+pub(crate) use claims::Claim;
+
+/// See the module.
 pub(crate) struct Roster {
     directory: Arc<Directory>,
     reporter: Reporter,
-    stores: Mutex<BTreeMap<KeyStoreId, Arc<ServedKeyStore>>>,
+    authorities: Authorities,
+    listed: Mutex<Listed>,
+}
+
+#[derive(Default)]
+struct Listed {
+    claims: BTreeMap<KeyStoreId, Claim>,
+    stores: BTreeMap<KeyStoreId, Arc<ServedKeyStore>>,
+    /// Whose certificate proves the host name.
+    proven: BTreeSet<KeyStoreId>,
 }
 
 impl Roster {
-    pub(crate) fn new(directory: Arc<Directory>, reporter: Reporter) -> Self {
-        Self { directory, reporter, stores: Mutex::default() }
+    pub(crate) fn new(directory: Arc<Directory>, reporter: Reporter, authorities: Authorities) -> Self {
+        Self { directory, reporter, authorities, listed: Mutex::default() }
     }
 
-    /// Serves this version of a key store from now on.
-    pub(crate) fn put(&self, store: ServedKeyStore) -> Result<(), TlsError> {
-        let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
+    /// By whose word a host name is proven.
+    pub(crate) const fn authorities(&self) -> &Authorities {
+        &self.authorities
+    }
+
+    /// These manifests claim host names from now on, and no others: known before any of their key stores is opened, so that who
+    /// opens first gains nothing.
+    pub(crate) fn claim(&self, claims: BTreeMap<KeyStoreId, Claim>) {
+        self.change("the host names", |listed| {
+            listed.stores.retain(|id, _| claims.contains_key(id));
+            listed.proven.retain(|id| claims.contains_key(id));
+            listed.claims = claims;
+        });
+    }
+
+    /// Serves this version of a key store from now on, as far as its host name is its own.
+    ///
+    /// # Errors
+    /// When no TLS configuration can be made of it; what was served before stays.
+    pub(crate) fn put(&self, store: ServedKeyStore, claim: &Claim, is_proven: bool) -> Result<(), TlsError> {
+        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
         let id = store.id;
-        let before = stores.insert(id, Arc::new(store));
-        if let Err(error) = self.refresh(&stores) {
-            match before {
-                Some(before) => stores.insert(id, before),
-                None => stores.remove(&id),
-            };
+        let store_before = listed.stores.insert(id, Arc::new(store));
+        let claim_before = listed.claims.insert(id, claim.clone());
+        let proven_before = listed.proven.contains(&id);
+        listed.prove(id, is_proven);
+        if let Err(error) = self.refresh(&listed) {
+            restore(&mut listed.stores, id, store_before);
+            restore(&mut listed.claims, id, claim_before);
+            listed.prove(id, proven_before);
             return Err(error);
         }
         Ok(())
     }
 
-    /// Serves a key store no longer.
+    /// Serves a key store no longer. Its claim stays while its manifest does.
     pub(crate) fn remove(&self, id: KeyStoreId) {
-        let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
-        if stores.remove(&id).is_some()
-            && let Err(error) = self.refresh(&stores)
-        {
-            self.reporter.log(Level::Error, &format!("key store {id} could not be withdrawn: {error}"));
+        self.change("a key store", |listed| {
+            listed.stores.remove(&id);
+            listed.proven.remove(&id);
+        });
+    }
+
+    fn change(&self, what: &str, change: impl FnOnce(&mut Listed)) {
+        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut listed);
+        if let Err(error) = self.refresh(&listed) {
+            self.reporter.log(Level::Error, &format!("{what} could not be changed: {error}"));
         }
     }
 
-    fn refresh(&self, stores: &BTreeMap<KeyStoreId, Arc<ServedKeyStore>>) -> Result<(), TlsError> {
-        let collisions = self.directory.replace(stores.values().cloned().collect())?;
-        for collision in collisions {
-            let ids: BTreeSet<_> = collision.stores.iter().map(ToString::to_string).collect();
-            let ids = ids.into_iter().collect::<Vec<_>>().join(", ");
-            let line =
-                format!("{} is claimed more than once and served to nobody; claimed by {ids}", collision.host_name);
+    fn refresh(&self, listed: &Listed) -> Result<(), TlsError> {
+        let withheld = claims::settle(&listed.claims, &listed.proven);
+        let served = listed.stores.iter().filter(|(id, _)| !withheld.contains_key(id)).map(|(_, s)| Arc::clone(s));
+        let left_over = self.directory.replace(served.collect())?;
+        for collision in left_over {
+            // Settled above; the directory looks at what is served, whatever the claims are.
+            let line = format!("{} is served to nobody: a collision that was not settled", collision.host_name);
             self.reporter.log(Level::Error, &line);
         }
+        self.reporter.withhold(withheld.into_iter().map(|(id, reason)| (id, reason.to_string())).collect());
         Ok(())
     }
+}
+
+impl Listed {
+    fn prove(&mut self, id: KeyStoreId, is_proven: bool) {
+        if is_proven {
+            self.proven.insert(id);
+        } else {
+            self.proven.remove(&id);
+        }
+    }
+}
+
+fn restore<T>(map: &mut BTreeMap<KeyStoreId, T>, id: KeyStoreId, before: Option<T>) {
+    match before {
+        Some(before) => map.insert(id, before),
+        None => map.remove(&id),
+    };
 }

@@ -12,12 +12,12 @@ use tokio::sync::watch;
 use crate::boot::{self, BootError, Ready, Unmeasured};
 use crate::clock::Clock;
 use crate::control::{self, Desk};
-use crate::custody::Enclave;
+use crate::custody::{Enclave, Workshop};
 use crate::directory::Directory;
 use crate::fleet::Fleet;
 use crate::nsm::NsmDevice;
 use crate::report::Reporter;
-use crate::roster::Roster;
+use crate::roster::{Authorities, AuthorityError, Roster};
 use crate::server::{self, ServerContext};
 
 /// What differs between a Nitro Enclave and a laptop.
@@ -38,6 +38,9 @@ pub enum RunError {
     /// It did not boot.
     #[error("boot failed: {0}")]
     Boot(#[from] BootError),
+    /// A certificate authority of the static configuration cannot be used.
+    #[error("static configuration: {0}")]
+    Authority(#[from] AuthorityError),
     /// The ingress address cannot be listened on.
     #[error("ingress: {0}")]
     Ingress(#[from] BindError),
@@ -56,6 +59,7 @@ pub async fn run(platform: Platform) -> Result<(), RunError> {
     let booting = Unmeasured::start(platform.nsm)?;
     let connection = control::greet_patiently(&platform.control, booting.boot_id()).await;
     let ready = booting.measure(&connection.static_configuration).await?.anchor().await?;
+    let authorities = Authorities::new(&ready.configuration.host_name_authorities())?;
     let listener = Listener::bind(&platform.ingress).await?;
 
     let (reporter, lines) = Reporter::new();
@@ -83,13 +87,14 @@ pub async fn run(platform: Platform) -> Result<(), RunError> {
 
     let regions = regions(&ready);
     let enclave = Enclave {
-        nsm: ready.nsm,
+        nsm: ready.nsm.in_line(),
         clock,
         reporter: reporter.clone(),
         boot_id: ready.boot_id,
         audit_public_key: ready.audit_key.public_key().unwrap_or_default(),
+        workshop: Workshop::new(),
     };
-    let roster = Arc::new(Roster::new(directory, reporter));
+    let roster = Arc::new(Roster::new(directory, reporter, authorities));
     let mut fleet = Fleet::new(Arc::new(enclave), roster, regions, platform.egress);
     let following = async {
         while wanted.changed().await.is_ok() {

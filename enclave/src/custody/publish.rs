@@ -20,7 +20,7 @@ use ring::rand::SystemRandom;
 
 use super::commands::{self, Effect, Situation};
 use super::session::Session;
-use super::{Custody, CustodyError};
+use super::{Custody, CustodyError, Unsealed};
 use crate::entropy;
 use crate::nsm::Nsm;
 
@@ -51,13 +51,15 @@ impl<C: Connect + 'static> Custody<C> {
     ) -> Result<(), CustodyError> {
         let started_ms = self.enclave.clock.monotonic_ms();
         for command in commands {
+            if self.is_spent() {
+                break;
+            }
             match self.handle(session, &command).await {
                 Ok(Dealt::With) => {}
                 Ok(Dealt::Not) => self.put_off(&command),
                 Err(error) if error.ends_lease() => return Err(error),
                 Err(error) => {
-                    let line = format!("key store {}: a command failed and is put off: {error}", self.id());
-                    self.enclave.reporter.log(Level::Warn, &line);
+                    self.log(Level::Warn, &format!("a command failed and is put off: {error}"));
                     self.put_off(&command);
                 }
             }
@@ -86,8 +88,10 @@ impl<C: Connect + 'static> Custody<C> {
         for _ in 0..RACES_MAX {
             // Blocked: it waits.
             let Some(unsealed) = &self.unsealed else { return Ok(Dealt::Not) };
-            let attested_key = Arc::clone(&unsealed.attested_key);
-            let mut opened = unsealed.open()?;
+            let (unsealed, attested_key) = (Arc::clone(unsealed), Arc::clone(&unsealed.attested_key));
+            self.allowance.charge(unsealed.blob.len());
+            let opening = Arc::clone(&unsealed);
+            let mut opened = self.enclave.workshop.work(move || opening.open()).await??;
             let situation = Situation {
                 key_store_id: self.id(),
                 now_ms: self.enclave.clock.wall_ms(),
@@ -98,8 +102,7 @@ impl<C: Connect + 'static> Custody<C> {
             let handled = match commands::carry_out(signed, &mut opened.body, situation) {
                 Ok(handled) => handled,
                 Err(error) => {
-                    let line = format!("key store {}: a command was ignored: {error}", self.id());
-                    self.enclave.reporter.log(Level::Error, &line);
+                    self.log(Level::Error, &format!("a command was ignored: {error}"));
                     return Ok(Dealt::Not);
                 }
             };
@@ -121,7 +124,7 @@ impl<C: Connect + 'static> Custody<C> {
                 self.remember(command_id);
                 return Ok(Dealt::With);
             }
-            if self.publish(session, &opened.body, result).await? {
+            if self.publish(session, unsealed, opened.body, result).await? {
                 self.remember(command_id);
                 return Ok(Dealt::With);
             }
@@ -133,19 +136,21 @@ impl<C: Connect + 'static> Custody<C> {
     async fn publish(
         &mut self,
         session: &Session<C>,
-        body: &keystore::Body,
+        unsealed: Arc<Unsealed>,
+        body: keystore::Body,
         result: SealedResult,
     ) -> Result<bool, CustodyError> {
-        let Some(unsealed) = &self.unsealed else { return Ok(false) };
         let (previous, version) = (Some(unsealed.entry.blob_id), unsealed.entry.version.saturating_add(1));
         let place = Place { key_store_id: self.id(), version, previous, generation: unsealed.set.generation };
-        let sealed = keystore::seal(&unsealed.root, &place, body, &SystemRandom::new())?;
         let next = unsealed.keys();
+        let sealing = move || keystore::seal(&unsealed.root, &place, &body, &SystemRandom::new());
+        let sealed = self.enclave.workshop.work(sealing).await??;
+        self.check_room(sealed.bytes.len())?;
         let ask = Ask::Publish { version, previous, blob: sealed.bytes.clone(), results: vec![result] };
         match session.ask(&ask).await?.0 {
             Reply::Published { register } => {
                 let entry = self.open_entry(&register)?;
-                self.adopt(next.with(entry, sealed.bytes))?;
+                self.adopt(next.with(entry, sealed.bytes)).await?;
                 Ok(true)
             }
             Reply::Conflict { register: Some(register) } => {

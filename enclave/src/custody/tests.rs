@@ -21,7 +21,7 @@ use super::*;
 use crate::clock::SteppedClock;
 use crate::directory::Directory;
 use crate::nsm::NsmDevice;
-use crate::roster::Roster;
+use crate::roster::{Authorities, Roster};
 
 mod custodian;
 
@@ -124,14 +124,16 @@ impl World {
         let home = manifest.home_custodian().unwrap().clone();
         let time = Arc::new(crate::tls::AttestedTime(Arc::clone(&seam)));
         let client = CustodianClient::with_time(Wire(Arc::clone(custodian)), &home, time).unwrap();
-        let roster = Arc::new(Roster::new(Arc::new(Directory::new(Arc::clone(&seam))), reporter.clone()));
-        let served = ServedStore::new(manifest.id(), roster, Regions::Any, &home);
+        let directory = Arc::new(Directory::new(Arc::clone(&seam)));
+        let roster = Arc::new(Roster::new(directory, reporter.clone(), Authorities::default()));
+        let served = ServedStore::new(manifest, roster, Regions::Any, &home);
         let enclave = Enclave {
             nsm: Nsm::start(Box::new(FakeNsm)).unwrap(),
             clock: seam,
             reporter: reporter.clone(),
             boot_id: BootId(random()),
             audit_public_key: [1; 32],
+            workshop: Workshop::new(),
         };
         let custody = Custody::new(Arc::new(enclave), manifest.clone(), Arc::new(client), home, served.clone());
         (served, tokio::spawn(custody.run()))

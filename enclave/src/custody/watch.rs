@@ -15,7 +15,7 @@ use holdfast_shared::xks::EkmStatus;
 
 use super::lease::Lease;
 use super::session::Session;
-use super::{Custody, CustodyError, PAUSES, fetch};
+use super::{Custody, CustodyError, PAUSES};
 
 /// Least time between two questions for news.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
@@ -61,7 +61,8 @@ impl<C: Connect + 'static> Custody<C> {
                     if was_blocked && !self.is_blocked() {
                         return Ok(Ended::Lifted);
                     }
-                    if let Some(register) = register {
+                    // What is not followed now comes again with the next answer.
+                    if let Some(register) = register.filter(|_| !self.is_spent()) {
                         self.follow(session, &register).await?;
                     }
                     self.handle_all(session, commands.into_iter().map(Vec::from)).await?;
@@ -72,14 +73,18 @@ impl<C: Connect + 'static> Custody<C> {
                 Err(error) => {
                     failures = failures.saturating_add(1);
                     self.served.set_custodian_health(EkmStatus::Degraded);
-                    let line = format!("key store {}: watching failed ({error}); trying again", self.id());
-                    self.enclave.reporter.log(Level::Warn, &line);
+                    self.log(Level::Warn, &format!("watching failed ({error}); trying again"));
                     let pause = PAUSES.0.saturating_mul(1 << failures.min(5));
                     tokio::time::sleep(pause.min(PAUSES.1)).await;
                 }
             }
             paced.await;
         }
+    }
+
+    /// Whether this key store has made all the work that it may for now.
+    pub(super) fn is_spent(&mut self) -> bool {
+        self.allowance.is_spent(self.enclave.clock.monotonic_ms())
     }
 
     fn seen(&mut self, now_ms: u64) -> Seen {
@@ -104,13 +109,8 @@ impl<C: Connect + 'static> Custody<C> {
             Ok(overlay) => {
                 self.served.block(&overlay);
                 let keys = overlay.keys.len();
-                let text = format!(
-                    "key store {}: block overlay {} in force (store: {}, keys: {keys})",
-                    self.id(),
-                    overlay.epoch,
-                    overlay.store
-                );
-                self.enclave.reporter.log(Level::Warn, &text);
+                let (epoch, whole) = (overlay.epoch, overlay.store);
+                self.log(Level::Warn, &format!("block overlay {epoch} in force (store: {whole}, keys: {keys})"));
                 let store = overlay.store;
                 self.overlay = Some(overlay);
                 if store {
@@ -119,7 +119,7 @@ impl<C: Connect + 'static> Custody<C> {
             }
             Err(BlockError::Stale { current, offered }) if current == offered => {}
             Err(error) => {
-                self.enclave.reporter.log(Level::Error, &format!("key store {}: {error}; ignored", self.id()));
+                self.log(Level::Error, &format!("{error}; ignored"));
             }
         }
     }
@@ -135,10 +135,10 @@ impl<C: Connect + 'static> Custody<C> {
             self.note(&entry);
             return Ok(());
         }
-        let blob = fetch(session, &entry).await?;
+        let blob = self.fetch(session, &entry).await?;
         if let Some(current) = &self.unsealed {
             let next = current.keys().with(entry, blob);
-            self.adopt(next)?;
+            self.adopt(next).await?;
         }
         Ok(())
     }
