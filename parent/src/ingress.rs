@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 
-use crate::limits::{ACCEPT_PAUSE, RELAY_BUFFER, TCP_KEEPALIVE};
+use crate::limits::{ACCEPT_PAUSE, RELAY_BUFFER, TCP_KEEPALIVE, TCP_KEEPALIVE_INTERVAL, TCP_KEEPALIVE_RETRIES};
 use crate::relay::{Outcome, linger, relay};
 use crate::state::{Phase, State};
 
@@ -110,12 +110,42 @@ async fn reach(ingress: &Ingress) -> Option<Stream> {
     None
 }
 
-/// Sends each answer at once, and notices clients that vanished. Neither is needed for correctness.
+/// Sends each answer at once instead of waiting to fill a packet, and notices peers that vanished. Every TCP connection that
+/// this program accepts or opens goes through here. Neither is needed for correctness.
 pub(crate) fn prepare(stream: &TcpStream) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
-    if let Err(error) = SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEPALIVE)) {
+    let keepalive = TcpKeepalive::new()
+        .with_time(TCP_KEEPALIVE)
+        .with_interval(TCP_KEEPALIVE_INTERVAL)
+        .with_retries(TCP_KEEPALIVE_RETRIES);
+    if let Err(error) = SockRef::from(stream).set_tcp_keepalive(&keepalive) {
         tracing::debug!(%error, "cannot set TCP keepalive");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_prepared_connection_sends_at_once_and_is_probed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (opened, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        for stream in [opened.unwrap(), accepted.unwrap().0] {
+            assert!(!stream.nodelay().unwrap(), "the system's default");
+            prepare(&stream);
+            assert!(stream.nodelay().unwrap());
+            let socket = SockRef::from(&stream);
+            assert!(socket.keepalive().unwrap());
+            let probes = (
+                socket.tcp_keepalive_time().unwrap(),
+                socket.tcp_keepalive_interval().unwrap(),
+                socket.tcp_keepalive_retries().unwrap(),
+            );
+            assert_eq!(probes, (TCP_KEEPALIVE, TCP_KEEPALIVE_INTERVAL, TCP_KEEPALIVE_RETRIES));
+        }
     }
 }

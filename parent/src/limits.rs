@@ -22,8 +22,13 @@ pub const LINGER_BYTES_MAX: usize = 256 * 1024;
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Egress requests beyond the cap that are still heard, so that they learn why; beyond these, connections just end.
 pub const EGRESS_REFUSALS_MAX: usize = 16;
-/// Idle time after which TCP keepalive probes a client: below the 350 s at which network load balancers forget a flow.
+/// Idle time after which TCP keepalive probes a client or a destination: below the 350 s at which network load balancers
+/// forget a flow.
 pub const TCP_KEEPALIVE: Duration = Duration::from_mins(1);
+/// Pause between two probes that are not answered.
+pub const TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// Probes without an answer after which a connection is over: two minutes after its last byte.
+pub const TCP_KEEPALIVE_RETRIES: u32 = 4;
 
 /// Control connections that have not said hello yet. One enclave needs one; a restart briefly two.
 pub const HANDSHAKES_MAX: usize = 8;

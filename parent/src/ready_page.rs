@@ -22,6 +22,7 @@ use tokio::time::{sleep, timeout};
 use holdfast_link::BootId;
 use holdfast_link::control::Status;
 
+use crate::ingress::prepare;
 use crate::limits::{ACCEPT_PAUSE, READY_CONNECTION_MAX, READY_CONNECTIONS_MAX, READY_HEAD_MAX, READY_HEAD_TIMEOUT};
 use crate::manifests::Manifests;
 use crate::state::{Phase, State, Unreadiness, age};
@@ -67,6 +68,7 @@ pub(crate) async fn serve(listener: TcpListener, page: ReadyPage) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
+                prepare(&stream);
                 if let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
                     let page = page.clone();
                     tokio::spawn(async move {
