@@ -47,13 +47,13 @@ Configuration (defaults in parentheses; addresses are vsock://CID:PORT, unix:///
   [enclave] command      program to start and watch as the enclave, with arguments (none)
   [control] listen       where the enclave opens its control connection
   [egress] listen        where the enclave opens egress connections
-  [egress] allow         host:port destinations that it may ask for ([])
+  [egress] allow         host:port destinations that it may ask for, read again at SIGHUP ([])
   [egress] idle_timeout_ms  as above, for egress connections (300000)
-  [egress] max_connections  egress connections at a time (256)
+  [egress] max_connections  egress connections at a time (2048)
 
 Signals:
   SIGTERM, SIGINT  drain and exit; a second one exits at once
-  SIGHUP           look at the manifests now
+  SIGHUP           look at the manifests now; read egress.allow again
 
 Exit codes:
   0  ended as asked, after draining

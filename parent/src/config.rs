@@ -65,6 +65,9 @@ pub struct Config {
     pub control: ControlConfig,
     /// The enclave's way out.
     pub egress: EgressConfig,
+    /// Where this was read from.
+    #[serde(skip)]
+    pub file: PathBuf,
 }
 
 /// `[enclave]`
@@ -137,8 +140,9 @@ mod defaults {
     pub(super) const fn max_connections() -> u32 {
         4096
     }
+    /// Two for each of the 1,024 key stores of an enclave: one holds a question open, the other asks or tells.
     pub(super) const fn egress_max_connections() -> u32 {
-        256
+        2048
     }
     pub(super) const fn first_byte_timeout() -> Duration {
         Duration::from_secs(5)
@@ -260,6 +264,7 @@ impl Config {
         let folder = file.parent().unwrap_or(Path::new(""));
         config.static_configuration = folder.join(&config.static_configuration);
         config.key_stores = folder.join(&config.key_stores);
+        config.file = file.to_owned();
         config.ports_file = config.ports_file.map(|path| folder.join(path));
         Ok(config)
     }
@@ -336,7 +341,7 @@ listen = "unix:///run/egress.sock"
         assert_eq!(config.connect_timeout, Duration::from_secs(5));
         assert_eq!(config.drain_grace, Duration::ZERO);
         assert_eq!(config.drain_timeout, Duration::from_secs(30));
-        assert_eq!(config.egress.max_connections, 256);
+        assert_eq!(config.egress.max_connections, 2048);
         assert_eq!(config.egress.idle_timeout, Duration::from_mins(5));
         assert_eq!((config.log_format, config.log_level), (LogFormat::Text, LogLevel::Info));
         assert_eq!((config.ports_file, config.enclave.command), (None, None));

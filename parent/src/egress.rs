@@ -5,7 +5,6 @@
 //! Assumes: nothing about the enclave; a process in its place could reach exactly the listed destinations.
 //! Refuses: requests beyond the cap, not understood, or not in time.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,18 +12,19 @@ use holdfast_link::egress::{Destination, EgressAnswer, EgressRefusal, EgressRequ
 use holdfast_link::limits::HANDSHAKE_TIMEOUT;
 use holdfast_link::{Listener, Stream, read_frame, write_frame};
 use tokio::net::{TcpStream, lookup_host};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::ingress::prepare;
 use crate::limits::{ACCEPT_PAUSE, EGRESS_REFUSALS_MAX};
 use crate::relay::relay;
+use crate::reload::Allowed;
 use crate::state::State;
 
 /// What the egress needs to know.
 #[derive(Debug)]
 pub(crate) struct Egress {
-    pub(crate) allow: BTreeSet<Destination>,
+    pub(crate) allow: watch::Receiver<Allowed>,
     pub(crate) idle_timeout: Duration,
     pub(crate) connect_timeout: Duration,
 }
@@ -117,7 +117,7 @@ fn count(state: &State, reason: EgressRefusal) {
 }
 
 async fn reach(destination: &Destination, egress: &Egress) -> Result<TcpStream, EgressRefusal> {
-    if !egress.allow.contains(destination) {
+    if !egress.allow.borrow().contains(destination) {
         return Err(EgressRefusal::NotAllowed);
     }
     let addresses = match timeout(egress.connect_timeout, lookup_host(destination.as_str())).await {

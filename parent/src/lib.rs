@@ -30,4 +30,5 @@ mod log;
 mod manifests;
 mod ready_page;
 mod relay;
+mod reload;
 mod state;

@@ -4,7 +4,6 @@
 //! ready, goes on accepting for the grace, then lets connections end; at the second it ends at once.
 
 use core::sync::atomic::AtomicBool;
-use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -26,7 +25,7 @@ use crate::ingress::Ingress;
 use crate::manifests::{Folder, Manifests};
 use crate::ready_page::ReadyPage;
 use crate::state::{Phase, State};
-use crate::{control, egress, enclave_process, ingress, manifests, ready_page};
+use crate::{control, egress, enclave_process, ingress, manifests, ready_page, reload};
 
 /// Why the program failed.
 #[derive(Debug, thiserror::Error)]
@@ -116,11 +115,10 @@ pub async fn run(config: Config, static_configuration: String) -> Result<(), Run
     parts.spawn(ready_page::serve(bound.ready, page));
     let control = Control { static_configuration: static_configuration.into(), manifests, state: Arc::clone(&state) };
     parts.spawn(control::serve(bound.control, control));
-    let way_out = Egress {
-        allow: config.egress.allow.iter().cloned().collect::<BTreeSet<_>>(),
-        idle_timeout: config.egress.idle_timeout,
-        connect_timeout: config.connect_timeout,
-    };
+    let (allowed, allow) = watch::channel(config.egress.allow.iter().cloned().collect());
+    let hang_up = signal(SignalKind::hangup()).map_err(RunError::Signals)?;
+    parts.spawn(reload::watch(config.file.clone(), hang_up, allowed));
+    let way_out = Egress { allow, idle_timeout: config.egress.idle_timeout, connect_timeout: config.connect_timeout };
     parts.spawn(egress::serve(bound.egress, way_out, Arc::clone(&state)));
     let way_in = Ingress {
         enclave: config.enclave.ingress.clone(),

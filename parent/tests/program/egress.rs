@@ -5,7 +5,7 @@ use holdfast_link::egress::{EgressError, EgressRefusal, open_egress};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::fixture::{DEADLINE, Options, Parent, noise, read_all, soon};
+use crate::fixture::{DEADLINE, Options, Parent, noise, read_all, soon, until};
 
 fn with(egress: String) -> Options {
     Options { egress, ..Options::default() }
@@ -104,4 +104,43 @@ async fn hostile_requests_end_only_their_own_connection() {
     parent.counted("egress_malformed", 5).await;
     let refused = open_egress(&parent.address("egress.sock"), "localhost:443", DEADLINE).await;
     assert!(matches!(refused, Err(EgressError::Refused(EgressRefusal::NotAllowed))));
+}
+
+#[tokio::test]
+async fn the_list_is_read_again_at_sighup_and_open_connections_stay() {
+    let remote = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = remote.local_addr().unwrap().port();
+    let echo = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = remote.accept().await.unwrap();
+            tokio::spawn(async move {
+                let (mut read, mut write) = stream.split();
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+            });
+        }
+    });
+    let (first, second) = (format!("localhost:{port}"), format!("127.0.0.1:{port}"));
+    let parent = Parent::start(with(format!("allow = [\"{first}\"]"))).await;
+    let egress = parent.address("egress.sock");
+    let mut open = open_egress(&egress, &first, DEADLINE).await.unwrap();
+    assert!(open_egress(&egress, &second, DEADLINE).await.is_err());
+    let file = parent.folder.path().join("parent.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let reloaded = || async { open_egress(&egress, &second, DEADLINE).await.is_ok() };
+
+    // A broken file changes nothing.
+    std::fs::write(&file, "listen = 1").unwrap();
+    parent.signal("HUP");
+    until(|| async { parent.log().contains("the last list stays") }).await;
+    assert!(!reloaded().await && open_egress(&egress, &first, DEADLINE).await.is_ok());
+
+    std::fs::write(&file, text.replace(&first, &second)).unwrap();
+    parent.signal("HUP");
+    until(reloaded).await;
+    assert!(open_egress(&egress, &first, DEADLINE).await.is_err(), "it left the list");
+    open.write_all(b"still here").await.unwrap();
+    let mut answer = [0; 10];
+    soon(open.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(&answer, b"still here");
+    echo.abort();
 }
