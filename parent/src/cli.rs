@@ -34,7 +34,7 @@ Configuration (defaults in parentheses; addresses are vsock://CID:PORT, unix:///
   ready_listen           TCP address of GET /ready and GET /status
   static_configuration   JSON file that the enclave gets byte for byte
   key_stores             folder of NAME.manifest files, watched each second and at SIGHUP
-  max_connections        client connections at a time (4096)
+  max_connections        client connections at a time, more than the enclave takes (8192)
   first_byte_timeout_ms  time for a client's first byte (5000)
   idle_timeout_ms        time without movement before a connection is closed (300000)
   connect_timeout_ms     time to connect to the enclave or an egress destination (5000)

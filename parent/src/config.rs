@@ -28,7 +28,8 @@ pub struct Config {
     pub static_configuration: PathBuf,
     /// The folder whose `*.manifest` files are the signed manifests of the key stores to serve. It is watched.
     pub key_stores: PathBuf,
-    /// Client connections at a time; more are closed at once.
+    /// Client connections at a time, above what the enclave takes (`connections_max`). Those that send nothing make place for
+    /// newcomers; while all are being relayed, newcomers are closed at once.
     #[serde(default = "defaults::max_connections", deserialize_with = "connections")]
     pub max_connections: u32,
     /// Time for a client to send its first byte.
@@ -137,8 +138,9 @@ pub enum LogLevel {
 mod defaults {
     use core::time::Duration;
 
+    /// Twice what an enclave takes, so that there always are some that send nothing and make place.
     pub(super) const fn max_connections() -> u32 {
-        4096
+        8192
     }
     /// Two for each of the 1,024 key stores of an enclave: one holds a question open, the other asks or tells.
     pub(super) const fn egress_max_connections() -> u32 {
@@ -335,7 +337,7 @@ listen = "unix:///run/egress.sock"
     #[test]
     fn the_minimal_configuration_has_the_documented_defaults() {
         let config = load(MINIMAL).unwrap();
-        assert_eq!(config.max_connections, 4096);
+        assert_eq!(config.max_connections, 8192);
         assert_eq!(config.first_byte_timeout, Duration::from_secs(5));
         assert_eq!(config.idle_timeout, Duration::from_mins(5));
         assert_eq!(config.connect_timeout, Duration::from_secs(5));

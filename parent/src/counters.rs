@@ -37,8 +37,10 @@ macro_rules! counters {
 counters! {
     /// Client connections accepted, refused ones included.
     ingress_accepted,
-    /// Closed at once because of `max_connections`.
+    /// Closed at once because `max_connections` were being relayed.
     ingress_over_cap,
+    /// Closed for a newcomer while they sent nothing, because of `max_connections`.
+    ingress_displaced,
     /// Closed because no first byte came in time.
     ingress_first_byte_timeout,
     /// Closed because the enclave did not take the connection.

@@ -1,8 +1,9 @@
 //! Clients' connections: from TCP to the enclave.
 //!
 //! Guarantees: never more connections than the cap; the enclave sees a connection only after its client has sent a byte,
-//! so silent ones cost it nothing.
-//! Refuses: connections beyond the cap (closed at once and counted), clients whose first byte does not come in time.
+//! so silent ones cost it nothing, and us no buffer; at the cap they make place for newcomers (see [`crate::admission`]).
+//! Refuses: connections while as many as the cap are being relayed (closed at once and counted), clients whose first byte
+//! does not come in time.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -14,8 +15,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 
+use crate::admission::Ticket;
 use crate::limits::{ACCEPT_PAUSE, RELAY_BUFFER, TCP_KEEPALIVE, TCP_KEEPALIVE_INTERVAL, TCP_KEEPALIVE_RETRIES};
-use crate::relay::{Outcome, linger, relay};
+use crate::relay::{Outcome, linger, relay_then};
 use crate::state::{Phase, State};
 
 /// What the ingress needs to know.
@@ -33,50 +35,59 @@ pub(crate) struct Ingress {
 pub(crate) async fn serve(listener: TcpListener, ingress: Ingress, state: Arc<State>) {
     let ingress = Arc::new(ingress);
     let mut phase = state.phase.subscribe();
+    let mut failing = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = phase.wait_for(|phase| *phase >= Phase::Draining) => return,
         };
-        let client = match accepted {
-            Ok((client, _)) => client,
+        let (client, address) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 state.counters.accept_failed.increment();
-                tracing::warn!(%error, "cannot accept a client");
+                if !failing {
+                    tracing::warn!(%error, "cannot accept a client; further failures are counted");
+                }
+                failing = true;
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
+        failing = false;
         state.counters.ingress_accepted.increment();
-        let Some(slot) = state.ingress.take() else {
+        let Some(ticket) = state.ingress.enter(address.ip()).await else {
             state.counters.ingress_over_cap.increment();
             continue;
         };
         let (ingress, state) = (Arc::clone(&ingress), Arc::clone(&state));
         tokio::spawn(async move {
-            carry(client, &ingress, &state).await;
-            drop(slot);
+            tokio::select! {
+                biased;
+                () = ticket.cut() => state.counters.ingress_displaced.increment(),
+                () = carry(client, &ingress, &state, &ticket) => {}
+            }
         });
     }
 }
 
-async fn carry(mut client: TcpStream, ingress: &Ingress, state: &State) {
+async fn carry(mut client: TcpStream, ingress: &Ingress, state: &State, ticket: &Ticket) {
     prepare(&client);
-    let mut first = vec![0; RELAY_BUFFER];
-    match timeout(ingress.first_byte_timeout, client.read(&mut first)).await {
+    let first = match timeout(ingress.first_byte_timeout, first_bytes(&mut client)).await {
         Err(_) => return state.counters.ingress_first_byte_timeout.increment(),
         // A client that only looks whether the port is open.
-        Ok(Ok(0)) => return,
+        Ok(Ok(first)) if first.is_empty() => return,
         Ok(Err(_)) => return state.counters.ingress_broken.increment(),
-        Ok(Ok(count)) => first.truncate(count),
-    }
+        Ok(Ok(first)) => first,
+    };
+    ticket.is_relayed();
     let Some(enclave) = reach(ingress).await else {
         state.counters.ingress_enclave_unreachable.increment();
+        ticket.is_quiet();
         // A connection that cannot be shut down is gone already.
         let _ = client.shutdown().await;
         return linger(&mut client).await;
     };
-    let report = relay(client, enclave, first, ingress.idle_timeout).await;
+    let report = relay_then(client, enclave, first, ingress.idle_timeout, || ticket.is_quiet()).await;
     state.counters.ingress_bytes_to_enclave.add(report.to_responder);
     state.counters.ingress_bytes_to_client.add(report.to_initiator);
     match report.outcome {
@@ -90,6 +101,15 @@ async fn carry(mut client: TcpStream, ingress: &Ingress, state: &State) {
         to_client = report.to_initiator,
         "a client's connection ended"
     );
+}
+
+/// What a client sends first. Until it comes, no memory waits for it.
+async fn first_bytes(client: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    client.readable().await?;
+    let mut first = vec![0; RELAY_BUFFER];
+    let count = client.read(&mut first).await?;
+    first.truncate(count);
+    Ok(first)
 }
 
 /// Connects to the enclave. Only changes are logged, and each failure counted: anybody can connect, and must not fill the log.

@@ -4,7 +4,7 @@
 //! direction of a connection, and those are TLS records that it cannot read. Nothing that the enclave or a client sends
 //! makes it stop, and no log line holds bytes of the traffic.
 //! Assumes: nothing about clients; of the enclave only that it wants to be reachable.
-//! Refuses: connections beyond the cap, clients that send nothing, egress to any destination that is not on its list.
+//! Refuses: connections beyond the cap (those that send nothing make place for others), clients that send nothing, egress to any destination that is not on its list.
 //!
 //! It parses no TLS and no XKS and links no crate with key code (`tests/program.rs` checks the dependencies).
 //!
@@ -21,6 +21,7 @@ pub mod config;
 pub mod limits;
 pub mod run;
 
+mod admission;
 mod control;
 mod counters;
 mod egress;

@@ -18,6 +18,11 @@ pub const HALF_CLOSED_IDLE: Duration = Duration::from_secs(10);
 pub const LINGER: Duration = Duration::from_secs(1);
 /// Bytes that we read and throw away in that time.
 pub const LINGER_BYTES_MAX: usize = 256 * 1024;
+/// Connections that wait to be accepted: what Linux allows unless told otherwise (`net.core.somaxconn`). When it is full the
+/// kernel goes on with SYN cookies, so half-open connections cost it nothing.
+pub const LISTEN_BACKLOG: u32 = 4096;
+/// File descriptors for everything but connections of clients and of the enclave.
+pub const FILES_SPARE: u64 = 256;
 /// Pause after a failed accept: it fails when file descriptors are short, and trying at once would only burn time.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Egress requests beyond the cap that are still heard, so that they learn why; beyond these, connections just end.

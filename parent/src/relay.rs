@@ -85,6 +85,21 @@ where
     I: AsyncRead + AsyncWrite + Unpin,
     R: AsyncRead + AsyncWrite + Unpin,
 {
+    relay_then(initiator, responder, first, idle, || ()).await
+}
+
+/// The same; `ended` is called when nothing is relayed any more and the initiator is only waited for.
+pub(crate) async fn relay_then<I, R>(
+    initiator: I,
+    responder: R,
+    first: Vec<u8>,
+    idle: Duration,
+    ended: impl FnOnce(),
+) -> Report
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+    R: AsyncRead + AsyncWrite + Unpin,
+{
     let (mut initiator_read, mut initiator_write) = tokio::io::split(initiator);
     let (mut responder_read, mut responder_write) = tokio::io::split(responder);
     let activity = Activity::new();
@@ -113,6 +128,8 @@ where
             Err(outcome) => outcome,
         }
     };
+    drop((responder_read, responder_write));
+    ended();
     if outcome == Outcome::Closed {
         linger(&mut initiator_read).await;
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use holdfast_link::{BindError, Listener};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -22,6 +22,7 @@ use crate::config::Config;
 use crate::control::Control;
 use crate::egress::Egress;
 use crate::ingress::Ingress;
+use crate::limits::{FILES_SPARE, LISTEN_BACKLOG};
 use crate::manifests::{Folder, Manifests};
 use crate::ready_page::ReadyPage;
 use crate::state::{Phase, State};
@@ -98,7 +99,7 @@ struct Bound {
 pub async fn run(config: Config, static_configuration: String) -> Result<(), RunError> {
     let mut stop = Stop::new()?;
     let hang_up = signal(SignalKind::hangup()).map_err(RunError::Signals)?;
-    raise_file_limit(&config);
+    let max_connections = provide_files(&config);
     let mut folder = Folder::new(config.key_stores.clone());
     let first = folder
         .read()
@@ -108,7 +109,7 @@ pub async fn run(config: Config, static_configuration: String) -> Result<(), Run
     let bound = bind(&config).await?;
     announce(&config, &bound.ports)?;
 
-    let state = Arc::new(State::new(config.max_connections, config.egress.max_connections));
+    let state = Arc::new(State::new(max_connections, config.egress.max_connections));
     let mut parts = JoinSet::new();
     parts.spawn(manifests::watch(folder, hang_up, published, Arc::clone(&state)));
     let page = ReadyPage { state: Arc::clone(&state), manifests: manifests.clone() };
@@ -209,7 +210,7 @@ async fn drain(config: &Config, state: &State, accepting: JoinHandle<()>, stop: 
 async fn bind(config: &Config) -> Result<Bound, RunError> {
     let listen = |field, address| async move {
         let failed = |source| RunError::Listen { field, address, source };
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let listener = listen_at(address).map_err(failed)?;
         let chosen = listener.local_addr().map_err(failed)?;
         Ok::<_, RunError>((listener, chosen))
     };
@@ -219,6 +220,14 @@ async fn bind(config: &Config) -> Result<Bound, RunError> {
     let (ready, ready_listen) = listen("ready_listen", config.ready_listen).await?;
     let (client, listen) = listen("listen", config.listen).await?;
     Ok(Bound { client, ready, control, egress, ports: Ports { listen, ready_listen } })
+}
+
+/// As `TcpListener::bind`, with a longer queue.
+fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(LISTEN_BACKLOG)
 }
 
 /// Tells people on standard output, and programs in `ports_file`, what listens where.
@@ -246,16 +255,30 @@ fn write_ports(file: &Path, ports: &Ports) -> io::Result<()> {
     std::fs::rename(&temporary, file)
 }
 
-/// Each connection takes two file descriptors; many systems allow 1,024 unless a process asks for more.
-fn raise_file_limit(config: &Config) {
-    let needed = 2 * (u64::from(config.max_connections) + u64::from(config.egress.max_connections)) + 256;
+/// Each connection takes two file descriptors; many systems allow 1,024 unless a process asks for more. Gives how many
+/// client connections what we get is enough for: a listener without file descriptors would refuse good clients and bad alike.
+fn provide_files(config: &Config) -> u32 {
+    let egress = 2 * u64::from(config.egress.max_connections);
+    let needed = 2 * u64::from(config.max_connections) + egress + FILES_SPARE;
     let limit = getrlimit(Resource::Nofile);
-    if limit.current.is_none_or(|current| current >= needed) {
-        return;
-    }
+    let Some(current) = limit.current.filter(|current| *current < needed) else {
+        return config.max_connections;
+    };
     let wanted = limit.maximum.map_or(needed, |maximum| needed.min(maximum));
-    let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum });
-    if raised.is_err() || wanted < needed {
-        tracing::warn!(needed, allowed = wanted, "too few file descriptors for max_connections (see ulimit -n)");
+    let allowed = match setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum }) {
+        Ok(()) => wanted,
+        Err(_) => current,
+    };
+    if allowed == needed {
+        return config.max_connections;
     }
+    let taking = clients_within(allowed, egress).min(config.max_connections);
+    tracing::warn!(needed, allowed, taking, "too few file descriptors for max_connections: taking fewer (see ulimit -n)");
+    taking
+}
+
+/// Client connections for which so many file descriptors are enough, if the enclave's own take at most a third.
+fn clients_within(files: u64, egress: u64) -> u32 {
+    let rest = files.saturating_sub(FILES_SPARE.min(files / 4)).saturating_sub(egress.min(files / 3));
+    u32::try_from(rest / 2).unwrap_or(u32::MAX).max(1)
 }

@@ -8,6 +8,7 @@ use holdfast_link::control::Status;
 use holdfast_link::limits::STATUS_FRESH;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use crate::admission::Admission;
 use crate::counters::Counters;
 
 /// Where the program is in its life.
@@ -29,7 +30,7 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    fn new(max: u32) -> Self {
+    pub(crate) fn new(max: u32) -> Self {
         let permits = usize::try_from(max).unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS);
         Self { semaphore: Arc::new(Semaphore::new(permits)), max }
     }
@@ -37,6 +38,11 @@ impl Slots {
     /// A slot until the value is dropped, or `None` when all are taken.
     pub(crate) fn take(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.semaphore).try_acquire_owned().ok()
+    }
+
+    /// The next slot that is given back.
+    pub(crate) async fn next(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.semaphore).acquire_owned().await.ok()
     }
 
     /// How many are taken.
@@ -81,7 +87,7 @@ pub(crate) enum Unreadiness {
 pub(crate) struct State {
     pub(crate) counters: Counters,
     pub(crate) phase: watch::Sender<Phase>,
-    pub(crate) ingress: Slots,
+    pub(crate) ingress: Arc<Admission>,
     pub(crate) egress: Slots,
     /// Which control connection is the current one; each `hello` makes the next.
     pub(crate) generation: watch::Sender<u64>,
@@ -94,7 +100,7 @@ impl State {
         Self {
             counters: Counters::default(),
             phase: watch::Sender::new(Phase::Serving),
-            ingress: Slots::new(max_connections),
+            ingress: Admission::new(max_connections),
             egress: Slots::new(egress_max_connections),
             generation: watch::Sender::new(0),
             started: Instant::now(),
