@@ -8,6 +8,7 @@
 use super::authorization::{AuthorizationError, ReadAuthorization};
 use super::canonical::{CanonicalRequest, signed_header_value, string_to_sign};
 use super::credential::{Seed, SigningKey};
+use super::date::RequestDate;
 use super::{AccessKeyId, Occurrence, SignedRequest};
 use crate::secrets::SecretBytes;
 
@@ -86,6 +87,12 @@ impl SignedParts {
             service: authorization.service().to_owned(),
         };
         Ok((parts, ClaimedSignature { access_key_id, signature: *authorization.signature() }))
+    }
+
+    /// `x-amz-date` in milliseconds since 1970, if it is a date.
+    #[must_use]
+    pub fn date_ms(&self) -> Option<u64> {
+        RequestDate::parse(self.date.as_bytes()).map(|date| date.epoch_ms())
     }
 
     /// The canonical request.
