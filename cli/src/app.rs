@@ -7,17 +7,20 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 use holdfast_shared::attestation::TrustRoot;
 use holdfast_shared::command::Outcome;
+use holdfast_shared::keystore::Quota;
 use holdfast_shared::limits;
 use holdfast_shared::manifest::Thresholds;
 use holdfast_shared::secrets::SecretBytes;
 
 use crate::arguments::{
-    AdminCommand, Arguments, AttestationCommand, CertificateCommand, Command, CreateArguments, CredentialCommand,
-    KeyCommand, KmsCommand, ManifestCommand, OrderCommand, Patience, ScopeArguments, SecretOutput, Target,
+    AdminCommand, Arguments, AttestationCommand, CertificateCommand, ClientAuthCommand, Command, CreateArguments,
+    CredentialCommand, ImportKeyArguments, KeyCommand, KmsCommand, ManifestCommand, OrderCommand, Patience, QuotaCommand, ScopeArguments, SecretOutput,
+    Target, Whole,
 };
 use crate::commands::Done;
+use crate::commands::explain_signature::{self, Question, secret::SecretError};
 use crate::commands::manifest::{CreateError, ManifestReport};
-use crate::commands::{admin, attestation, block, certificate, credential, key, kms, manifest, status};
+use crate::commands::{admin, attestation, block, certificate, client_auth, credential, key, kms, manifest, quota, status};
 use crate::files::{self, FILE_MAX, FileError};
 use crate::home::{self, Home, HomeError};
 use crate::moment;
@@ -47,6 +50,9 @@ pub enum AppError {
         /// What is wrong.
         reason: String,
     },
+    /// The secret of a signature to explain.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     /// A flag that is not what it should be.
     #[error("{0}")]
     Usage(String),
@@ -101,6 +107,8 @@ async fn run(arguments: Arguments) -> Result<ExitCode, AppError> {
         Command::Key(command) => run_key(&home?, command, printer).await?,
         Command::Credential(command) => run_credential(&home?, command, printer).await?,
         Command::Certificate(command) => run_certificate(&home?, command, printer).await?,
+        Command::Quota(command) => run_quota(&home?, command, printer).await?,
+        Command::ClientAuth(command) => run_client_auth(&home?, command, printer).await?,
         Command::Order(OrderCommand::Result { command_id, target, patience }) => {
             let completed = session(&home?, &target)?.result_of(command_id, wait(patience)).await?;
             print_completed(completed, printer)?;
@@ -112,6 +120,11 @@ async fn run(arguments: Arguments) -> Result<ExitCode, AppError> {
             return inspect(&file, at, root.as_deref(), printer);
         }
         Command::Kms(command) => run_kms(&home?, command, printer).await?,
+        Command::ExplainSignature(arguments) => {
+            let explanation = explain_signature::explain(&Question::read(arguments)?);
+            printer.print(&explanation)?;
+            return Ok(if explanation.accepted { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "holdfast", &mut io::stdout());
         }
@@ -129,6 +142,7 @@ fn print_completed(completed: Completed, printer: Printer) -> Result<(), AppErro
         Outcome::Keys { .. } => return Ok(printer.print(&key::KeyList::new(completed)?)?),
         Outcome::CertificateRequest { .. } => return Ok(printer.print(&certificate::SigningRequest::new(completed)?)?),
         Outcome::Credential { .. } => format!("done; see it with: holdfast credential show --command-id {command_id}"),
+        Outcome::Settings { .. } => "done; see it with: holdfast quota show, holdfast client-auth show".to_owned(),
         Outcome::Done | Outcome::Refused { .. } => "done".to_owned(),
     };
     Ok(printer.print(&Done { done, command_id: *command_id, evidence: evidence.clone() })?)
@@ -204,10 +218,57 @@ async fn run_key(home: &Home, command: KeyCommand, printer: Printer) -> Result<(
         KeyCommand::Create { id, usage, target, patience } => {
             key::create(&session(home, &target)?, id, usage, wait(patience)).await?
         }
+        KeyCommand::Import(arguments) => import_key(home, arguments).await?,
+        KeyCommand::Rotate(one) => key::rotate(&session(home, &one.target)?, one.id, wait(one.patience)).await?,
+        KeyCommand::DestroyVersion { id, number, confirm, target, patience } => {
+            if confirm != format!("{id}:{number}") {
+                let text = format!("--confirm {confirm}: to destroy version {number} of key {id}, give --confirm {id}:{number}");
+                return Err(AppError::Usage(text));
+            }
+            key::destroy_version(&session(home, &target)?, id, number, wait(patience)).await?
+        }
         KeyCommand::Enable(one) => key::enable(&session(home, &one.target)?, one.id, wait(one.patience)).await?,
         KeyCommand::Disable(one) => key::disable(&session(home, &one.target)?, one.id, wait(one.patience)).await?,
     };
     Ok(printer.print(&done)?)
+}
+
+async fn import_key(home: &Home, arguments: ImportKeyArguments) -> Result<Done, AppError> {
+    let ImportKeyArguments { id, material_file, legacy, usage, target, patience } = arguments;
+    let file = read_secret(&material_file, key::MATERIAL_FILE_MAX)?;
+    let material = key::parse_material(&file)
+        .map_err(|reason| AppError::Input { path: material_file, reason: reason.to_owned() })?;
+    Ok(key::import(&session(home, &target)?, id, usage, &material, legacy, wait(patience)).await?)
+}
+
+async fn run_quota(home: &Home, command: QuotaCommand, printer: Printer) -> Result<(), AppError> {
+    let (quota, target, patience) = match command {
+        QuotaCommand::Show(Whole { target, patience }) => {
+            return Ok(printer.print(&quota::show(&session(home, &target)?, wait(patience)).await?)?);
+        }
+        QuotaCommand::Set { requests_per_second, burst, target, patience } => {
+            (Some(Quota { requests_per_second, burst }), target, patience)
+        }
+        QuotaCommand::Clear(Whole { target, patience }) => (None, target, patience),
+    };
+    Ok(printer.print(&quota::set(&session(home, &target)?, quota, wait(patience)).await?)?)
+}
+
+async fn run_client_auth(home: &Home, command: ClientAuthCommand, printer: Printer) -> Result<(), AppError> {
+    let (settings, target, patience) = match command {
+        ClientAuthCommand::Show(Whole { target, patience }) => {
+            return Ok(printer.print(&client_auth::show(&session(home, &target)?, wait(patience)).await?)?);
+        }
+        ClientAuthCommand::Set { ca: path, common_name, target, patience } => {
+            let authorities = client_auth::parse_authorities(&files::read(&path, FILE_MAX)?)
+                .map_err(|error| AppError::Input { path, reason: error.to_string() })?;
+            tell(&format!("holdfast: {}", client_auth::DEPRECATED));
+            let settings = client_auth::settings(authorities, common_name).map_err(AppError::Usage)?;
+            (Some(settings), target, patience)
+        }
+        ClientAuthCommand::Clear(Whole { target, patience }) => (None, target, patience),
+    };
+    Ok(printer.print(&client_auth::set(&session(home, &target)?, settings, wait(patience)).await?)?)
 }
 
 async fn run_credential(home: &Home, command: CredentialCommand, printer: Printer) -> Result<(), AppError> {
@@ -243,14 +304,15 @@ fn print_credential(issued: credential::Issued, output: &SecretOutput, printer: 
     Ok(printer.print(&issued.into_report(output.show_secret))?)
 }
 
+/// A secret from a file that only its owner can read, or from standard input.
+fn read_secret(path: &Path, max: usize) -> Result<SecretBytes, FileError> {
+    if path.as_os_str() == "-" { Ok(SecretBytes::new(files::read(path, max)?)) } else { files::read_secret(path, max) }
+}
+
 /// The secret in a file, without the line end that an editor or `echo` leaves.
 fn read_secret_access_key(path: &Path) -> Result<SecretBytes, AppError> {
     let max = limits::SECRET_ACCESS_KEY_LEN.end().saturating_add(2);
-    let bytes = if path.as_os_str() == "-" {
-        SecretBytes::new(files::read(path, max)?)
-    } else {
-        files::read_secret(path, max)?
-    };
+    let bytes = read_secret(path, max)?;
     let trimmed = bytes.expose().trim_ascii_end();
     if limits::SECRET_ACCESS_KEY_LEN.contains(&trimmed.len()) {
         Ok(SecretBytes::new(trimmed.to_vec()))

@@ -1,16 +1,21 @@
 //! The command line. Every default stands here and in `--help`.
 
+mod key;
+mod settings;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
-use holdfast_shared::external_key::{ExternalKeyId, KeyUsage};
+use holdfast_shared::external_key::ExternalKeyId;
 use holdfast_shared::ids::CommandId;
 use holdfast_shared::sigv4::AccessKeyId;
 use holdfast_shared::xks::{HostName, PathPrefix};
 
-use crate::commands::key::parse_usage;
+pub use self::key::{ImportKeyArguments, KeyCommand, OneKey};
+pub use self::settings::{ClientAuthCommand, QuotaCommand, Whole};
+use crate::commands::explain_signature::ExplainSignatureArguments;
 use crate::moment::{parse_duration, parse_ms};
 
 const EXIT_CODES: &str = "\
@@ -72,6 +77,14 @@ pub enum Command {
     /// The TLS certificate of the key store's host name
     #[command(subcommand)]
     Certificate(CertificateCommand),
+    /// How often the key store's keys may be used
+    #[command(subcommand)]
+    Quota(QuotaCommand),
+    /// Which client certificates are accepted (mTLS); off by default
+    ///
+    /// AWS deprecated mTLS for external key stores in March 2026. Every request is authenticated by its signature in any case.
+    #[command(subcommand, name = "client-auth")]
+    ClientAuth(ClientAuthCommand),
     /// Results of commands
     #[command(subcommand, name = "command")]
     Order(OrderCommand),
@@ -96,6 +109,15 @@ pub enum Command {
     /// What AWS KMS must be told
     #[command(subcommand)]
     Kms(KmsCommand),
+    /// Show why a request's signature is refused
+    ///
+    /// The proxy answers 401 for every cause and logs no more. This takes the request as captured and the secret, computes
+    /// what the proxy computes, and says what the client signed instead. Nothing is sent anywhere; the secret, the signing key
+    /// and the right signature are not printed. Exit code 0: the signature is accepted; 1: it is not.
+    #[command(
+        after_long_help = "Example:\n  holdfast explain-signature request.txt --secret-access-key-file credential.json --region us-east-1\n  curl -v … 2>&1 | holdfast explain-signature - --body body.json"
+    )]
+    ExplainSignature(ExplainSignatureArguments),
     /// Print a shell's completions
     #[command(after_long_help = "Example:\n  holdfast completions bash > /etc/bash_completion.d/holdfast")]
     Completions {
@@ -200,59 +222,6 @@ pub struct CreateArguments {
     /// The signed manifest, for the custodian and the parents
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub out: PathBuf,
-}
-
-/// `holdfast key`
-#[derive(Debug, Subcommand)]
-pub enum KeyCommand {
-    /// Have a key made in the enclave
-    #[command(
-        after_long_help = "Example:\n  holdfast key create payments-1\n  holdfast key create archive --usage decrypt"
-    )]
-    Create {
-        /// 1 to 128 characters of A-Z a-z 0-9 - . _
-        id: ExternalKeyId,
-        /// encrypt, decrypt, both with a comma between them, or none. KMS wants both of a new key
-        #[arg(long, default_value = "encrypt,decrypt", value_parser = parse_usage)]
-        usage: KeyUsage,
-        /// Which key store.
-        #[command(flatten)]
-        target: Target,
-        /// How long.
-        #[command(flatten)]
-        patience: Patience,
-    },
-    /// List the keys and their states
-    #[command(after_long_help = "Example:\n  holdfast key list --json | jq -r .keys[].id")]
-    List {
-        /// Which key store.
-        #[command(flatten)]
-        target: Target,
-        /// How long.
-        #[command(flatten)]
-        patience: Patience,
-    },
-    /// Allow the use of a disabled key
-    #[command(after_long_help = "Example:\n  holdfast key enable payments-1")]
-    Enable(OneKey),
-    /// Forbid the use of a key until it is enabled again
-    ///
-    /// This needs an enclave to carry it out. To stop use at once, whatever runs: holdfast block.
-    #[command(after_long_help = "Example:\n  holdfast key disable payments-1")]
-    Disable(OneKey),
-}
-
-/// A key that exists.
-#[derive(Debug, Args)]
-pub struct OneKey {
-    /// The key
-    pub id: ExternalKeyId,
-    /// Which key store.
-    #[command(flatten)]
-    pub target: Target,
-    /// How long.
-    #[command(flatten)]
-    pub patience: Patience,
 }
 
 /// Where a secret goes.

@@ -7,10 +7,13 @@ pub mod admin;
 pub mod attestation;
 pub mod block;
 pub mod certificate;
+pub mod client_auth;
 pub mod credential;
+pub mod explain_signature;
 pub mod key;
 pub mod kms;
 pub mod manifest;
+pub mod quota;
 pub mod status;
 
 use core::fmt;

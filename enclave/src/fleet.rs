@@ -118,7 +118,9 @@ impl Fleet {
             Ok(client) => Arc::new(client),
             Err(error) => return self.refuse(id, &error.to_string()),
         };
-        let served = ServedStore::new(&manifest, Arc::clone(&self.roster), self.regions.clone(), &custodian);
+        let (roster, regions) = (Arc::clone(&self.roster), self.regions.clone());
+        let clock = Arc::clone(&self.enclave.clock);
+        let served = ServedStore::new(&manifest, roster, regions, &custodian, clock);
         let custody = Custody::new(Arc::clone(&self.enclave), manifest, client, custodian, served.clone());
         self.tasks.insert(id, (tokio::spawn(custody.run()), served));
     }

@@ -37,14 +37,16 @@ mod guard;
 mod observer;
 mod operation;
 mod pipeline;
+mod quota;
 mod request;
 mod response;
 
 pub use errors::Refused;
-pub(crate) use errors::{BODY_TOO_LONG, BUSY};
+pub(crate) use errors::{BAD_CHUNK, BAD_CODING, BAD_HOST, BODY_TOO_LONG, BUSY, HEAD_TOO_LONG, UNREADABLE_HEAD};
 pub use guard::{Denial, Guard, OpenGuard, Question};
 pub use observer::{LoggedRequestId, NoObserver, Outcome, RequestEvent, RequestObserver};
 pub use operation::{Decrypt, Encrypt, GetHealthStatus, GetKeyMetadata};
 pub use pipeline::{AdmittedRequest, AuthorizedRequest, Finished, KeyedRequest, ParsedRequest, answer};
+pub(crate) use quota::Quotas;
 pub use request::{AuthenticatedRequest, RawRequest, RoutedRequest};
 pub use response::{Response, ResponseBody};

@@ -85,7 +85,7 @@ pub fn decode<T: Message>(bytes: &[u8]) -> Result<T, DecodeError> {
 const ITEMS_FREE: usize = 64 * 1024;
 
 /// Whether `bytes` begin with one item of definite length whose parts are not too many. Takes no memory.
-fn is_within_budget(bytes: &[u8]) -> bool {
+pub(crate) fn is_within_budget(bytes: &[u8]) -> bool {
     count(bytes, ITEMS_FREE.saturating_add(bytes.len() / 8)).unwrap_or(false)
 }
 

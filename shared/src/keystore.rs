@@ -195,6 +195,16 @@ pub fn header(bytes: &[u8]) -> Result<Header, KeyStoreError> {
     Ok(cbor::decode(&blob.header)?)
 }
 
+/// Whether `body` is small enough to be sealed: room for everything else in a blob is left.
+#[must_use]
+pub fn fits(body: &Body) -> bool {
+    let bytes = cbor::encode(body);
+    bytes.len() <= limits::BLOB_MAX - HEADER_AND_FRAMING_MAX && cbor::is_within_budget(&bytes)
+}
+
+/// Bytes of a blob beside its body: the header, two framings and the tag.
+const HEADER_AND_FRAMING_MAX: usize = 1024;
+
 /// Seals `body` under `root`.
 ///
 /// # Errors

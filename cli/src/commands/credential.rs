@@ -164,7 +164,7 @@ pub async fn import(
 }
 
 /// The key of the enclave that asked last, among those whose evidence holds.
-async fn attested_key(session: &Session) -> Result<PublicKey, SessionError> {
+pub(super) async fn attested_key(session: &Session) -> Result<PublicKey, SessionError> {
     let mut leases = session.status().await?.leases;
     leases.sort_by_key(|lease| std::cmp::Reverse(lease.seen_ms));
     let mut first_error: Option<EvidenceError> = None;

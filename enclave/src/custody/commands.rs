@@ -1,14 +1,16 @@
 //! Carrying out commands, as a function from a key store's body to its next one.
 //!
 //! Guarantees: nothing is carried out that is expired, was carried out before, has too few signatures by the sealed list of
-//! administrators, or finds its object in another state than its signer expected; a refused command changes nothing. Assumes: the
-//! caller publishes the changed body and the outcome in one step, and shows neither before that succeeded.
+//! administrators, or finds its object in another state than its signer expected. Assumes: the caller drops the body unless the
+//! effect is [`Effect::Changed`]; then it publishes body and outcome in one step, and shows neither before that succeeded.
 
 use holdfast_shared::command::{self, Action, Command, CommandError, Outcome, Precondition};
 use holdfast_shared::external_key::{ExternalKeyId, KeyState, KeyUsage, LegacyProfile};
 use holdfast_shared::hpke;
 use holdfast_shared::ids::{AdministratorId, CommandId, KeyStoreId};
-use holdfast_shared::keystore::{Body, ClientAuthentication, CredentialRecord, ExecutedCommand, KeyVersionRecord};
+use holdfast_shared::keystore::{
+    self, Body, ClientAuthentication, CredentialRecord, ExecutedCommand, KeyVersionRecord,
+};
 use holdfast_shared::limits;
 use holdfast_shared::secrets::Secret;
 use rustls::RootCertStore;
@@ -65,6 +67,11 @@ pub(crate) fn carry_out(signed: &[u8], body: &mut Body, situation: Situation<'_>
     let effect = effect_of(&command, signers.len(), body, situation);
     if let Effect::Changed(_) = effect {
         body.executed.push(ExecutedCommand { command_id, expires_ms: command.expires_ms });
+        // Found out when it is sealed, it would be tried again until it expires.
+        if !keystore::fits(body) {
+            let effect = refused("the key store is full; destroy old versions of keys, or make another key store");
+            return Ok(Handled { command_id, recipient, effect });
+        }
     }
     Ok(Handled { command_id, recipient, effect })
 }
@@ -132,6 +139,10 @@ fn act(command: &Command, body: &mut Body, situation: Situation<'_>) -> Effect {
             body.quota = *quota;
             Effect::Changed(Outcome::Done)
         }
+        Action::ShowSettings => Effect::Answered(Outcome::Settings {
+            quota: body.quota,
+            client_authentication: body.client_authentication.clone(),
+        }),
         Action::SetClientAuthentication { settings } => set_client_authentication(body, settings.as_ref()),
         Action::CreateCredential => create_credential(body, &situation.fresh),
         Action::ImportCredential { recipient, sealed } => {

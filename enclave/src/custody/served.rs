@@ -3,12 +3,10 @@
 //! Guarantees: gate and key slot are the same over all versions, so that a block or a lease's end reaches every connection at
 //! once; after a wipe, host name, certificate and credentials stay, so that KMS gets a proper error, and nothing else does.
 
-use core::num::NonZeroU32;
 use core::sync::atomic::{AtomicBool, Ordering};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::ArcSwap;
 use der::Decode;
 use holdfast_shared::block::BlockOverlay;
 use holdfast_shared::external_key::{ExternalKey, ExternalKeyVersion};
@@ -17,14 +15,15 @@ use holdfast_shared::keystore::{Body, CredentialRecord, ExternalKeyRecord};
 use holdfast_shared::manifest::{Custodian, VerifiedManifest};
 use holdfast_shared::secrets::Secret;
 use holdfast_shared::sigv4::{Credential, CredentialSet, Regions};
-use holdfast_shared::xks::{EkmHealth, EkmStatus};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::CustodyError;
+use super::health::{CustodianHealth, FleetHealth};
+use crate::clock::Clock;
 use crate::directory::{Blocks, Gate, KeyRing, KeySlot, ServedKeyStore};
 use crate::roster::{Claim, Roster};
 use crate::tls::TlsIdentity;
-use crate::xks::OpenGuard;
+use crate::xks::Quotas;
 
 /// See the module. Cheap to clone.
 #[derive(Clone)]
@@ -35,10 +34,10 @@ struct Parts {
     roster: Arc<Roster>,
     claim: Claim,
     regions: Regions,
+    quotas: Quotas,
     gate: Arc<Gate>,
     keys: Arc<KeySlot>,
-    fleet: Arc<ArcSwap<Vec<EkmHealth>>>,
-    custodian: String,
+    fleet: Arc<FleetHealth>,
     has_certificate: AtomicBool,
     /// The certificate in service, so that a new version with the same one keeps its TLS sessions.
     tls: Mutex<Option<InService>>,
@@ -62,28 +61,30 @@ impl ServedStore {
         roster: Arc<Roster>,
         regions: Regions,
         custodian: &Custodian,
+        clock: Arc<dyn Clock>,
     ) -> Self {
-        let served = Self(Arc::new(Parts {
+        Self(Arc::new(Parts {
             id: manifest.id(),
             roster,
             claim: Claim::of(manifest),
             regions,
+            quotas: Quotas::new(clock),
             gate: Arc::new(Gate::new()),
             keys: Arc::new(KeySlot::new()),
-            fleet: Arc::default(),
-            custodian: custodian.name.clone(),
+            fleet: Arc::new(FleetHealth::new(vec![CustodianHealth::new(custodian)])),
             has_certificate: AtomicBool::new(false),
             tls: Mutex::default(),
-        }));
-        served.set_custodian_health(EkmStatus::Degraded);
-        served
+        }))
     }
 
-    /// What `GetHealthStatus` says about the custodian.
-    pub(crate) fn set_custodian_health(&self, health_status: EkmStatus) {
-        let model = format!("Holdfast custodian {}", env!("CARGO_PKG_VERSION"));
-        let entry = EkmHealth { id: self.0.custodian.clone(), model, health_status };
-        self.0.fleet.store(Arc::new(vec![entry]));
+    /// What `GetHealthStatus` says about the custodian and the fleet.
+    pub(crate) fn health(&self) -> &FleetHealth {
+        &self.0.fleet
+    }
+
+    /// What it says about the custodian.
+    pub(crate) fn custodian_health(&self) -> impl Iterator<Item = &CustodianHealth> {
+        self.0.fleet.custodians().iter()
     }
 
     /// Makes of a version what can be served. This is the heavy part; nothing changes yet.
@@ -116,11 +117,10 @@ impl ServedStore {
             regions: self.0.regions.clone(),
             tls,
             client_authentication: body.client_authentication.map(Arc::new),
-            guard: Arc::new(OpenGuard),
+            guard: self.0.quotas.guard(body.quota),
             gate: Arc::clone(&self.0.gate),
             keys: Arc::clone(&self.0.keys),
             fleet: Arc::clone(&self.0.fleet),
-            proxies: NonZeroU32::MIN,
         };
         Ok(Prepared { ring, store: Some(store), is_proven })
     }
@@ -169,6 +169,7 @@ impl ServedStore {
 
     pub(crate) fn set_lease(&self, expires_ms: u64) {
         self.0.gate.set_lease_expiry(expires_ms);
+        self.custodian_health().for_each(|custodian| custodian.set_lease(expires_ms));
     }
 
     /// Nothing that serves may go on for longer than this; what ends sooner ends when it did.
@@ -178,7 +179,7 @@ impl ServedStore {
 
     /// The lease is over, whatever was left of it.
     pub(crate) fn end_lease(&self) {
-        self.0.gate.set_lease_expiry(0);
+        self.set_lease(0);
     }
 
     pub(crate) fn lease_expires_ms(&self) -> Option<u64> {

@@ -126,7 +126,7 @@ impl World {
         let client = CustodianClient::with_time(Wire(Arc::clone(custodian)), &home, time).unwrap();
         let directory = Arc::new(Directory::new(Arc::clone(&seam)));
         let roster = Arc::new(Roster::new(directory, reporter.clone(), Authorities::default()));
-        let served = ServedStore::new(manifest, roster, Regions::Any, &home);
+        let served = ServedStore::new(manifest, roster, Regions::Any, &home, Arc::clone(&seam));
         let enclave = Enclave {
             nsm: Nsm::start(Box::new(FakeNsm)).unwrap(),
             clock: seam,

@@ -132,6 +132,9 @@ pub enum Action {
         #[n(0)]
         settings: Option<ClientAuthentication>,
     },
+    /// Answer with quota and client authentication.
+    #[n(14)]
+    ShowSettings,
 }
 
 impl Action {
@@ -166,7 +169,7 @@ impl Action {
             }
             Self::InstallCertificate { .. } | Self::SetClientAuthentication { .. } => thresholds.identity,
             // Neither changes anything nor shows a secret.
-            Self::ListKeys | Self::RequestCertificate => 1,
+            Self::ListKeys | Self::RequestCertificate | Self::ShowSettings => 1,
         }
     }
 }

@@ -4,11 +4,11 @@
 //! encryption alone does not prove who encrypted. A custodian that keeps it learns which command is done and nothing else.
 
 use super::CommandError;
-use crate::cbor::{self, message};
+use crate::cbor::{self, Message, message};
 use crate::external_key::{ExternalKeyId, KeyState, KeyUsage};
 use crate::hpke;
 use crate::ids::{AdministratorId, CommandId, KeyStoreId};
-use crate::keystore::{CredentialRecord, VersionState};
+use crate::keystore::{ClientAuthentication, CredentialRecord, Quota, VersionState};
 use crate::labels;
 use crate::limits;
 use crate::manifest::Administrator;
@@ -27,26 +27,36 @@ pub enum Outcome {
         #[n(0)]
         reason: String,
     },
-    /// To [`Action::ListKeys`].
+    /// To [`Action::ListKeys`](super::Action::ListKeys).
     #[n(2)]
     Keys {
         /// Sorted by id.
         #[n(0)]
         keys: Vec<KeyDescription>,
     },
-    /// To [`Action::CreateCredential`], and of a ceremony.
+    /// To [`Action::CreateCredential`](super::Action::CreateCredential), and of a ceremony.
     #[n(3)]
     Credential {
         /// The credential.
         #[n(0)]
         credential: CredentialRecord,
     },
-    /// To [`Action::RequestCertificate`].
+    /// To [`Action::RequestCertificate`](super::Action::RequestCertificate).
     #[n(4)]
     CertificateRequest {
         /// PKCS #10 in DER.
         #[cbor(n(0), with = "minicbor::bytes")]
         der: Vec<u8>,
+    },
+    /// To [`Action::ShowSettings`](super::Action::ShowSettings).
+    #[n(5)]
+    Settings {
+        /// How often the keys may be used.
+        #[n(0)]
+        quota: Option<Quota>,
+        /// Which client certificates are accepted.
+        #[n(1)]
+        client_authentication: Option<ClientAuthentication>,
     },
 }
 
@@ -54,6 +64,10 @@ message!(Outcome, limits::RESULT_MAX, "outcome", |outcome| match outcome {
     Outcome::Keys { keys } if keys.len() > limits::EXTERNAL_KEYS_MAX => Err("lists too many keys"),
     Outcome::Keys { keys } if keys.iter().any(|key| !key.runs_are_in_order()) => {
         Err("the versions of a key must be listed upwards, each once")
+    }
+    Outcome::Settings { quota, client_authentication } => {
+        quota.iter().try_for_each(Message::check)?;
+        client_authentication.iter().try_for_each(Message::check)
     }
     _ => Ok(()),
 });

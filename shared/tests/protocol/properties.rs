@@ -95,6 +95,7 @@ fn action() -> impl Strategy<Value = Action> {
         prop::option::of(client_authentication()).prop_map(|settings| Action::SetClientAuthentication { settings }),
         Just(Action::CreateCredential),
         Just(Action::RequestCertificate),
+        Just(Action::ShowSettings),
     ]
 }
 

@@ -117,6 +117,7 @@ fn orders_about_keys_quotas_and_clients() {
         ),
         ("command-destroy-key-version.hex", Action::DestroyKeyVersion { id: key(), number: 3 }),
         ("command-set-quota.hex", Action::SetQuota { quota: Some(Quota { requests_per_second: 1800, burst: 500 }) }),
+        ("command-show-settings.hex", Action::ShowSettings),
         ("command-clear-quota.hex", Action::SetQuota { quota: None }),
         (
             "command-set-client-authentication.hex",
@@ -137,6 +138,7 @@ fn orders_about_keys_quotas_and_clients() {
         };
         holds(name, &command);
     }
+    holds("outcome-settings.hex", &Outcome::Settings { quota: None, client_authentication: None });
     holds(
         "outcome-keys.hex",
         &Outcome::Keys {

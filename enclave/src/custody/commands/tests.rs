@@ -13,6 +13,8 @@ use ring::rand::SystemRandom;
 
 use super::*;
 
+mod versions;
+
 const KEY_STORE: KeyStoreId = KeyStoreId([7; 32]);
 const NOW_MS: u64 = 1_000_000;
 
@@ -21,6 +23,7 @@ struct Desk {
     attested: hpke::PrivateKey,
     body: Body,
     next: u8,
+    fresh: u8,
 }
 
 impl Desk {
@@ -45,7 +48,7 @@ impl Desk {
             quota: None,
             client_authentication: None,
         };
-        Self { signing, attested: hpke::PrivateKey::generate().unwrap(), body, next: 0 }
+        Self { signing, attested: hpke::PrivateKey::generate().unwrap(), body, next: 0, fresh: 5 }
     }
 
     fn command(&mut self, action: Action) -> Command {
@@ -71,7 +74,7 @@ impl Desk {
             now_ms,
             version: 3,
             attested_key: &self.attested,
-            fresh: Secret::take(&mut [5; 32]),
+            fresh: Secret::take(&mut [self.fresh; 32]),
         };
         carry_out(signed, &mut self.body, situation).unwrap().effect
     }
