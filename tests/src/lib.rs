@@ -26,6 +26,7 @@
 pub mod applicant;
 pub mod client;
 pub mod curl;
+pub mod fuzz;
 pub mod interceptor;
 pub mod memory;
 pub mod process;
