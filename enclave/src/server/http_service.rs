@@ -1,14 +1,18 @@
 //! One request: which host it is for, its body, the pipeline, the event.
 
+use core::error::Error as StdError;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_shared::ids::KeyStoreId;
 use holdfast_shared::limits::XKS_BODY_MAX;
-use holdfast_shared::xks::{HostName, Operation};
-use http::header::HOST;
+use holdfast_shared::xks::{HostName, Operation, XksError};
+use http::Version;
+use http::header::{HOST, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
+use http::uri::{Authority, Scheme};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -55,13 +59,14 @@ pub(super) async fn handle(
     context: Arc<ServerContext>,
     peer: Arc<Peer>,
     request: http::Request<Incoming>,
+    share: &mut Share,
 ) -> Result<http::Response<Full<Bytes>>, BodyError> {
     let start_ms = context.clock.monotonic_ms();
     let mut progress = Progress::default();
-    let result = respond(&context, &peer, request, &mut progress).await;
+    let result = respond(&context, &peer, request, share, &mut progress).await;
     let outcome = match &result {
         Ok(_) => Outcome::Success,
-        Err(Stop::Refused(Refused::Api(error))) => Outcome::Error(error.name),
+        Err(Stop::Refused(Refused::Api(error) | Refused::Unreadable(error))) => Outcome::Error(error.name),
         Err(Stop::Refused(Refused::MethodNotAllowed)) => Outcome::MethodNotAllowed,
         Err(Stop::Refused(Refused::Misdirected)) => Outcome::Misdirected,
         Err(Stop::Broken(_)) => Outcome::Aborted,
@@ -85,39 +90,60 @@ async fn respond(
     context: &ServerContext,
     peer: &Peer,
     request: http::Request<Incoming>,
+    share: &mut Share,
     progress: &mut Progress,
 ) -> Result<Response, Stop> {
     let (parts, body) = request.into_parts();
-    let authority = authority_of(&parts).ok_or(Refused::Misdirected)?;
-    if !names_host(authority, &peer.host_name) {
+    check_coding(&parts).map_err(Refused::Unreadable)?;
+    let authority = authority_of(&parts)?;
+    if !names_host(authority, &peer.host_name) || parts.uri.scheme().is_some_and(|scheme| *scheme != Scheme::HTTPS) {
         return Err(Refused::Misdirected.into());
     }
-    let routed = RawRequest::new(&parts, authority, &peer.host_name).route(&context.directory)?;
+    let raw = RawRequest::new(&parts, authority, &peer.host_name).presenting(peer.client.as_ref());
+    let routed = raw.route(&context.directory)?;
     progress.key_store = Some(routed.store().id);
     progress.operation = Some(routed.path().operation());
-    let mut share = context.memory.share();
     share.grow(head_len(&parts))?;
-    let body = read_body(body, context.limits.body, &mut share).await?;
+    let body = read_body(body, context.limits.body, share).await?;
     let clock: &dyn Clock = &*context.clock;
     let request = routed.authenticate(&body, clock)?;
-    peer.signed.notify_one();
+    peer.signed();
     let response = xks::answer(request, clock, &mut progress.kms_request_id).map_err(Refused::Api)?;
     Ok(response)
 }
 
-/// `Host` (HTTP/1.1), or `:authority` (HTTP/2, or the absolute form of HTTP/1.1). Both may be there if they agree;
-/// two `Host` headers are what request smuggling needs, so they are refused.
-fn authority_of(parts: &Parts) -> Option<&str> {
+/// hyper takes any list of codings that ends in `chunked`, and undoes that one; what was signed is the body without any.
+/// (A `Content-Length` beside it was dropped by then, and the connection ends with the answer: RFC 9112, section 6.1.)
+fn check_coding(parts: &Parts) -> Result<(), XksError> {
+    let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => Err(xks::BAD_CODING),
+    }
+}
+
+/// `Host`, which HTTP/1.1 must have once even beside a target in absolute form (RFC 9112, section 3.2), or `:authority`
+/// (HTTP/2). Both may be there if they agree (RFC 9113, section 8.3.1).
+fn authority_of(parts: &Parts) -> Result<&str, XksError> {
     let mut hosts = parts.headers.get_all(HOST).iter();
-    let host = hosts.next().map(http::HeaderValue::to_str).transpose().ok()?;
+    let host = hosts.next().map(HeaderValue::to_str).transpose().map_err(|_| xks::BAD_HOST)?;
     if hosts.next().is_some() {
-        return None;
+        return Err(xks::BAD_HOST);
     }
-    let authority = parts.uri.authority().map(http::uri::Authority::as_str);
-    match (authority, host) {
+    let authority = match (parts.uri.authority().map(Authority::as_str), host) {
         (Some(authority), Some(host)) if authority != host => None,
-        (authority, host) => authority.or(host),
-    }
+        (_, Some(host)) => Some(host),
+        (authority, None) if parts.version == Version::HTTP_2 => authority,
+        (_, None) => None,
+    };
+    authority.filter(|text| is_host_and_port(text)).ok_or(xks::BAD_HOST)
+}
+
+/// Whether `text` has only characters of a host and a port: no user information, path, space (RFC 3986, section 3.2).
+fn is_host_and_port(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(&byte);
+    !text.is_empty() && text.bytes().all(allowed)
 }
 
 /// Whether `authority`, a port aside, is `host_name`.
@@ -139,32 +165,32 @@ fn head_len(parts: &Parts) -> usize {
 }
 
 /// Reads a whole body into memory that is wiped afterwards: it may hold a plaintext.
-async fn read_body<B>(body: B, limit: Duration, share: &mut Share<'_>) -> Result<Zeroizing<Vec<u8>>, Stop>
+async fn read_body<B>(body: B, limit: Duration, share: &mut Share) -> Result<Zeroizing<Vec<u8>>, Stop>
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes, Error: StdError + 'static> + Unpin,
 {
     timeout(limit, collect(body, share)).await.unwrap_or(Err(Stop::Broken(BodyError::Timeout)))
 }
 
 /// What is allocated follows what arrived, never what was announced: an announcement costs a client nothing.
-async fn collect<B>(mut body: B, share: &mut Share<'_>) -> Result<Zeroizing<Vec<u8>>, Stop>
+async fn collect<B>(mut body: B, share: &mut Share) -> Result<Zeroizing<Vec<u8>>, Stop>
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes, Error: StdError + 'static> + Unpin,
 {
     let announced = body.size_hint();
     if announced.lower() > u64::try_from(XKS_BODY_MAX).unwrap_or(u64::MAX) {
-        return Err(xks::BODY_TOO_LONG.into());
+        return Err(Refused::Unreadable(xks::BODY_TOO_LONG).into());
     }
     let most = announced.exact().and_then(|len| usize::try_from(len).ok()).unwrap_or(XKS_BODY_MAX);
     let mut bytes = Zeroizing::new(Vec::new());
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| Stop::Broken(BodyError::Broken))?;
+        let frame = frame.map_err(|error| stop_of(&error))?;
         let Some(data) = frame.data_ref() else {
             continue;
         };
         let len = bytes.len() + data.len();
         if len > XKS_BODY_MAX {
-            return Err(xks::BODY_TOO_LONG.into());
+            return Err(Refused::Unreadable(xks::BODY_TOO_LONG).into());
         }
         if len > bytes.capacity() {
             // A growing Vec would leave an unwiped copy behind.
@@ -179,10 +205,19 @@ where
     Ok(bytes)
 }
 
+/// Chunks that are no chunks get an answer; a body that just ended has nobody waiting for one.
+fn stop_of(error: &(dyn StdError + 'static)) -> Stop {
+    let cause = error.source().and_then(|source| source.downcast_ref::<io::Error>()).map(io::Error::kind);
+    match cause {
+        Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => Refused::Unreadable(xks::BAD_CHUNK).into(),
+        _ => Stop::Broken(BodyError::Broken),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::memory::RequestMemory;
+    use crate::server::memory::Allowance;
 
     #[test]
     fn a_host_is_named_with_or_without_port() {
@@ -208,29 +243,71 @@ mod tests {
 
     #[test]
     fn one_authority_and_no_contradiction() {
-        let cases: &[(&str, &[&str], Option<&str>)] = &[
-            ("/p", &["a.example"], Some("a.example")),
-            ("/p", &[], None),
-            ("/p", &["a.example", "a.example"], None),
-            ("https://a.example/p", &[], Some("a.example")),
-            ("https://a.example/p", &["a.example"], Some("a.example")),
-            ("https://a.example/p", &["b.example"], None),
-            ("/p", &["\u{e9}"], None),
+        type Case = (Version, &'static str, &'static [&'static str], Option<&'static str>);
+        let (http1, http2) = (Version::HTTP_11, Version::HTTP_2);
+        let cases: &[Case] = &[
+            (http1, "/p", &["a.example"], Some("a.example")),
+            (http1, "/p", &[], None),
+            (http1, "/p", &["a.example", "a.example"], None),
+            (http1, "https://a.example/p", &[], None),
+            (http1, "https://a.example/p", &["a.example"], Some("a.example")),
+            (http1, "https://a.example/p", &["b.example"], None),
+            (http1, "https://a.example/p", &["A.example"], None),
+            (http1, "/p", &["\u{e9}"], None),
+            (http1, "/p", &[""], None),
+            (http1, "/p", &["user@a.example"], None),
+            (http1, "/p", &["a.example/"], None),
+            (http1, "/p", &["a.example b"], None),
+            (http1, "/p", &["a.example\tb"], None),
+            (http1, "/p", &["[2001:db8::1]:443"], Some("[2001:db8::1]:443")),
+            (http2, "https://a.example/p", &[], Some("a.example")),
+            (http2, "https://a.example/p", &["a.example"], Some("a.example")),
+            (http2, "https://a.example/p", &["b.example"], None),
+            (http2, "https://user@a.example/p", &[], None),
+            (http2, "/p", &["a.example"], Some("a.example")),
+            (http2, "/p", &["a.example", "a.example"], None),
+            (http2, "/p", &[], None),
         ];
-        for (uri, hosts, expected) in cases {
-            let mut request = http::Request::builder().uri(*uri);
+        for (version, uri, hosts, expected) in cases {
+            let mut request = http::Request::builder().version(*version).uri(*uri);
             for host in *hosts {
                 request = request.header(HOST, *host);
             }
             let (parts, ()) = request.body(()).unwrap().into_parts();
-            assert_eq!(authority_of(&parts), *expected, "{uri} {hosts:?}");
+            let actual = authority_of(&parts);
+            assert_eq!(actual, expected.ok_or(xks::BAD_HOST), "{version:?} {uri} {hosts:?}");
+        }
+    }
+
+    #[test]
+    fn chunked_is_the_only_coding() {
+        let cases: &[(&[&str], bool)] = &[
+            (&[], true),
+            (&["chunked"], true),
+            (&["Chunked"], true),
+            (&["chunked", "chunked"], false),
+            (&["identity", "chunked"], false),
+            (&["gzip, chunked"], false),
+            (&["chunked, chunked"], false),
+            (&[", chunked"], false),
+            (&["chunked;q=1"], false),
+            (&["chunked\t"], false),
+            (&[""], false),
+        ];
+        for (codings, accepted) in cases {
+            let mut request = http::Request::builder();
+            for coding in *codings {
+                request = request.header(TRANSFER_ENCODING, *coding);
+            }
+            let (parts, ()) = request.body(()).unwrap().into_parts();
+            assert_eq!(check_coding(&parts).is_ok(), *accepted, "{codings:?}");
         }
     }
 
     #[tokio::test]
     async fn bodies_are_bounded() {
         let limit = Duration::from_mins(1);
-        let memory = RequestMemory::new(4 * XKS_BODY_MAX);
+        let memory = Allowance::new(4 * XKS_BODY_MAX);
         for (len, fits) in [(0, true), (1001, true), (XKS_BODY_MAX, true), (XKS_BODY_MAX + 1, false)] {
             let body = Full::new(Bytes::from(vec![7; len]));
             assert_eq!(
@@ -256,7 +333,7 @@ mod tests {
         let limit = Duration::from_mins(1);
         let piece = || Ok::<_, hyper::Error>(http_body::Frame::data(Bytes::from(vec![7; 1000])));
         let body = |pieces: usize| Pieces((0..pieces).map(|_| piece()).collect());
-        let memory = RequestMemory::new(10_000);
+        let memory = Allowance::new(10_000);
         let mut first = memory.share();
         assert!(read_body(body(4), limit, &mut first).await.is_ok());
         let mut second = memory.share();

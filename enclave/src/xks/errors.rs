@@ -10,12 +10,28 @@ pub enum Refused {
     /// An error of the API.
     #[error(transparent)]
     Api(#[from] XksError),
+    /// A request whose end is not known, or was not waited for: nothing that follows on an HTTP/1.1 connection is read.
+    #[error(transparent)]
+    Unreadable(XksError),
     /// A known path, but not POST: "it MUST reject the request with a 405" (specification, section "API operations").
     #[error("the method is not allowed")]
     MethodNotAllowed,
     /// The request names another host than the TLS connection (design, section 7; RFC 9110, section 15.5.20).
     #[error("the request is for another host than the connection")]
     Misdirected,
+}
+
+impl Refused {
+    /// What the answer's body says. Where HTTP has a status of its own that the specification's table lacks (405, 421), the
+    /// name is the nearest of the table: KMS goes by the name, and cannot interpret an error without one.
+    #[must_use]
+    pub fn error(self) -> XksError {
+        match self {
+            Self::Api(error) | Self::Unreadable(error) => error,
+            Self::MethodNotAllowed => METHOD_NOT_ALLOWED,
+            Self::Misdirected => MISDIRECTED,
+        }
+    }
 }
 
 impl From<Refusal> for XksError {
@@ -28,6 +44,31 @@ impl From<Refusal> for XksError {
     }
 }
 
+const METHOD_NOT_ALLOWED: XksError =
+    XksError::new(ErrorName::ValidationException, "The operations of this API are called with the method POST.");
+const MISDIRECTED: XksError = XksError::new(
+    ErrorName::ValidationException,
+    "The request names another host than the one that this TLS connection was opened for.",
+);
+/// Written where hyper gives up.
+pub(crate) const UNREADABLE_HEAD: XksError =
+    XksError::new(ErrorName::ValidationException, "The request line or a header is not acceptable HTTP/1.1.");
+/// Written where hyper gives up.
+pub(crate) const HEAD_TOO_LONG: XksError = XksError::new(
+    ErrorName::UnsupportedOperationException,
+    "The request line and the headers are longer or more than this proxy supports.",
+);
+/// RFC 9112, section 3.2; RFC 9113, section 8.3.1.
+pub(crate) const BAD_HOST: XksError = XksError::new(
+    ErrorName::ValidationException,
+    "The request does not name its host once and without contradiction in Host or :authority.",
+);
+/// RFC 9112, section 6.1.
+pub(crate) const BAD_CODING: XksError =
+    XksError::new(ErrorName::ValidationException, "The only supported Transfer-Encoding is chunked, once and alone.");
+/// RFC 9112, section 7.1.
+pub(crate) const BAD_CHUNK: XksError =
+    XksError::new(ErrorName::ValidationException, "The chunks of the request body are not acceptable.");
 pub(super) const UNKNOWN_PATH: XksError =
     XksError::new(ErrorName::InvalidUriPathException, "There is no external key store under this URI path.");
 pub(super) const NOT_AUTHENTICATED: XksError =

@@ -1,8 +1,7 @@
 //! Answers on their way to HTTP.
 
 use bytes::Bytes;
-use holdfast_shared::xks::XksError;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, StatusCode};
 use http_body_util::Full;
 use zeroize::Zeroizing;
@@ -12,8 +11,6 @@ use super::errors::Refused;
 /// The body of an answer.
 #[derive(Debug)]
 pub enum ResponseBody {
-    /// Nothing.
-    Empty,
     /// JSON without secrets.
     Plain(Vec<u8>),
     /// JSON that holds a plaintext: wiped as soon as HTTP has taken it over.
@@ -25,27 +22,28 @@ pub enum ResponseBody {
 pub struct Response {
     status: StatusCode,
     body: ResponseBody,
+    /// Whether HTTP/1.1 ends the connection with it. (HTTP/2 takes no such header.)
+    last: bool,
 }
 
 impl Response {
     /// Reserved for [`super::Finished::release`].
     pub(super) fn success(body: ResponseBody) -> Self {
-        Self { status: StatusCode::OK, body }
+        Self { status: StatusCode::OK, body, last: false }
     }
 
     /// The answer to a refused request.
     #[must_use]
     pub fn refused(refused: Refused) -> Self {
-        match refused {
-            Refused::Api(error) => Self::error(error),
-            Refused::MethodNotAllowed => Self { status: StatusCode::METHOD_NOT_ALLOWED, body: ResponseBody::Empty },
-            Refused::Misdirected => Self { status: StatusCode::MISDIRECTED_REQUEST, body: ResponseBody::Empty },
-        }
-    }
-
-    fn error(error: XksError) -> Self {
-        let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self { status, body: ResponseBody::Plain(error.to_json()) }
+        let error = refused.error();
+        let status = match refused {
+            Refused::Api(_) | Refused::Unreadable(_) => StatusCode::from_u16(error.status()),
+            Refused::MethodNotAllowed => Ok(StatusCode::METHOD_NOT_ALLOWED),
+            Refused::Misdirected => Ok(StatusCode::MISDIRECTED_REQUEST),
+        };
+        let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let last = matches!(refused, Refused::Unreadable(_));
+        Self { status, body: ResponseBody::Plain(error.to_json()), last }
     }
 
     /// The status.
@@ -58,17 +56,19 @@ impl Response {
     #[must_use]
     pub fn into_http(self) -> http::Response<Full<Bytes>> {
         let body = match self.body {
-            ResponseBody::Empty => Bytes::new(),
             ResponseBody::Plain(json) => Bytes::from(json),
             ResponseBody::Secret(json) => Bytes::from_owner(json),
         };
-        let mut headers = HeaderMap::with_capacity(3);
+        let mut headers = HeaderMap::with_capacity(4);
         // Every answer, errors included: "with a Content-Type of `application/json`" (section "API content type").
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
             // RFC 9110, section 15.5.6.
             headers.insert(ALLOW, HeaderValue::from_static("POST"));
+        }
+        if self.last {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         let mut response = http::Response::new(Full::new(body));
         *response.status_mut() = self.status;

@@ -30,7 +30,7 @@ pub(crate) async fn run(world: &World, call: &Call) -> (u16, Value) {
 /// What can be wrong with a Decrypt, in order of precedence, and what is answered.
 const FAULTS: [(&str, u16, &str); 12] = [
     ("unknown path", 404, "InvalidUriPathException"),
-    ("wrong method", 405, ""),
+    ("wrong method", 405, "ValidationException"),
     ("bad signature", 401, "AuthenticationFailedException"),
     ("bad body", 400, "ValidationException"),
     ("store blocked", 400, "InvalidStateException"),
@@ -152,7 +152,9 @@ async fn health_skips_policy_and_nothing_else() {
         "xksProxyVendor": "Holdfast",
         "xksProxyModel": model,
         "ekmVendor": "Holdfast",
-        "ekmFleetDetails": [{ "id": "home", "model": "Holdfast custodian 1", "healthStatus": "ACTIVE" }],
+        "ekmFleetDetails": [
+            { "id": "id of home", "model": "Holdfast custodian home, protocol 1", "healthStatus": "ACTIVE" },
+        ],
     });
     assert_eq!((status, answer), (200, expected));
 
