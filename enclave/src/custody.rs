@@ -35,7 +35,6 @@ use holdfast_shared::manifest::{Custodian, VerifiedManifest};
 use holdfast_shared::register::{self, RegisterEntry, RegisterError};
 use holdfast_shared::release::{HeldShare, ReleaseError, ShareSet};
 use holdfast_shared::secrets::Secret;
-use holdfast_shared::xks::EkmStatus;
 
 use crate::clock::Clock;
 use crate::entropy::EntropyError;
@@ -45,6 +44,7 @@ use crate::report::{Reporter, StoreReport};
 mod allowance;
 mod ceremony;
 mod commands;
+pub(crate) mod health;
 mod identity;
 mod lease;
 mod publish;
@@ -57,6 +57,7 @@ pub(crate) use allowance::Workshop;
 pub(crate) use served::ServedStore;
 
 use allowance::Allowance;
+use health::CustodianHealth;
 use lease::LateAnswer;
 use release::{Applicant, Granted, Released};
 use served::Prepared;
@@ -123,6 +124,15 @@ pub(crate) enum CustodyError {
 }
 
 impl CustodyError {
+    /// Whether the custodian will not have this enclave.
+    fn is_refusal(&self) -> bool {
+        match self {
+            Self::LeaseEnded(_) => true,
+            Self::Client(ClientError::Refused { refusal, .. }) => refusal.code == RefusalCode::Denied,
+            _ => false,
+        }
+    }
+
     /// Whether nothing more can be asked under the lease.
     fn ends_lease(&self) -> bool {
         matches!(self, Self::LeaseEnded(_) | Self::Client(ClientError::Refused { .. }))
@@ -277,7 +287,8 @@ impl<C: Connect + 'static> Custody<C> {
 
     fn report_failure(&mut self, error: &CustodyError) {
         let reason = error.to_string();
-        self.served.set_custodian_health(EkmStatus::Degraded);
+        let tell = if error.is_refusal() { CustodianHealth::refused } else { CustodianHealth::failed };
+        self.served.custodian_health().for_each(tell);
         if let CustodyError::LeaseEnded(_) = error {
             self.drop_keys();
             self.served.end_lease();
@@ -286,10 +297,8 @@ impl<C: Connect + 'static> Custody<C> {
             // The lease still runs: what was released may be used until it ends.
             self.log(Level::Warn, &format!("{reason}; serving on"));
         } else {
-            let denied = matches!(error, CustodyError::Client(ClientError::Refused { refusal, .. })
-                if refusal.code == RefusalCode::Denied);
             let state = match self.newest {
-                _ if denied => KeyStoreState::Refused,
+                _ if error.is_refusal() => KeyStoreState::Refused,
                 // It was served in this boot.
                 Some(_) => KeyStoreState::LeaseExpired,
                 None => KeyStoreState::AwaitingCustodian,
@@ -343,7 +352,7 @@ impl<C: Connect + 'static> Custody<C> {
             self.unseal(&session, released).await?;
         }
         self.served.set_lease(lease.expires_ms());
-        self.served.set_custodian_health(EkmStatus::Active);
+        self.served.custodian_health().for_each(|custodian| custodian.answered(lease.sent_ms()));
         self.report_standing();
         self.watch(&session, lease).await
     }

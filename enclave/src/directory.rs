@@ -13,7 +13,6 @@
 pub mod gate;
 pub mod keys;
 
-use core::num::NonZeroU32;
 use std::collections::HashMap;
 use std::collections::btree_map::{BTreeMap, Entry};
 use std::sync::Arc;
@@ -22,13 +21,14 @@ use arc_swap::{ArcSwap, Guard as Loaded};
 use holdfast_shared::ids::KeyStoreId;
 use holdfast_shared::keystore::ClientAuthentication;
 use holdfast_shared::sigv4::{CredentialSet, Regions};
-use holdfast_shared::xks::{EkmHealth, HostName, PathPrefix};
+use holdfast_shared::xks::{HostName, PathPrefix};
 use rustls::ServerConfig;
 
 pub use gate::{Blocks, Gate, Refusal};
 pub use keys::{KeyRing, KeyRingError, KeySlot};
 
 use crate::clock::Clock;
+pub use crate::custody::health::{CustodianHealth, FleetHealth};
 use crate::tls::{ClientSettings, TlsError, TlsIdentity, server_config};
 use crate::xks::Guard;
 
@@ -60,10 +60,8 @@ pub struct ServedKeyStore {
     pub gate: Arc<Gate>,
     /// The keys.
     pub keys: Arc<KeySlot>,
-    /// `ekmFleetDetails`, one entry per custodian; the caller stores news here.
-    pub fleet: Arc<ArcSwap<Vec<EkmHealth>>>,
-    /// `xksProxyFleetSize`.
-    pub proxies: NonZeroU32,
+    /// What `GetHealthStatus` says about custodians and enclaves.
+    pub fleet: Arc<FleetHealth>,
 }
 
 impl core::fmt::Debug for ServedKeyStore {

@@ -43,6 +43,14 @@ pub(crate) struct Answered {
     sent_ms: u64,
 }
 
+impl Answered {
+    /// When the request was sent, monotonic.
+    #[must_use]
+    pub(crate) const fn sent_ms(self) -> u64 {
+        self.sent_ms
+    }
+}
+
 /// A lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Lease {
@@ -55,6 +63,12 @@ impl Lease {
     #[must_use]
     pub(crate) const fn granted(answer: Answered, duration_ms: u64) -> Self {
         Self { sent_ms: answer.sent_ms, duration_ms }
+    }
+
+    /// When it was asked for, monotonic.
+    #[must_use]
+    pub(crate) const fn sent_ms(&self) -> u64 {
+        self.sent_ms
     }
 
     /// When it ends, monotonic.

@@ -11,8 +11,8 @@ use holdfast_shared::block::{self, BlockError};
 use holdfast_shared::channel::{Ask, Reply, Seen};
 use holdfast_shared::ids::CommandId;
 use holdfast_shared::limits::PENDING_COMMANDS_MAX;
-use holdfast_shared::xks::EkmStatus;
 
+use super::health::CustodianHealth;
 use super::lease::Lease;
 use super::session::Session;
 use super::{Custody, CustodyError, PAUSES};
@@ -47,9 +47,10 @@ impl<C: Connect + 'static> Custody<C> {
                 }
             };
             match answer {
-                Ok((Reply::News { lease_ms, overlay, register, commands, enclaves: _ }, answered)) => {
+                Ok((Reply::News { lease_ms, overlay, register, commands, enclaves }, answered)) => {
                     failures = 0;
-                    self.served.set_custodian_health(EkmStatus::Active);
+                    self.served.custodian_health().for_each(|custodian| custodian.answered(answered.sent_ms()));
+                    self.served.health().count_enclaves(enclaves);
                     let was_blocked = self.is_blocked();
                     if let Some(overlay) = overlay {
                         self.take_overlay(&overlay);
@@ -72,7 +73,7 @@ impl<C: Connect + 'static> Custody<C> {
                 Err(error) if error.ends_lease() => return Err(error),
                 Err(error) => {
                     failures = failures.saturating_add(1);
-                    self.served.set_custodian_health(EkmStatus::Degraded);
+                    self.served.custodian_health().for_each(CustodianHealth::failed);
                     self.log(Level::Warn, &format!("watching failed ({error}); trying again"));
                     let pause = PAUSES.0.saturating_mul(1 << failures.min(5));
                     tokio::time::sleep(pause.min(PAUSES.1)).await;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use holdfast_shared::external_key::{
-    ExternalKey, ExternalKeyId, ExternalKeyVersion, MessageRandomness, VersionNumberError,
+    EncryptedMessage, ExternalKey, ExternalKeyId, ExternalKeyVersion, MessageRandomness, VersionNumberError,
 };
 use holdfast_shared::limits::EXTERNAL_KEYS_MAX;
 use holdfast_shared::secrets::Secret;
@@ -24,6 +24,9 @@ pub enum KeyRingError {
     /// More keys than [`EXTERNAL_KEYS_MAX`].
     #[error("too many external keys")]
     TooMany,
+    /// The test key does not encrypt.
+    #[error("the test key does not encrypt")]
+    TestKey,
     /// The generator gave no randomness for the test key.
     #[error("no randomness for the test key")]
     Randomness,
@@ -39,8 +42,32 @@ impl From<VersionNumberError> for KeyRingError {
 /// All keys of one version of a key store.
 pub struct KeyRing {
     keys: HashMap<ExternalKeyId, Arc<ExternalKey>>,
-    /// Lives as long as the ring, in memory only ("SHOULD create test keys", specification, section "`GetHealthStatus`").
-    test: ExternalKeyVersion,
+    test: TestKey,
+}
+
+/// Lives as long as the ring, in memory only ("SHOULD create test keys", specification, section "`GetHealthStatus`").
+struct TestKey {
+    key: ExternalKeyVersion,
+    /// Made when the ring was.
+    first: EncryptedMessage,
+}
+
+impl TestKey {
+    const PROBE: &[u8] = b"holdfast health check";
+
+    fn new(random: &dyn SecureRandom) -> Result<Self, KeyRingError> {
+        let material = Secret::fill_with(|bytes| random.fill(bytes)).map_err(|_| KeyRingError::Randomness)?;
+        let key = ExternalKeyVersion::new(1, material)?;
+        let mut randomness = MessageRandomness { salt: [0; 16], iv: [0; 12] };
+        random.fill(&mut randomness.salt).map_err(|_| KeyRingError::Randomness)?;
+        random.fill(&mut randomness.iv).map_err(|_| KeyRingError::Randomness)?;
+        let first = key.encrypt(&randomness, Self::PROBE, Self::PROBE).map_err(|_| KeyRingError::TestKey)?;
+        Ok(Self { key, first })
+    }
+
+    fn decrypts(&self, message: &EncryptedMessage) -> bool {
+        self.key.decrypt(&message.as_ciphertext(), Self::PROBE).is_ok_and(|text| *text == Self::PROBE)
+    }
 }
 
 impl core::fmt::Debug for KeyRing {
@@ -63,8 +90,7 @@ impl KeyRing {
         if keys.len() != count {
             return Err(KeyRingError::Duplicate);
         }
-        let material = Secret::fill_with(|bytes| random.fill(bytes)).map_err(|_| KeyRingError::Randomness)?;
-        Ok(Self { keys, test: ExternalKeyVersion::new(1, material)? })
+        Ok(Self { keys, test: TestKey::new(random)? })
     }
 
     /// The key named `id`.
@@ -73,13 +99,20 @@ impl KeyRing {
         self.keys.get(id)
     }
 
-    /// Encrypts and decrypts with the test key: the deep health check.
+    /// The deep health check: what the test key encrypted when it was made decrypts, and what it encrypts now does.
     #[must_use]
     pub fn works(&self, randomness: &MessageRandomness) -> bool {
-        const PROBE: &[u8] = b"holdfast health check";
-        self.test
-            .encrypt(randomness, PROBE, PROBE)
-            .is_ok_and(|message| self.test.decrypt(&message.as_ciphertext(), PROBE).is_ok_and(|text| *text == PROBE))
+        let TestKey { key, first } = &self.test;
+        self.test.decrypts(first)
+            && key.encrypt(randomness, TestKey::PROBE, TestKey::PROBE).is_ok_and(|message| self.test.decrypts(&message))
+    }
+
+    /// The same with another test key than the one that made its first message.
+    #[cfg(test)]
+    #[must_use]
+    pub(crate) fn damaged(mut self) -> Self {
+        self.test.key = ExternalKeyVersion::new(1, Secret::take(&mut [7; 32])).unwrap();
+        self
     }
 }
 
@@ -135,6 +168,28 @@ mod tests {
         assert!(ring.find(&ExternalKeyId::parse("a").unwrap()).is_some());
         assert!(ring.find(&ExternalKeyId::parse("b").unwrap()).is_none());
         assert!(ring.works(&MessageRandomness { salt: [1; 16], iv: [2; 12] }));
+    }
+
+    #[test]
+    fn a_damaged_test_key_is_found() {
+        let randomness = MessageRandomness { salt: [1; 16], iv: [2; 12] };
+        let ring = || KeyRing::new(Vec::new(), &SystemRandom::new()).unwrap();
+        assert!(ring().works(&randomness));
+        assert!(!ring().damaged().works(&randomness));
+        let mut ring = ring();
+        ring.test.first.tag[0] ^= 1;
+        assert!(!ring.works(&randomness));
+    }
+
+    #[test]
+    fn the_test_key_is_no_key_of_the_store() {
+        let random = SystemRandom::new();
+        let (one, other) =
+            (KeyRing::new(vec![key("a")], &random).unwrap(), KeyRing::new(vec![key("a")], &random).unwrap());
+        // The same keys, and a test key for each ring: no message of one is known to the other or to a key of the store.
+        assert!(one.keys.len() == 1 && !other.test.decrypts(&one.test.first));
+        let known = one.find(&ExternalKeyId::parse("a").unwrap()).unwrap();
+        assert!(known.decrypt(&one.test.first.as_ciphertext(), TestKey::PROBE).is_err());
     }
 
     #[test]

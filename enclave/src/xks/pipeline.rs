@@ -39,7 +39,7 @@ pub fn answer(
     let finished = match path.target() {
         Target::Health => {
             let request = ParsedRequest::<GetHealthStatus>::new(store, proof, xks::parse_health(body)?, note);
-            request.admit(clock)?.finish()?
+            request.admit(clock)?.finish(clock)?
         }
         Target::Key { id, operation: xks::KeyOperation::GetKeyMetadata } => {
             let request = ParsedRequest::<GetKeyMetadata>::new(store, proof, xks::parse_key_metadata(body)?, note);
@@ -93,23 +93,27 @@ pub struct AdmittedRequest<'r, O: ApiOperation> {
 }
 
 impl AdmittedRequest<'_, GetHealthStatus> {
-    /// Tries the test key and describes the fleet.
+    /// Tries the test key and describes the fleet. Both happen now: nothing is answered from a cache.
     ///
     /// # Errors
     /// 500 if the cipher or the generator fails.
-    pub fn finish(self) -> Result<Finished, XksError> {
-        if !self.keys.works(&message_randomness()?) {
-            return Err(INTERNAL);
-        }
+    pub fn finish(self, clock: &dyn Clock) -> Result<Finished, XksError> {
+        try_cipher(&self.keys)?;
         let store = self.request.store;
-        let fleet = store.fleet.load_full();
-        let myself =
-            [EkmHealth { id: store.id.to_string(), model: MODEL.to_owned(), health_status: EkmStatus::Active }];
-        // "The response MUST have at least one" entry: without custodians in the list, the enclave stands for itself.
-        let fleet = if fleet.is_empty() { myself.as_slice() } else { fleet.as_slice() };
-        let body = HealthAnswer::new(store.proxies, VENDOR, MODEL, fleet).map_err(|_| INTERNAL)?.to_json();
+        let mut fleet = store.fleet.details(clock.monotonic_ms());
+        if fleet.is_empty() {
+            // "The response MUST have at least one" entry: without custodians, the enclave stands for itself.
+            let (id, model) = (store.id.to_string(), MODEL.to_owned());
+            fleet.push(EkmHealth { id, model, health_status: EkmStatus::Active });
+        }
+        let body = HealthAnswer::new(store.fleet.enclaves(), VENDOR, MODEL, &fleet).map_err(|_| INTERNAL)?.to_json();
         Ok(Finished { store, key: None, body: ResponseBody::Plain(body) })
     }
+}
+
+/// The deep health check: what the cipher made when the keys came still decrypts, and what it makes now does, too.
+fn try_cipher(keys: &KeyRing) -> Result<(), XksError> {
+    if keys.works(&message_randomness()?) { Ok(()) } else { Err(INTERNAL) }
 }
 
 impl<'r, O: KeyOperation> AdmittedRequest<'r, O> {
@@ -243,4 +247,19 @@ fn message_randomness() -> Result<MessageRandomness, XksError> {
     random.fill(&mut randomness.salt).map_err(|_| INTERNAL)?;
     random.fill(&mut randomness.iv).map_err(|_| INTERNAL)?;
     Ok(randomness)
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_shared::xks::ErrorName;
+
+    use super::*;
+
+    #[test]
+    fn a_health_check_that_fails_is_an_internal_error() {
+        let ring = || KeyRing::new(Vec::new(), &SystemRandom::new()).unwrap();
+        assert!(try_cipher(&ring()).is_ok());
+        let error = try_cipher(&ring().damaged()).unwrap_err();
+        assert_eq!((error.name, error.name.status()), (ErrorName::InternalException, 500));
+    }
 }

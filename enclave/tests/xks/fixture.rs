@@ -1,7 +1,6 @@
 //! A key store in memory, a clock that stands still, and a client that signs as KMS does.
 
 use std::collections::HashSet;
-use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -9,8 +8,10 @@ use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, si
 use aws_sigv4::sign::v4;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use holdfast_enclave::clock::SteppedClock;
-use holdfast_enclave::directory::{Blocks, Directory, Gate, KeyRing, KeySlot, OwnerId, ServedKeyStore};
+use holdfast_enclave::clock::{Clock as _, SteppedClock};
+use holdfast_enclave::directory::{
+    Blocks, CustodianHealth, Directory, FleetHealth, Gate, KeyRing, KeySlot, OwnerId, ServedKeyStore,
+};
 use holdfast_enclave::server::{ServerContext, ServerLimits};
 use holdfast_enclave::tls::TlsIdentity;
 use holdfast_enclave::xks::{Denial, Guard, Question, RequestEvent, RequestObserver};
@@ -18,7 +19,7 @@ use holdfast_shared::external_key::{ExternalKey, ExternalKeyId, ExternalKeyVersi
 use holdfast_shared::ids::KeyStoreId;
 use holdfast_shared::secrets::{Secret, SecretBytes};
 use holdfast_shared::sigv4::{AccessKeyId, Credential, CredentialSet, Region, Regions};
-use holdfast_shared::xks::{EkmHealth, EkmStatus, HostName, PathPrefix};
+use holdfast_shared::xks::{HostName, PathPrefix};
 use ring::rand::SystemRandom;
 use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
@@ -52,7 +53,6 @@ pub(crate) struct TestGuard {
 impl Guard for TestGuard {
     fn permit(&self, question: &Question<'_>) -> Result<(), Denial> {
         assert_eq!(question.access_key_id.as_str(), ACCESS_KEY_ID);
-        assert_eq!(question.metadata.kms_request_id(), "4112f4d6-db54-4af4-ae30-c55a22a8dfae");
         if let Some(hook) = &*self.hook.lock().unwrap() {
             hook();
         }
@@ -83,6 +83,11 @@ impl Ca {
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let root = params.self_signed(&key).unwrap().der().clone();
         Self { issuer: rcgen::Issuer::new(params, key), root }
+    }
+
+    /// A certificate for `key`, in DER.
+    pub(crate) fn sign(&self, params: rcgen::CertificateParams, key: &rcgen::KeyPair) -> Vec<u8> {
+        params.signed_by(key, &self.issuer).unwrap().der().to_vec()
     }
 
     pub(crate) fn identity(&self, host: &str, installed_ms: u64) -> Arc<TlsIdentity> {
@@ -142,8 +147,7 @@ pub(crate) fn key_store(id: u8, owner: u8, host: &str, prefix: &str, tls: &Arc<T
         guard: Arc::new(TestGuard::default()),
         gate: Arc::new(Gate::new()),
         keys: Arc::new(KeySlot::new()),
-        fleet: Arc::default(),
-        proxies: NonZeroU32::MIN,
+        fleet: Arc::new(FleetHealth::new(Vec::new())),
     }
 }
 
@@ -153,16 +157,16 @@ impl World {
         let clock = Arc::new(SteppedClock::at(WALL_MS));
         let ca = Ca::new();
         let guard = Arc::new(TestGuard::default());
-        let store = ServedKeyStore { guard: guard.clone(), ..key_store(1, 1, HOST, PREFIX, &ca.identity(HOST, 1)) };
+        let custodian = CustodianHealth::named("id of home".to_owned(), "home");
+        custodian.set_lease(LEASE_MS);
+        custodian.answered(clock.monotonic_ms());
+        let fleet = Arc::new(FleetHealth::new(vec![custodian]));
+        let usual = key_store(1, 1, HOST, PREFIX, &ca.identity(HOST, 1));
+        let store = ServedKeyStore { guard: guard.clone(), fleet, ..usual };
         let (gate, keys) = (Arc::clone(&store.gate), Arc::clone(&store.keys));
         gate.set_lease_expiry(LEASE_MS);
         assert!(gate.apply(Blocks { epoch: 1, store: false, keys: HashSet::from([key_id("blocked")]) }));
         keys.install(key_ring());
-        store.fleet.store(Arc::new(vec![EkmHealth {
-            id: "home".into(),
-            model: "Holdfast custodian 1".into(),
-            health_status: EkmStatus::Active,
-        }]));
         let directory = Arc::new(Directory::new(clock.clone()));
         assert_eq!(directory.replace(vec![Arc::new(store)]).unwrap(), []);
         Self { clock, directory, gate, keys, guard, observer: Arc::default(), ca }
@@ -173,8 +177,7 @@ impl World {
     }
 
     pub(crate) fn context_with(&self, limits: ServerLimits) -> Arc<ServerContext> {
-        let mut context = ServerContext::new(Arc::clone(&self.directory), self.clock.clone(), limits.connections);
-        context.limits = limits;
+        let mut context = ServerContext::with_limits(Arc::clone(&self.directory), self.clock.clone(), limits);
         context.observer = self.observer.clone();
         Arc::new(context)
     }
@@ -193,6 +196,10 @@ pub(crate) struct Call {
     pub(crate) body: String,
     pub(crate) secret: String,
     pub(crate) wall_ms: u64,
+    /// Sent and signed.
+    pub(crate) signed_headers: Vec<(&'static str, String)>,
+    /// Sent and not signed.
+    pub(crate) other_headers: Vec<(&'static str, String)>,
 }
 
 impl Call {
@@ -205,6 +212,8 @@ impl Call {
             body: body.to_string(),
             secret: SECRET.to_owned(),
             wall_ms: WALL_MS,
+            signed_headers: vec![("content-type", "application/json".to_owned())],
+            other_headers: Vec::new(),
         }
     }
 
@@ -221,15 +230,15 @@ impl Call {
             .unwrap()
             .into();
         let uri = format!("https://{}{}", self.host, self.path);
-        let headers = [("content-type", "application/json")].into_iter();
+        let headers = self.signed_headers.iter().map(|(name, value)| (*name, value.as_str()));
         let body = SignableBody::Bytes(self.body.as_bytes());
         let request = SignableRequest::new(self.method, &uri, headers, body).unwrap();
         let (instructions, _) = sign(request, &params).unwrap().into_parts();
-        let mut request = http::Request::builder()
-            .method(self.method)
-            .uri(self.path.as_str())
-            .header("host", &self.host)
-            .header("content-type", "application/json");
+        let mut request =
+            http::Request::builder().method(self.method).uri(self.path.as_str()).header("host", &self.host);
+        for (name, value) in self.signed_headers.iter().chain(&self.other_headers) {
+            request = request.header(*name, value);
+        }
         for (name, value) in instructions.headers() {
             request = request.header(name, value);
         }
@@ -272,4 +281,9 @@ pub(crate) fn decrypt_body(encrypted: &Value, aad: &[u8]) -> Value {
 
 pub(crate) fn bytes(value: &Value) -> Vec<u8> {
     STANDARD.decode(value.as_str().unwrap()).unwrap()
+}
+
+/// A well-formed health request.
+pub(crate) fn health() -> Call {
+    Call::new("health", &json!({ "requestMetadata": { "kmsOperation": "o", "kmsRequestId": "r" } }))
 }

@@ -366,7 +366,13 @@ impl FakeCustodian {
                 return reply;
             }
             if tokio::time::timeout(Duration::from_millis(WATCH_HOLD_MS), changed).await.is_err() {
-                return Reply::News { lease_ms: None, overlay: None, register: None, commands: Vec::new(), enclaves: NonZeroU32::MIN };
+                return Reply::News {
+                    lease_ms: None,
+                    overlay: None,
+                    register: None,
+                    commands: Vec::new(),
+                    enclaves: NonZeroU32::MIN,
+                };
             }
         }
     }

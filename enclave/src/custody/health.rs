@@ -1,0 +1,172 @@
+//! What `GetHealthStatus` says about custodians and the fleet of enclaves (ADR 0016).
+//!
+//! | last word of the custodian | its lease | `healthStatus` |
+//! |---|---|---|
+//! | an answer to a request sent at most a minute ago | live | `ACTIVE` |
+//! | an answer to an older request | live | `DEGRADED` |
+//! | none came, or none that is worth anything | live | `DEGRADED` |
+//! | it refuses this enclave | live or not | `UNAVAILABLE` |
+//! | any | over, or none was granted | `UNAVAILABLE` |
+//!
+//! Guarantees: a look takes no lock; what is said is at most [`HEALTH_AGE_MAX_MS`] old, however long a parent held an answer
+//! back, because it counts from when the question was sent. Assumes: whoever tells that a custodian answered had that proven.
+
+use core::num::NonZeroU32;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use holdfast_shared::limits::HEALTH_AGE_MAX_MS;
+use holdfast_shared::manifest::Custodian;
+use holdfast_shared::release::PROTOCOL;
+use holdfast_shared::xks::{EkmHealth, EkmStatus};
+
+/// What a custodian did last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    Answered { sent_ms: u64 },
+    Failed,
+    Refused,
+}
+
+/// One custodian.
+#[derive(Debug)]
+pub struct CustodianHealth {
+    id: String,
+    model: String,
+    word: ArcSwap<Word>,
+    lease_expires_ms: AtomicU64,
+}
+
+impl CustodianHealth {
+    /// A custodian that has not answered yet.
+    #[must_use]
+    pub fn new(custodian: &Custodian) -> Self {
+        Self::named(custodian.id().to_string(), &custodian.name)
+    }
+
+    /// As [`Self::new`], under any id and name.
+    #[must_use]
+    pub fn named(id: String, name: &str) -> Self {
+        // Its own version it does not tell; that of the protocol, which it shares with us, is known.
+        let model = format!("Holdfast custodian {name}, protocol {PROTOCOL}");
+        Self { id, model, word: ArcSwap::from_pointee(Word::Failed), lease_expires_ms: AtomicU64::new(0) }
+    }
+
+    /// It answered a request that was sent at `sent_ms`, monotonic.
+    pub fn answered(&self, sent_ms: u64) {
+        self.word.store(Word::Answered { sent_ms }.into());
+    }
+
+    /// It did not answer, or nothing that is worth anything.
+    pub fn failed(&self) {
+        self.word.store(Word::Failed.into());
+    }
+
+    /// It answered that it will not have this enclave.
+    pub fn refused(&self) {
+        self.word.store(Word::Refused.into());
+    }
+
+    /// When its lease ends, monotonic; 0 for none.
+    pub fn set_lease(&self, expires_ms: u64) {
+        self.lease_expires_ms.store(expires_ms, Ordering::Release);
+    }
+
+    fn status(&self, now_ms: u64) -> EkmStatus {
+        let is_live = now_ms < self.lease_expires_ms.load(Ordering::Acquire);
+        match **self.word.load() {
+            Word::Refused => EkmStatus::Unavailable,
+            _ if !is_live => EkmStatus::Unavailable,
+            Word::Answered { sent_ms } if now_ms.saturating_sub(sent_ms) <= HEALTH_AGE_MAX_MS => EkmStatus::Active,
+            Word::Answered { .. } | Word::Failed => EkmStatus::Degraded,
+        }
+    }
+}
+
+/// The custodians of one key store, and the enclaves that serve it.
+#[derive(Debug)]
+pub struct FleetHealth {
+    custodians: Vec<CustodianHealth>,
+    enclaves: AtomicU32,
+}
+
+impl FleetHealth {
+    /// A fleet of these custodians and one enclave.
+    #[must_use]
+    pub const fn new(custodians: Vec<CustodianHealth>) -> Self {
+        Self { custodians, enclaves: AtomicU32::new(1) }
+    }
+
+    /// The custodians.
+    #[must_use]
+    pub fn custodians(&self) -> &[CustodianHealth] {
+        &self.custodians
+    }
+
+    /// The home custodian counted the enclaves that serve the key store.
+    pub fn count_enclaves(&self, enclaves: NonZeroU32) {
+        self.enclaves.store(enclaves.get(), Ordering::Relaxed);
+    }
+
+    /// `xksProxyFleetSize`.
+    #[must_use]
+    pub fn enclaves(&self) -> NonZeroU32 {
+        NonZeroU32::new(self.enclaves.load(Ordering::Relaxed)).unwrap_or(NonZeroU32::MIN)
+    }
+
+    /// `ekmFleetDetails` at `now_ms`, monotonic.
+    #[must_use]
+    pub fn details(&self, now_ms: u64) -> Vec<EkmHealth> {
+        let entry = |custodian: &CustodianHealth| EkmHealth {
+            id: custodian.id.clone(),
+            model: custodian.model.clone(),
+            health_status: custodian.status(now_ms),
+        };
+        self.custodians.iter().map(entry).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_state() {
+        type Tell = fn(&CustodianHealth);
+        const LEASE: u64 = 1_000_000;
+        let (active, degraded, unavailable) = (EkmStatus::Active, EkmStatus::Degraded, EkmStatus::Unavailable);
+        let table: [(&str, &[Tell], u64, EkmStatus); 11] = [
+            ("nothing yet", &[], 0, unavailable),
+            ("an answer without a lease", &[|c| c.answered(5)], 5, unavailable),
+            ("an answer", &[|c| c.set_lease(LEASE), |c| c.answered(5)], 6, active),
+            ("a minute later", &[|c| c.set_lease(LEASE), |c| c.answered(5)], 60_005, active),
+            ("a millisecond after that", &[|c| c.set_lease(LEASE), |c| c.answered(5)], 60_006, degraded),
+            ("no answer", &[|c| c.set_lease(LEASE), |c| c.answered(5), CustodianHealth::failed], 6, degraded),
+            ("an answer again", &[|c| c.set_lease(LEASE), CustodianHealth::failed, |c| c.answered(7)], 8, active),
+            ("a refusal", &[|c| c.set_lease(LEASE), |c| c.answered(5), CustodianHealth::refused], 6, unavailable),
+            ("taken back", &[|c| c.set_lease(LEASE), CustodianHealth::refused, |c| c.answered(7)], 8, active),
+            ("the end of the lease", &[|c| c.set_lease(10), |c| c.answered(5)], 10, unavailable),
+            ("no answer, and the end of the lease", &[|c| c.set_lease(10), CustodianHealth::failed], 10, unavailable),
+        ];
+        for (what, told, now_ms, expected) in table {
+            let custodian = CustodianHealth::named("id".to_owned(), "home");
+            told.iter().for_each(|tell| tell(&custodian));
+            let fleet = FleetHealth::new(vec![custodian, CustodianHealth::named("other".to_owned(), "other")]);
+            let details = fleet.details(now_ms);
+            assert_eq!(details[0].health_status, expected, "{what}");
+            assert_eq!(
+                (details[0].id.as_str(), details[0].model.as_str()),
+                ("id", "Holdfast custodian home, protocol 1")
+            );
+            assert_eq!(details[1].health_status, unavailable, "each for itself");
+        }
+    }
+
+    #[test]
+    fn enclaves_are_counted_by_the_custodian() {
+        let fleet = FleetHealth::new(Vec::new());
+        assert_eq!(fleet.enclaves().get(), 1, "this one is there");
+        fleet.count_enclaves(NonZeroU32::new(3).unwrap());
+        assert_eq!(fleet.enclaves().get(), 3);
+    }
+}
