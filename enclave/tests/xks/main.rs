@@ -7,4 +7,5 @@ mod fixture;
 mod precedence;
 mod raw;
 mod server;
+mod tls;
 mod wire;
