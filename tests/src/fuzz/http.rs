@@ -4,11 +4,12 @@
 //! First byte: `1` or `2`, the rest is sent as it is on a connection of that HTTP version. `s`: the rest is `METHOD PATH`, header
 //! lines, an empty line, a body, and is sent with a right signature: what KMS itself could be made to send.
 
-use std::num::NonZeroU32;
 use std::sync::{Arc, LazyLock};
 
 use holdfast_enclave::clock::SteppedClock;
-use holdfast_enclave::directory::{Directory, Gate, KeyRing, KeySlot, OwnerId, ServedKeyStore};
+use holdfast_enclave::directory::{
+    CustodianHealth, Directory, FleetHealth, Gate, KeyRing, KeySlot, OwnerId, ServedKeyStore,
+};
 use holdfast_enclave::server::{ServerContext, serve_connection};
 use holdfast_enclave::tls::TlsIdentity;
 use holdfast_enclave::xks::{Denial, Guard, Question};
@@ -16,7 +17,6 @@ use holdfast_shared::external_key::{ExternalKey, ExternalKeyVersion, KeyState, K
 use holdfast_shared::ids::KeyStoreId;
 use holdfast_shared::secrets::{Secret, SecretBytes};
 use holdfast_shared::sigv4::{AccessKeyId, Credential, CredentialSet, Regions};
-use holdfast_shared::xks::{EkmHealth, EkmStatus};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -49,6 +49,8 @@ static SERVICE: LazyLock<Service> = LazyLock::new(|| {
     let certificate = rcgen::CertificateParams::new(vec![HOST.to_owned()]).unwrap().self_signed(&key).unwrap();
     let (root, pkcs8) = (certificate.der().clone(), SecretBytes::new(key.serialize_der()));
     let clock = Arc::new(SteppedClock::at(sigv4::NOW_MS));
+    let custodian = CustodianHealth::named("home".to_owned(), "home");
+    custodian.set_lease(u64::MAX);
     let store = ServedKeyStore {
         id: KeyStoreId([1; 32]),
         owner: OwnerId([1; 32]),
@@ -61,16 +63,13 @@ static SERVICE: LazyLock<Service> = LazyLock::new(|| {
         guard: Arc::new(Open),
         gate: Arc::new(Gate::new()),
         keys: Arc::new(KeySlot::new()),
-        fleet: Arc::default(),
-        proxies: NonZeroU32::MIN,
+        fleet: Arc::new(FleetHealth::new(vec![custodian])),
     };
     let version = ExternalKeyVersion::new(1, Secret::take(&mut [1; 32])).unwrap();
     let usage = KeyUsage::ENCRYPT_DECRYPT;
     let key = ExternalKey::new("key".parse().unwrap(), usage, KeyState::Enabled, vec![version]).unwrap();
     store.keys.install(KeyRing::new(vec![key], &super::party::rng()).unwrap());
     store.gate.set_lease_expiry(u64::MAX);
-    let member = EkmHealth { id: "home".into(), model: "custodian".into(), health_status: EkmStatus::Active };
-    store.fleet.store(Arc::new(vec![member]));
     let directory = Arc::new(Directory::new(clock.clone()));
     directory.replace(vec![Arc::new(store)]).unwrap();
     Service { context: Arc::new(ServerContext::new(directory, clock, 16)), root }
