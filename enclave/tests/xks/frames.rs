@@ -75,18 +75,16 @@ fn status(block: &[u8]) -> u16 {
     if block[1] & 0x80 == 0 {
         return std::str::from_utf8(value).unwrap().parse().unwrap();
     }
-    let bits: String = value.iter().map(|byte| format!("{byte:08b}")).collect();
-    let (mut rest, mut number) = (bits.as_str(), 0);
+    let bits = value.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (32 - 8 * len);
+    let (mut rest, mut number) = (bits, 0);
     for _ in 0..3 {
-        let (digit, used) = match &rest[..5] {
-            "00000" => (0, 5),
-            "00001" => (1, 5),
-            "00010" => (2, 5),
-            _ => (u16::from_str_radix(&rest[..6], 2).unwrap() - 0b01_1001 + 3, 6),
+        let (digit, used) = match rest >> 27 {
+            short @ 0..=2 => (short, 5),
+            _ => ((rest >> 26) - 0b01_1001 + 3, 6),
         };
-        (number, rest) = (number * 10 + digit, &rest[used..]);
+        (number, rest) = (number * 10 + digit, rest << used);
     }
-    number
+    u16::try_from(number).unwrap()
 }
 
 async fn read_end(stream: &mut (impl AsyncRead + Unpin)) -> End {

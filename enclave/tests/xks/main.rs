@@ -1,11 +1,20 @@
 //! The data plane from outside: precedence of errors, TLS, HTTP, and every answer of the API on a real connection.
 
-#![expect(clippy::unwrap_used, reason = "a test stops where it fails")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test stops where it fails, in its helpers too"
+)]
 
+mod bodies;
+mod bytes;
 mod directory;
 mod fixture;
+mod frames;
 mod precedence;
 mod raw;
 mod server;
+mod targets;
 mod tls;
 mod wire;

@@ -199,10 +199,10 @@ async fn a_request_for_another_host_is_misdirected() {
     let (mut client, _served) = Client::open(&world, "http/1.1").await;
     let mut request = Call::new("health", &json!({})).signed();
     request.headers_mut().append("host", "other.example.com".parse().unwrap());
-    assert_eq!(client.send(request).await.unwrap().status().as_u16(), 421);
+    assert_eq!(client.send(request).await.unwrap().status().as_u16(), 400);
     let mut request = Call::new("health", &json!({})).signed();
     request.headers_mut().remove("host");
-    assert_eq!(client.send(request).await.unwrap().status().as_u16(), 421);
+    assert_eq!(client.send(request).await.unwrap().status().as_u16(), 400);
 }
 
 #[tokio::test]
@@ -270,7 +270,7 @@ async fn every_wait_for_the_client_ends() {
     let (mut stream, served) = connect(&world, "http/1.1").await;
     stream.write_all(b"POST /kms HTTP/1.1\r\nHost:").await.unwrap();
     stream.flush().await.unwrap();
-    assert!(matches!(served.done.await.unwrap(), Err(ConnectionError::Silent)));
+    assert!(matches!(served.done.await.unwrap(), Err(ConnectionError::Unproven)));
     // A body that never comes.
     let (mut stream, served) = connect(&world, "http/1.1").await;
     let head = format!("POST {PREFIX}/kms/xks/v1/health HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 10\r\n\r\n12");
