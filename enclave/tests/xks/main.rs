@@ -15,6 +15,7 @@ mod frames;
 mod precedence;
 mod raw;
 mod server;
+mod specification;
 mod targets;
 mod tls;
 mod wire;
