@@ -5,16 +5,22 @@
 //! ```
 //!
 //! Guarantees: every wait for the client has a time limit and every buffer a size limit, and so have all requests together;
-//! a connection that brings no valid signature for a time is closed, whatever else it brings; a connection speaks for one host
-//! name, and a request that names another is answered with 421; no lock is shared between connections after the handshake.
+//! a connection that brings no valid signature for a time is closed, whatever else it brings. Those that have brought one are
+//! not displaced by those that have not, and host names share places, memory and the work of handshakes fairly ([`admission`],
+//! [`memory`], [`turns`]; docs/limits.md). A connection speaks for one host name, and a request that names another is answered
+//! with 421; no lock is shared between connections after the first valid signature.
 //! Assumes: nothing of the bytes: they come through the parent. Refuses: a handshake without a server name or for a name
 //! that is not served, before any key is touched.
 
+mod admission;
 mod connection;
 mod counts;
 mod handshake;
+mod held;
 mod http_service;
+mod json_errors;
 mod memory;
+mod turns;
 
 use core::future::Future;
 use std::collections::BTreeMap;
@@ -24,12 +30,15 @@ use std::time::Duration;
 
 use holdfast_shared::limits;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use admission::Admission;
+use connection::serve_admitted;
 use counts::Counts;
 use memory::RequestMemory;
+use turns::Turns;
 
 pub use connection::{ConnectionError, serve_connection};
 
@@ -57,6 +66,10 @@ pub struct ServerLimits {
     pub drain: Duration,
     /// Connections served at once.
     pub connections: usize,
+    /// Requests without a valid signature after which a connection that never brought one ends.
+    pub stranger_requests: usize,
+    /// Bytes that the requests of proven connections hold together.
+    pub requests_bytes: usize,
 }
 
 impl Default for ServerLimits {
@@ -69,6 +82,8 @@ impl Default for ServerLimits {
             silence: Duration::from_millis(limits::HTTP_SILENCE_MS),
             drain: Duration::from_millis(limits::HTTP_BODY_MS),
             connections: limits::CONNECTIONS_MAX,
+            stranger_requests: limits::STRANGER_REQUESTS_MAX,
+            requests_bytes: limits::HTTP_REQUESTS_BYTES_MAX,
         }
     }
 }
@@ -81,10 +96,11 @@ pub struct ServerContext {
     pub clock: Arc<dyn Clock>,
     /// Who is told of each request.
     pub observer: Arc<dyn RequestObserver>,
-    /// How long to wait, and for how many.
-    pub limits: ServerLimits,
+    limits: ServerLimits,
     counts: Counts,
-    memory: RequestMemory,
+    memory: Arc<RequestMemory>,
+    admission: Arc<Admission>,
+    turns: Arc<Turns>,
 }
 
 impl ServerContext {
@@ -92,9 +108,19 @@ impl ServerContext {
     /// observer.
     #[must_use]
     pub fn new(directory: Arc<Directory>, clock: Arc<dyn Clock>, connections_max: usize) -> Self {
-        let memory = RequestMemory::new(limits::HTTP_REQUESTS_BYTES_MAX);
-        let limits = ServerLimits { connections: connections_max, ..ServerLimits::default() };
-        Self { directory, clock, observer: Arc::new(NoObserver), limits, counts: Counts::default(), memory }
+        Self::with_limits(directory, clock, ServerLimits { connections: connections_max, ..ServerLimits::default() })
+    }
+
+    /// A context with other limits, and no observer.
+    #[must_use]
+    pub fn with_limits(directory: Arc<Directory>, clock: Arc<dyn Clock>, limits: ServerLimits) -> Self {
+        let memory = RequestMemory::new(limits.requests_bytes);
+        let admission = Admission::new(limits.connections, Arc::clone(&memory));
+        // Half of the threads; with one, strangers and the proven alternate.
+        let threads = std::thread::available_parallelism().map_or(1, core::num::NonZeroUsize::get);
+        let turns = Turns::new(threads / 2);
+        let counts = Counts::default();
+        Self { directory, clock, observer: Arc::new(NoObserver), limits, counts, memory, admission, turns }
     }
 
     /// Connections that are open.
@@ -103,10 +129,15 @@ impl ServerContext {
         self.counts.connections()
     }
 
-    /// What was counted since the start, by name: handshakes that failed, requests by outcome.
+    /// What was counted since the start, by name: handshakes that failed, requests by outcome, places that were taken away;
+    /// and how many connections are proven, and how many strangers, at the moment.
     #[must_use]
     pub fn counters(&self) -> BTreeMap<String, u64> {
-        self.counts.by_name()
+        let mut counters = self.counts.by_name();
+        let places = self.admission.counters().into_iter();
+        let memory = [("requests_over_host_share", self.memory.refused())];
+        counters.extend(places.chain(memory).map(|(name, value)| (name.to_owned(), value)));
+        counters
     }
 }
 
@@ -133,29 +164,24 @@ impl Accept for holdfast_link::Listener {
 /// Serves connections until `drain` turns true (or its sender is gone); then takes no more, and lets the running requests
 /// finish within their limit.
 pub async fn serve<A: Accept>(mut listener: A, context: Arc<ServerContext>, drain: watch::Receiver<bool>) {
-    let places = Arc::new(Semaphore::new(context.limits.connections));
     let mut connections = JoinSet::new();
     let mut draining = core::pin::pin!(started(drain.clone()));
     loop {
-        let accepted = async {
-            // A place first: above the cap, connections wait in the socket's queue instead of in our memory.
-            let place = Arc::clone(&places).acquire_owned().await;
-            (listener.accept().await, place)
-        };
-        let (stream, place) = tokio::select! {
+        let accepted = tokio::select! {
             () = &mut draining => break,
             Some(_) = connections.join_next() => continue,
-            accepted = accepted => accepted,
+            accepted = listener.accept() => accepted,
         };
-        let Ok(stream) = stream else {
+        let Ok(stream) = accepted else {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
+        // At once, or as soon as the stranger that has to go for it is gone.
+        let place = context.admission.enter().await;
         let (context, drain) = (Arc::clone(&context), drain.clone());
         connections.spawn(async move {
             // What went wrong on one connection is counted; there is nobody else to tell.
-            let _ = serve_connection(stream, context, drain).await;
-            drop(place);
+            let _ = serve_admitted(stream, place, context, drain).await;
         });
     }
     drop(listener);

@@ -168,9 +168,21 @@ pub const HTTP_BODY_MS: u64 = 5_000;
 pub const HTTP_STRANGER_MS: u64 = 10_000;
 /// Time from one valid signature to the next, in milliseconds; as long as HTTP/1.1 may idle.
 pub const HTTP_SILENCE_MS: u64 = HTTP_HEADERS_MS;
-/// Bytes that requests hold while their bodies arrive, all connections together. 1,800 requests per second (the default
-/// limit of KMS) of 32 KiB for the 250 ms after which KMS gives up are 14 MiB; the smallest enclave has 512 MiB.
+/// Bytes that requests of proven connections hold, all together. 1,800 requests per second (the default limit of KMS) of 32 KiB
+/// for the 250 ms after which KMS gives up are 14 MiB, and one host alone may have half; the smallest enclave has 512 MiB.
 pub const HTTP_REQUESTS_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes that the requests of one connection hold before its first valid signature: the largest head and body, and a burst of
+/// a dozen ordinary requests over HTTP/2 besides.
+pub const STRANGER_BYTES_MAX: usize = 128 * 1024;
+/// Bytes that a request is counted for besides what it sent: its task, its entry in the HTTP/2 connection, its answer.
+pub const REQUEST_OVERHEAD_BYTES: usize = 4 * 1024;
+/// Requests without a valid signature after which a connection that never brought one is closed: each costs a hash.
+pub const STRANGER_REQUESTS_MAX: usize = 32;
+/// One connection in so many is kept for those who have not signed yet.
+pub const STRANGERS_SHARE: usize = 4;
+/// Streams of one HTTP/2 connection that we may have had to reset for what the client sent (CVE-2025-8671), those refused
+/// for being too many included: a client may send a hundred before it knows our settings (RFC 9113, section 6.5.2).
+pub const HTTP2_ERROR_RESETS_MAX: usize = 256;
 /// Connections served at once.
 pub const CONNECTIONS_MAX: usize = 4096;
 /// Bytes of a `kmsRequestId` that are logged; a UUID has 36.

@@ -2,26 +2,37 @@
 
 use core::future::Future;
 use core::pin::Pin;
+use core::sync::atomic::{AtomicUsize, Ordering};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_shared::limits::{HTTP_HEADER_BYTES_MAX, HTTP_HEADERS_MAX, HTTP2_STREAMS_MAX};
+use holdfast_shared::limits::{
+    HTTP_HEADER_BYTES_MAX, HTTP_HEADERS_MAX, HTTP2_ERROR_RESETS_MAX, HTTP2_STREAMS_MAX, XKS_BODY_MAX,
+};
 use holdfast_shared::xks::HostName;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
-use super::handshake::accept_tls;
-use super::http_service::handle;
+use super::admission::Place;
+use super::handshake::{accept_tls, close};
+use super::held::answer;
+use super::json_errors::JsonErrors;
+use super::turns::Streams;
 use super::{ServerContext, ServerLimits, started};
+use crate::tls::ClientCertificate;
 
-/// Flow-control window of one HTTP/2 stream and of a connection: one largest body, and four of them.
-const HTTP2_STREAM_WINDOW: u32 = 128 * 1024;
-const HTTP2_CONNECTION_WINDOW: u32 = 4 * HTTP2_STREAM_WINDOW;
+/// Flow-control window of one HTTP/2 stream and of a connection: one largest body, and two of them.
+const HTTP2_STREAM_WINDOW: usize = XKS_BODY_MAX;
+const HTTP2_CONNECTION_WINDOW: usize = 2 * XKS_BODY_MAX;
+/// Bytes of a frame, and of the table of headers that are not sent again: what the protocol starts with (RFC 9113, section
+/// 6.5.2).
+const HTTP2_FRAME: u32 = 16 * 1024;
+const HTTP2_HEADER_TABLE: u32 = 4096;
 /// Bytes that a stream may have waiting to be sent. Our answers are below 12 KiB.
 const HTTP2_SEND_BUFFER: usize = 32 * 1024;
 /// Streams that a client may reset before we look at them (the "rapid reset" attack, CVE-2023-44487).
@@ -48,17 +59,51 @@ pub enum ConnectionError {
     /// The connection was cut because requests were still running when the time to drain was over.
     #[error("requests were still running at the end of the time to drain")]
     DrainTimeout,
-    /// The connection was cut because it brought no valid signature for too long and did not end when it was asked to.
+    /// The connection brought no valid signature at all in its time, and did not end when it was asked to.
+    #[error("the connection brought no signed request in time")]
+    Unproven,
+    /// The connection brought too many requests without a single valid signature, and did not end when it was asked to.
+    #[error("the connection brought too many requests that nobody signed")]
+    Unsigned,
+    /// The connection brought no further valid signature for too long, and did not end when it was asked to.
     #[error("the connection brought no signed request for too long")]
     Silent,
+    /// The connection had brought no valid signature when its place was needed for a newcomer.
+    #[error("the place was needed before the connection brought a signed request")]
+    Displaced,
+    /// The host's other connections were too many, its place was needed for another host, and it did not end when asked to.
+    #[error("the place was needed for another host")]
+    OverShare,
 }
 
 /// What the requests of one connection share.
 pub(super) struct Peer {
     /// The host name that the connection speaks for.
     pub(super) host_name: HostName,
-    /// Told of each valid signature.
-    pub(super) signed: Notify,
+    /// The client's certificate, where the host asks for one.
+    pub(super) client: Option<ClientCertificate>,
+    /// The connection's place.
+    pub(super) place: Arc<Place>,
+    signed: Notify,
+    /// Requests without a valid signature before the first with one.
+    attempts: AtomicUsize,
+    attempts_max: usize,
+    enough: Notify,
+}
+
+impl Peer {
+    /// A signature was valid.
+    pub(super) fn signed(&self) {
+        self.place.signed();
+        self.signed.notify_one();
+    }
+
+    /// A request is over.
+    pub(super) fn attempted(&self) {
+        if !self.place.is_proven() && self.attempts.fetch_add(1, Ordering::Relaxed) + 1 >= self.attempts_max {
+            self.enough.notify_one();
+        }
+    }
 }
 
 /// Serves one connection until it ends, or `drain` turns true and the running requests are done.
@@ -73,8 +118,26 @@ pub async fn serve_connection<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let place = context.admission.enter().await;
+    serve_admitted(stream, place, context, drain).await
+}
+
+/// The same for a connection that has its place already.
+pub(super) async fn serve_admitted<S>(
+    stream: S,
+    place: Arc<Place>,
+    context: Arc<ServerContext>,
+    drain: watch::Receiver<bool>,
+) -> Result<(), ConnectionError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let open = context.counts.open_connection();
-    let result = serve_stream(stream, &context, drain).await;
+    let result = tokio::select! {
+        biased;
+        () = place.cut() => Err(ConnectionError::Displaced),
+        result = context.turns.pace(&place, serve_stream(stream, &place, &context, drain)) => result,
+    };
     if let Err(error) = &result {
         context.counts.count_error(error);
     }
@@ -84,38 +147,48 @@ where
 
 async fn serve_stream<S>(
     stream: S,
+    place: &Arc<Place>,
     context: &Arc<ServerContext>,
     drain: watch::Receiver<bool>,
 ) -> Result<(), ConnectionError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let handshake = timeout(context.limits.tls_handshake, accept_tls(stream, context));
-    let (stream, host_name) = handshake.await.map_err(|_| ConnectionError::HandshakeTimeout)??;
+    let handshake = timeout(context.limits.tls_handshake, accept_tls(stream, context, place));
+    let (mut stream, host_name) = handshake.await.map_err(|_| ConnectionError::HandshakeTimeout)??;
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    let peer = Arc::new(Peer { host_name, signed: Notify::new() });
-    let limits = context.limits;
-    let context = Arc::clone(context);
-    let handler = Arc::clone(&peer);
-    let service = service_fn(move |request| handle(Arc::clone(&context), Arc::clone(&handler), request));
-    let io = TokioIo::new(stream);
-    if http2 {
-        let connection = http2_builder().serve_connection(io, service);
-        drive(connection, http2::Connection::graceful_shutdown, drain, &peer, &limits).await
+    let peer = Arc::new(Peer {
+        host_name,
+        client: ClientCertificate::of(stream.get_ref().1),
+        place: Arc::clone(place),
+        signed: Notify::new(),
+        attempts: AtomicUsize::new(0),
+        attempts_max: context.limits.stranger_requests,
+        enough: Notify::new(),
+    });
+    let (handler, requests) = (Arc::clone(&peer), Arc::clone(context));
+    let service = service_fn(move |request| answer(Arc::clone(&requests), Arc::clone(&handler), request));
+    let result = if http2 {
+        let streams = Streams { turns: Arc::clone(&context.turns), place: Arc::clone(place) };
+        let connection = http2_builder(streams).serve_connection(TokioIo::new(&mut stream), service);
+        drive(connection, http2::Connection::graceful_shutdown, drain, &peer, context).await
     } else {
-        let connection = http1_builder(limits.headers).serve_connection(io, service);
-        drive(connection, http1::Connection::graceful_shutdown, drain, &peer, &limits).await
-    }
+        let io = TokioIo::new(JsonErrors::new(&mut stream));
+        let connection = http1_builder(context.limits.headers).serve_connection(io, service);
+        drive(connection, http1::Connection::graceful_shutdown, drain, &peer, context).await
+    };
+    close(&mut stream).await;
+    result
 }
 
-/// Runs a connection; once draining starts, or it was silent for too long, no new request is taken and the running ones
-/// have a limit.
+/// Runs a connection; once draining starts, or it has lost its claim to a place, no new request is taken and the running
+/// ones have a limit.
 async fn drive<C>(
     connection: C,
     stop: impl FnOnce(Pin<&mut C>),
     drain: watch::Receiver<bool>,
     peer: &Peer,
-    limits: &ServerLimits,
+    context: &ServerContext,
 ) -> Result<(), ConnectionError>
 where
     C: Future<Output = hyper::Result<()>>,
@@ -124,19 +197,23 @@ where
     let unfinished = tokio::select! {
         result = connection.as_mut() => return Ok(result?),
         () = started(drain) => ConnectionError::DrainTimeout,
-        () = silence(&peer.signed, limits) => ConnectionError::Silent,
+        () = peer.enough.notified() => ConnectionError::Unsigned,
+        () = peer.place.sent_away() => ConnectionError::OverShare,
+        silence = silence(&peer.signed, &context.limits) => silence,
     };
+    context.counts.count_stop(&unfinished);
     stop(connection.as_mut());
-    Ok(timeout(limits.drain, connection).await.map_err(|_| unfinished)??)
+    Ok(timeout(context.limits.drain, connection).await.map_err(|_| unfinished)??)
 }
 
 /// Returns once no valid signature came for too long. Pings, resets, refused requests and bytes that are not read count
 /// for nothing: without this, any of them would hold a place for ever.
-async fn silence(signed: &Notify, limits: &ServerLimits) {
-    let mut limit = limits.stranger;
-    while timeout(limit, signed.notified()).await.is_ok() {
-        limit = limits.silence;
+async fn silence(signed: &Notify, limits: &ServerLimits) -> ConnectionError {
+    if timeout(limits.stranger, signed.notified()).await.is_err() {
+        return ConnectionError::Unproven;
     }
+    while timeout(limits.silence, signed.notified()).await.is_ok() {}
+    ConnectionError::Silent
 }
 
 /// No `Date` header: hyper would read the system clock for it.
@@ -152,16 +229,20 @@ fn http1_builder(headers: Duration) -> http1::Builder {
     builder
 }
 
-fn http2_builder() -> http2::Builder<TokioExecutor> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+fn http2_builder(streams: Streams) -> http2::Builder<Streams> {
+    let bytes = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(HTTP2_STREAMS_MAX)
-        .initial_stream_window_size(HTTP2_STREAM_WINDOW)
-        .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
+        .initial_stream_window_size(bytes(HTTP2_STREAM_WINDOW))
+        .initial_connection_window_size(bytes(HTTP2_CONNECTION_WINDOW))
+        .max_frame_size(HTTP2_FRAME)
+        .header_table_size(HTTP2_HEADER_TABLE)
         .max_send_buf_size(HTTP2_SEND_BUFFER)
-        .max_header_list_size(u32::try_from(HTTP_HEADER_BYTES_MAX).unwrap_or(u32::MAX))
+        .max_header_list_size(bytes(HTTP_HEADER_BYTES_MAX))
         .max_pending_accept_reset_streams(HTTP2_PENDING_RESETS)
+        .max_local_error_reset_streams(HTTP2_ERROR_RESETS_MAX)
         .keep_alive_interval(HTTP2_PING_INTERVAL)
         .keep_alive_timeout(HTTP2_PING_TIMEOUT)
         .auto_date_header(false);

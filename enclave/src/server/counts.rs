@@ -13,8 +13,13 @@ use crate::xks::Outcome;
 pub(super) struct Counts {
     open: AtomicU64,
     handshake_failed: AtomicU64,
+    handshake_timeout: AtomicU64,
     unknown_host: AtomicU64,
     http_failed: AtomicU64,
+    unproven: AtomicU64,
+    unsigned: AtomicU64,
+    silent: AtomicU64,
+    no_room: AtomicU64,
     success: AtomicU64,
     method_not_allowed: AtomicU64,
     misdirected: AtomicU64,
@@ -43,11 +48,34 @@ impl Counts {
 
     pub(super) fn count_error(&self, error: &ConnectionError) {
         let counter = match error {
-            ConnectionError::HandshakeTimeout | ConnectionError::Handshake(_) => &self.handshake_failed,
+            ConnectionError::HandshakeTimeout => &self.handshake_timeout,
+            ConnectionError::Handshake(_) => &self.handshake_failed,
             ConnectionError::UnknownHost => &self.unknown_host,
-            ConnectionError::Http(_) | ConnectionError::DrainTimeout | ConnectionError::Silent => &self.http_failed,
+            ConnectionError::Http(_) | ConnectionError::DrainTimeout => &self.http_failed,
+            // Counted when they were told to stop, or where their place was taken.
+            ConnectionError::Unproven
+            | ConnectionError::Unsigned
+            | ConnectionError::Silent
+            | ConnectionError::Displaced
+            | ConnectionError::OverShare => return,
         };
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A connection was told to stop, whether it then ends in order or not.
+    pub(super) fn count_stop(&self, reason: &ConnectionError) {
+        let counter = match reason {
+            ConnectionError::Unproven => &self.unproven,
+            ConnectionError::Unsigned => &self.unsigned,
+            ConnectionError::Silent => &self.silent,
+            _ => return,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request ended before it was read, because its connection or its host had too many.
+    pub(super) fn count_no_room(&self) {
+        self.no_room.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn count_outcome(&self, outcome: Outcome) {
@@ -68,8 +96,13 @@ impl Counts {
     pub(super) fn by_name(&self) -> BTreeMap<String, u64> {
         let fixed = [
             ("handshakes_failed", &self.handshake_failed),
+            ("handshakes_timed_out", &self.handshake_timeout),
             ("handshakes_for_unknown_host", &self.unknown_host),
             ("connections_broken", &self.http_failed),
+            ("connections_unproven", &self.unproven),
+            ("connections_unsigned", &self.unsigned),
+            ("connections_silent", &self.silent),
+            ("requests_no_room", &self.no_room),
             ("requests_success", &self.success),
             ("requests_method_not_allowed", &self.method_not_allowed),
             ("requests_misdirected", &self.misdirected),

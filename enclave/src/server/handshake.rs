@@ -19,6 +19,7 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::ServerContext;
+use super::admission::Place;
 use super::connection::ConnectionError;
 
 /// A TLS record that holds the fatal alert `unrecognized_name` (RFC 6066, section 3; RFC 8446, sections 5.1 and 6).
@@ -31,6 +32,7 @@ const LINGER: Duration = Duration::from_millis(TLS_LINGER_MS);
 pub(super) async fn accept_tls<S>(
     stream: S,
     context: &ServerContext,
+    place: &Place,
 ) -> Result<(TlsStream<S>, HostName), ConnectionError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -48,6 +50,9 @@ where
         linger(&mut start.io).await;
         return Err(ConnectionError::UnknownHost);
     };
+    place.name(&host_name);
+    // What costs a signature is done in the turn of the host's group.
+    tokio::task::yield_now().await;
     match start.into_stream(Arc::clone(host.tls())).into_fallible().await {
         Ok(stream) => Ok((stream, host_name)),
         Err((error, stream)) => Err(refused(error, Some(stream)).await),
