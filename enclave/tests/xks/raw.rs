@@ -15,7 +15,7 @@ const TOO_LONG: &[&str] = &["501 UnsupportedOperationException"];
 
 /// The headers that HTTP and SigV4 give a meaning to, absent, twice, and disguised.
 #[tokio::test]
-async fn headers_that_count_stand_once() {
+async fn one_request_has_one_reading() {
     let good = Message::health;
     let again = |name: &str| {
         let value = good().value(name);
