@@ -29,6 +29,7 @@ pub use keys::{KeyRing, KeyRingError, KeySlot};
 
 use crate::clock::Clock;
 pub use crate::custody::health::{CustodianHealth, FleetHealth};
+use crate::tls::expiry::CertificateInService;
 use crate::tls::{ClientSettings, TlsError, TlsIdentity, server_config};
 use crate::xks::Guard;
 
@@ -77,6 +78,8 @@ impl core::fmt::Debug for ServedKeyStore {
 /// One host name and what is served under it.
 #[derive(Debug)]
 pub struct ServedHost {
+    /// The key store whose certificate is in service.
+    certified: KeyStoreId,
     identity: Arc<TlsIdentity>,
     clients: ClientSettings,
     tls: Arc<ServerConfig>,
@@ -148,7 +151,7 @@ impl Directory {
         for (host_name, stores) in by_host {
             let stores = without_collisions(&host_name, stores, &mut collisions);
             let newest = stores.iter().max_by_key(|store| (store.tls.installed_ms(), store.id));
-            let Some(identity) = newest.map(|store| Arc::clone(&store.tls)) else {
+            let Some((certified, identity)) = newest.map(|store| (store.id, Arc::clone(&store.tls))) else {
                 continue;
             };
             let clients = ClientSettings::of(stores.iter().filter_map(|store| store.client_authentication.as_ref()));
@@ -159,10 +162,21 @@ impl Directory {
                 _ => server_config(&identity, &clients, &self.clock)?,
             };
             let stores = stores.into_iter().map(|store| (store.path_prefix.clone(), store)).collect();
-            hosts.insert(host_name, Arc::new(ServedHost { identity, clients, tls, stores }));
+            hosts.insert(host_name, Arc::new(ServedHost { certified, identity, clients, tls, stores }));
         }
         self.hosts.store(Arc::new(hosts));
         Ok(collisions)
+    }
+
+    /// The certificates in service.
+    pub(crate) fn certificates(&self) -> Vec<CertificateInService> {
+        let hosts = self.hosts.load();
+        let certificate = |(host_name, host): (&HostName, &Arc<ServedHost>)| CertificateInService {
+            host_name: host_name.clone(),
+            key_store: host.certified,
+            not_after_ms: host.identity.not_after_ms(),
+        };
+        hosts.iter().map(certificate).collect()
     }
 
     /// What is served under `host_name`.

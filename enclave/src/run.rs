@@ -19,6 +19,7 @@ use crate::nsm::NsmDevice;
 use crate::report::Reporter;
 use crate::roster::{Authorities, AuthorityError, Roster};
 use crate::server::{self, ServerContext};
+use crate::tls::expiry::warn_of_expiry;
 
 /// What differs between a Nitro Enclave and a laptop.
 pub struct Platform {
@@ -83,6 +84,7 @@ pub async fn run(platform: Platform) -> Result<(), RunError> {
         drained,
     };
     let desk = tokio::spawn(desk.run(connection));
+    let expiry = tokio::spawn(warn_of_expiry(Arc::clone(&directory), Arc::clone(&clock), reporter.clone()));
     let anchoring = tokio::spawn(keep_anchored(reporter.clone(), ready.nsm.clone(), Arc::clone(&ready.clock)));
 
     let regions = regions(&ready);
@@ -111,6 +113,7 @@ pub async fn run(platform: Platform) -> Result<(), RunError> {
     tokio::time::sleep(STATUS_INTERVAL).await;
     desk.abort();
     anchoring.abort();
+    expiry.abort();
     Ok(())
 }
 

@@ -7,10 +7,12 @@
 //! served (see [`crate::server`]).
 
 mod client;
+pub(crate) mod expiry;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use der::Decode;
 use holdfast_shared::secrets::SecretBytes;
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
@@ -35,6 +37,9 @@ pub enum TlsError {
     /// No certificate was given.
     #[error("the certificate chain is empty")]
     EmptyChain,
+    /// The first certificate cannot be read.
+    #[error("the first certificate of the chain cannot be read")]
+    Certificate,
     /// The private key is not one that we can sign with.
     #[error("the private key is not usable")]
     PrivateKey,
@@ -51,6 +56,7 @@ pub enum TlsError {
 pub struct TlsIdentity {
     certified_key: Arc<CertifiedKey>,
     installed_ms: u64,
+    not_after_ms: u64,
 }
 
 impl TlsIdentity {
@@ -60,19 +66,25 @@ impl TlsIdentity {
     /// # Errors
     /// If chain or key is unusable, or the two do not belong together.
     pub fn new(chain: Vec<Vec<u8>>, key: &SecretBytes, installed_ms: u64) -> Result<Self, TlsError> {
-        if chain.is_empty() {
-            return Err(TlsError::EmptyChain);
-        }
+        let leaf = chain.first().ok_or(TlsError::EmptyChain)?;
+        let leaf = x509_cert::Certificate::from_der(leaf).map_err(|_| TlsError::Certificate)?;
+        let not_after = leaf.tbs_certificate().validity().not_after.to_unix_duration();
         let chain = chain.into_iter().map(CertificateDer::from).collect();
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.expose()));
         let key = sign::any_supported_type(&key).map_err(|_| TlsError::PrivateKey)?;
         let certified_key = CertifiedKey::new(chain, key);
         certified_key.keys_match().map_err(|_| TlsError::Mismatch)?;
-        Ok(Self { certified_key: Arc::new(certified_key), installed_ms })
+        let not_after_ms = u64::try_from(not_after.as_millis()).unwrap_or(u64::MAX);
+        Ok(Self { certified_key: Arc::new(certified_key), installed_ms, not_after_ms })
     }
 
     pub(crate) fn installed_ms(&self) -> u64 {
         self.installed_ms
+    }
+
+    /// The last moment of the certificate, milliseconds since 1970.
+    pub(crate) fn not_after_ms(&self) -> u64 {
+        self.not_after_ms
     }
 }
 

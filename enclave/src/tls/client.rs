@@ -144,8 +144,7 @@ impl ClientCertificate {
         let now = UnixTime::since_unix_epoch(Duration::from_millis(wall_ms));
         let algorithms = super::provider().signature_verification_algorithms;
         let meets = meets(setting, end_entity, intermediates, &algorithms, now);
-        *last = meets
-            .then(|| Verdict { setting: Arc::clone(setting), until_ms: wall_ms.saturating_add(VERDICT_MS) });
+        *last = meets.then(|| Verdict { setting: Arc::clone(setting), until_ms: wall_ms.saturating_add(VERDICT_MS) });
         meets
     }
 }

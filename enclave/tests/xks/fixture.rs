@@ -86,7 +86,7 @@ impl Ca {
     }
 
     /// A certificate for `key`, in DER.
-    pub(crate) fn sign(&self, params: rcgen::CertificateParams, key: &rcgen::KeyPair) -> Vec<u8> {
+    pub(crate) fn sign(&self, params: &rcgen::CertificateParams, key: &rcgen::KeyPair) -> Vec<u8> {
         params.signed_by(key, &self.issuer).unwrap().der().to_vec()
     }
 

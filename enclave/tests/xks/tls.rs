@@ -114,7 +114,7 @@ fn rsa_identity(world: &World) -> Arc<TlsIdentity> {
     let pkcs8 = include_bytes!("../vectors/rsa-2048.pk8");
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8.as_slice()));
     let key = rcgen::KeyPair::from_der_and_sign_algo(&key, &rcgen::PKCS_RSA_SHA256).unwrap();
-    let chain = vec![world.ca.sign(rcgen::CertificateParams::new(vec![HOST.to_owned()]).unwrap(), &key)];
+    let chain = vec![world.ca.sign(&rcgen::CertificateParams::new(vec![HOST.to_owned()]).unwrap(), &key)];
     Arc::new(TlsIdentity::new(chain, &SecretBytes::new(pkcs8.to_vec()), 2).unwrap())
 }
 
@@ -209,7 +209,7 @@ async fn http_1_1_is_what_remains() {
 async fn the_whole_chain_is_sent() {
     let world = World::new();
     let key = rcgen::KeyPair::generate().unwrap();
-    let leaf = world.ca.sign(rcgen::CertificateParams::new(vec![HOST.to_owned()]).unwrap(), &key);
+    let leaf = world.ca.sign(&rcgen::CertificateParams::new(vec![HOST.to_owned()]).unwrap(), &key);
     let chain = vec![leaf, world.ca.root.to_vec()];
     let identity = TlsIdentity::new(chain.clone(), &SecretBytes::new(key.serialize_der()), 2).unwrap();
     world.directory.replace(vec![Arc::new(key_store(1, 1, HOST, PREFIX, &Arc::new(identity)))]).unwrap();

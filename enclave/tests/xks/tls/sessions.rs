@@ -79,7 +79,7 @@ fn remembering_client(world: &World, version: &'static SupportedProtocolVersion)
 fn two_hosts(world: &World) {
     let key = rcgen::KeyPair::generate().unwrap();
     let names = vec![HOST.to_owned(), OTHER.to_owned()];
-    let chain = vec![world.ca.sign(rcgen::CertificateParams::new(names).unwrap(), &key)];
+    let chain = vec![world.ca.sign(&rcgen::CertificateParams::new(names).unwrap(), &key)];
     let identity = Arc::new(TlsIdentity::new(chain, &SecretBytes::new(key.serialize_der()), 1).unwrap());
     let stores = [key_store(1, 1, HOST, PREFIX, &identity), key_store(2, 2, OTHER, PREFIX, &identity)];
     assert_eq!(world.directory.replace(stores.into_iter().map(Arc::new).collect()).unwrap(), []);
