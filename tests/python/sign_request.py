@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Signs a request with botocore. Reads JSON from standard input, writes JSON to standard output.
+"""Signs requests with botocore. Reads a line of JSON for each from standard input, writes one to standard output.
 
 In:  {"access_key_id", "secret_access_key", "region", "service", "method", "url", "headers", "body"} and optionally
      "authority": true, to sign `:authority` in place of `host`, as the specification says for HTTP/2; or
@@ -27,15 +27,9 @@ class AuthoritySigner(botocore.auth.SigV4Auth):
         return headers
 
 
-def main():
-    asked = json.load(sys.stdin)
-    log = io.StringIO()
-    handler = logging.StreamHandler(log)
-    handler.setFormatter(logging.Formatter("%(asctime)s - %(threadName)s - %(name)s - %(levelname)s - %(message)s"))
-    logger = logging.getLogger("botocore.auth")
-    logger.setLevel(logging.DEBUG)
-    logger.addHandler(handler)
-
+def answer(asked, log):
+    log.truncate(0)
+    log.seek(0)
     request = botocore.awsrequest.AWSRequest(
         method=asked["method"], url=asked["url"], headers=asked["headers"], data=asked["body"].encode()
     )
@@ -44,9 +38,20 @@ def main():
     signer(credentials, asked["service"], asked["region"]).add_auth(request)
     result = {"headers": dict(request.headers.items()), "debug": log.getvalue()}
     if "send" in asked:
-        answer = botocore.httpsession.URLLib3Session(verify=asked["send"]["ca"]).send(request.prepare())
-        result.update(status=answer.status_code, answer=answer.text)
-    json.dump(result, sys.stdout)
+        response = botocore.httpsession.URLLib3Session(verify=asked["send"]["ca"]).send(request.prepare())
+        result.update(status=response.status_code, answer=response.text)
+    return result
+
+
+def main():
+    log = io.StringIO()
+    handler = logging.StreamHandler(log)
+    handler.setFormatter(logging.Formatter("%(asctime)s - %(threadName)s - %(name)s - %(levelname)s - %(message)s"))
+    logger = logging.getLogger("botocore.auth")
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(handler)
+    for line in sys.stdin:
+        print(json.dumps(answer(json.loads(line), log)), flush=True)
 
 
 if __name__ == "__main__":
