@@ -210,6 +210,8 @@ fn attestation(seeds: &mut Seeds) {
     seeds.add("cli_evidence", "result", b"r");
     seeds.add("cli_evidence", "tagged", b"lt\x12");
     seeds.add("external_key_messages", "sealed", b"s\x01\x02\0\x03aadplaintext");
+    seeds.add("external_key_messages", "sample-proxy", b"g\x01\x01\0\x03aad\0\x00plaintext");
+    seeds.add("external_key_messages", "sample-proxy-without-aad", b"g\x01\x00\0\x00\0\x04metaplaintext");
 }
 
 /// The certificates in the real document: found by their heads, 30 82 LL LL inside 59 LL LL.
