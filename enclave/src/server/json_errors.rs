@@ -38,10 +38,12 @@ impl<S> JsonErrors<S> {
     }
 }
 
-/// What hyper writes.
-fn bare(status: StatusCode) -> String {
-    let reason = status.canonical_reason().unwrap_or_default();
-    format!("HTTP/1.1 {} {reason}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n", status.as_str())
+/// What hyper writes: on HTTP/1.0, which closes unless it is told not to, without saying so.
+fn bare(status: StatusCode) -> [String; 2] {
+    [("HTTP/1.1", "connection: close\r\n"), ("HTTP/1.0", "")].map(|(version, close)| {
+        let reason = status.canonical_reason().unwrap_or_default();
+        format!("{version} {} {reason}\r\n{close}content-length: 0\r\n\r\n", status.as_str())
+    })
 }
 
 /// What is written in its place.
@@ -60,11 +62,11 @@ fn explained(status: StatusCode, error: &XksError) -> Vec<u8> {
 /// Where in `bytes` an answer of hyper's own starts, if they end in one, and what to write instead.
 fn find(bytes: &[u8]) -> Option<(usize, StatusCode, &'static XksError)> {
     // The end that all of them share; nothing of ours has a body of no bytes.
-    if !bytes.ends_with(b"connection: close\r\ncontent-length: 0\r\n\r\n") {
+    if !bytes.ends_with(b"content-length: 0\r\n\r\n") {
         return None;
     }
     ANSWERS.iter().find_map(|(status, error)| {
-        let before = bytes.strip_suffix(bare(*status).as_bytes())?;
+        let before = bare(*status).iter().find_map(|text| bytes.strip_suffix(text.as_bytes()))?;
         Some((before.len(), *status, error))
     })
 }
@@ -146,10 +148,11 @@ mod tests {
     async fn only_an_answer_without_a_word_is_replaced() {
         let ours = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}";
         for (status, error) in ANSWERS {
-            let own = bare(status);
+            let [own, old] = bare(status);
             let json = String::from_utf8(explained(status, &error)).unwrap();
             let cases = [
                 (vec![own.clone()], json.clone()),
+                (vec![old], json.clone()),
                 (vec![ours.to_owned()], ours.to_owned()),
                 (vec![format!("{ours}{own}")], format!("{ours}{json}")),
                 (vec![ours.to_owned(), own.clone()], format!("{ours}{json}")),

@@ -107,3 +107,52 @@ pub(crate) const BUSY: XksError =
 /// The signature cannot be checked first: it covers the body that is too long to read.
 pub(crate) const BODY_TOO_LONG: XksError =
     XksError::new(ErrorName::UnsupportedOperationException, "The request body is longer than this proxy supports.");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [XksError; 21] = [
+        METHOD_NOT_ALLOWED,
+        MISDIRECTED,
+        UNREADABLE_HEAD,
+        HEAD_TOO_LONG,
+        BAD_HOST,
+        BAD_CODING,
+        BAD_CHUNK,
+        UNKNOWN_PATH,
+        NOT_AUTHENTICATED,
+        STORE_BLOCKED,
+        LEASE_EXPIRED,
+        NO_KEYS,
+        UNKNOWN_KEY,
+        KEY_NOT_ENABLED,
+        USAGE,
+        DENIED,
+        THROTTLED,
+        INVALID_CIPHERTEXT,
+        INTERNAL,
+        BUSY,
+        BODY_TOO_LONG,
+    ];
+
+    /// The table's names and statuses, and the rules for `errorMessage`, for each error that the enclave can answer with.
+    #[test]
+    fn every_error_obeys_the_table() {
+        let written =
+            include_str!("errors.rs").lines().filter(|line| !line.starts_with(' ') && line.contains(": XksError ="));
+        assert_eq!(written.count(), ALL.len(), "an error is missing from the list");
+        for error in ALL {
+            let message = error.message.as_str();
+            assert!((1..512).contains(&message.len()) && message.bytes().all(|byte| (0x20..=0x7e).contains(&byte)));
+            assert!(message.ends_with('.'), "{message}");
+            let json: serde_json::Value = serde_json::from_slice(&error.to_json()).unwrap();
+            assert_eq!(json, serde_json::json!({ "errorName": error.name.as_str(), "errorMessage": message }));
+            let answer = crate::xks::Response::refused(Refused::Api(error));
+            assert_eq!(answer.status().as_u16(), error.name.status());
+        }
+        for (refused, status) in [(Refused::MethodNotAllowed, 405), (Refused::Misdirected, 421)] {
+            assert_eq!(crate::xks::Response::refused(refused).status().as_u16(), status);
+        }
+    }
+}

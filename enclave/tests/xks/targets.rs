@@ -154,6 +154,13 @@ async fn versions() {
     let rows: Vec<Row> = vec![
         ("HTTP/1.1", line("HTTP/1.1").bytes(), OK, Open),
         ("HTTP/1.0", line("HTTP/1.0").bytes(), OK, Closed),
+        ("HTTP/1.0 that asks to stay", line("HTTP/1.0").with("connection: keep-alive").bytes(), OK, Open),
+        (
+            "garbage on HTTP/1.0 that stays",
+            [line("HTTP/1.0").with("connection: keep-alive").bytes(), b"garbage\r\n\r\n".to_vec()].concat(),
+            &["200", "400 ValidationException"],
+            Closed,
+        ),
         ("HTTP/1.0 without Host", line("HTTP/1.0").without("host").bytes(), BAD, Closed),
         ("HTTP/0.9", format!("POST {PREFIX}/kms/xks/v1/health\r\n\r\n").into_bytes(), BAD, Closed),
         ("HTTP/1.2", line("HTTP/1.2").bytes(), BAD, Closed),

@@ -329,3 +329,39 @@ fn escaped_slashes_in_base64_are_read() {
     let text = body.to_string().replace("\"////\"", r#""\/\/\/\/""#);
     assert_eq!(*parse_encrypt(text.as_bytes()).unwrap().plaintext, [0xFF; 3]);
 }
+
+/// Every error of this module: its name is one of the two of a bad body, its message within the rules.
+#[test]
+fn every_error_of_a_body() {
+    let fields = [
+        REQUEST_METADATA,
+        PRINCIPAL,
+        SOURCE_VPC,
+        SOURCE_VPCE,
+        KEY_ARN,
+        KMS_OPERATION,
+        KMS_REQUEST_ID,
+        VIA_SERVICE,
+        PLAINTEXT,
+        CIPHERTEXT,
+        AAD,
+        ALGORITHM,
+        CIPHERTEXT_METADATA,
+        IV,
+        TAG,
+    ];
+    let source = include_str!("../request.rs");
+    assert_eq!(
+        source.lines().filter(|line| line.contains(": Field = ")).count(),
+        fields.len(),
+        "a field is missing here"
+    );
+    let of_fields = fields.iter().flat_map(|field| [field.missing, field.not_base64, field.too_long]);
+    let others = [MALFORMED, BAD_IV_LEN, BAD_TAG_LEN, UNKNOWN_ALGORITHM, UNKNOWN_INTEGRITY_ALGORITHM];
+    for error in of_fields.chain(others) {
+        assert!(matches!(error.name, ErrorName::ValidationException | ErrorName::UnsupportedOperationException));
+        let message = error.message.as_str();
+        assert!((1..512).contains(&message.len()) && message.bytes().all(|byte| (0x20..=0x7e).contains(&byte)));
+        assert!(message.ends_with('.'), "{message}");
+    }
+}
