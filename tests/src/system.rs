@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use holdfast_devkit::nsm::{SettingsChange, change_settings};
 use holdfast_devkit::up::authority::Authority;
 use holdfast_devkit::up::configurations::{measured_content, measurements};
@@ -30,9 +32,11 @@ use crate::wait::{soon, until};
 
 mod administrator;
 mod custodian;
+mod tenant;
 
 pub use administrator::Administrator;
 pub use custodian::{CustodianOptions, CustodianProcess, Front};
+pub use tenant::{Caller, Tenant, TenantOptions, credential_of};
 
 /// The name in the certificate.
 pub const HOST_NAME: &str = "localhost";
@@ -54,11 +58,24 @@ pub struct Options {
     pub taps: bool,
     /// Whether the custodian is reached through an interceptor that holds its TLS key, instead of through a tap.
     pub intercepted: bool,
+    /// Whether the system's authority can prove host names to the enclave.
+    pub provable: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { keys: vec![(KEY, "encrypt,decrypt")], lease: "1h", path_prefix: "", taps: false, intercepted: false }
+        Self { keys: vec![(KEY, "encrypt,decrypt")], lease: "1h", path_prefix: "", taps: false, intercepted: false, provable: false }
+    }
+}
+
+impl Options {
+    fn static_configuration(&self, authority: &Authority) -> String {
+        if self.provable {
+            let authority = STANDARD.encode(&authority.certificate_der);
+            json!({ "regions": [REGION], "host_name_authorities": [authority] }).to_string()
+        } else {
+            static_configuration()
+        }
     }
 }
 
@@ -129,13 +146,15 @@ impl System {
             },
         )
         .await;
-        write_static_configuration(&layout, &static_configuration());
+        let authority = Authority::load_or_create(&layout).unwrap();
+        let configuration = options.static_configuration(&authority);
+        write_static_configuration(&layout, &configuration);
         let manifest_file = administrator.create_manifest(
             "store",
             &custodian,
             HOST_NAME,
             &options,
-            &accepted_measurements(&layout),
+            &accepted_measurements(&layout, &configuration),
             &layout.path("nsm/root.pem"),
         );
         administrator.holdfast(&["manifest", "enrol", &manifest_file.display().to_string()]).success();
@@ -143,7 +162,6 @@ impl System {
         layout.write("parent/key-stores/store.manifest", &bytes, 0o644).unwrap();
         let manifest = VerifiedManifest::verify(&bytes).unwrap();
         let taps = options.taps.then(|| start_taps(&layout));
-        let authority = Authority::load_or_create(&layout).unwrap();
         let nobody = Credential { access_key_id: String::new(), secret_access_key: String::new() };
         let unset = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut system = Self {
@@ -460,8 +478,8 @@ fn write_static_configuration(layout: &Layout, text: &str) {
 }
 
 /// A file with the measurements that the local enclave shows.
-fn accepted_measurements(layout: &Layout) -> PathBuf {
-    let accepted = measurements(&static_configuration());
+fn accepted_measurements(layout: &Layout, configuration: &str) -> PathBuf {
+    let accepted = measurements(configuration);
     layout.write("measurements.json", &serde_json::to_vec(&accepted).unwrap(), 0o644).unwrap()
 }
 

@@ -81,14 +81,14 @@ mod tests {
         let (root, issuer) = authority(2040);
         let (_, stranger) = authority(2040);
         let known = Authorities::new(&[root]).unwrap();
-        let self_made = rcgen::generate_simple_self_signed(vec!["a.test".to_owned()]).unwrap().cert.der().to_vec();
-        let host = HostName::parse("a.test").unwrap();
+        let self_made = rcgen::generate_simple_self_signed(vec!["xks.a.test".to_owned()]).unwrap().cert.der().to_vec();
+        let host = HostName::parse("xks.a.test").unwrap();
         let table = [
-            ("good", vec![leaf("a.test", &issuer, 2027)], true),
-            ("wildcard", vec![leaf("*.test", &issuer, 2027)], true),
-            ("another name", vec![leaf("b.test", &issuer, 2027)], false),
-            ("another authority", vec![leaf("a.test", &stranger, 2027)], false),
-            ("expired", vec![leaf("a.test", &issuer, 2026)], false),
+            ("good", vec![leaf("xks.a.test", &issuer, 2027)], true),
+            ("wildcard", vec![leaf("*.a.test", &issuer, 2027)], true),
+            ("another name", vec![leaf("xks.b.test", &issuer, 2027)], false),
+            ("another authority", vec![leaf("xks.a.test", &stranger, 2027)], false),
+            ("expired", vec![leaf("xks.a.test", &issuer, 2026)], false),
             ("self-made", vec![self_made], false),
             ("noise", vec![vec![0; 30]], false),
             ("nothing", vec![], false),

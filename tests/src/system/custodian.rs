@@ -109,6 +109,15 @@ impl CustodianProcess {
         self.process.take().unwrap().kill();
     }
 
+    /// Lets another administrator enrol manifests, from a restart on.
+    pub async fn admit(&mut self, administrator: AdministratorId) {
+        if !self.options.administrators.contains(&administrator) {
+            self.options.administrators.push(administrator);
+            self.write_configuration();
+            self.start().await;
+        }
+    }
+
     /// From its next start on, it trusts this emulated root, or none.
     pub fn set_emulated_root(&mut self, root: Option<PathBuf>) {
         self.options.emulated_root = root;
