@@ -10,7 +10,7 @@ use crate::bytes::elsewhere;
 use crate::fixture::{Call, HOST, World, health};
 use crate::wire::connect;
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
@@ -19,7 +19,7 @@ const GOAWAY: u8 = 7;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+pub(crate) type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
 fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
     let len = u32::try_from(payload.len()).unwrap().to_be_bytes();
@@ -27,7 +27,7 @@ fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Literals without indexing and without Huffman code (RFC 7541, section 6.2.2).
-fn header_block(fields: &Fields) -> Vec<u8> {
+pub(crate) fn header_block(fields: &Fields) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
         block.push(0);
@@ -126,7 +126,7 @@ async fn ask(world: &World, fields: &Fields, body: &[u8]) -> End {
 }
 
 /// The header list that a library would send.
-fn fields(call: &Call) -> Fields {
+pub(crate) fn fields(call: &Call) -> Fields {
     let request = call.signed();
     let pseudo = [(":method", call.method), (":scheme", "https"), (":authority", &call.host), (":path", &call.path)];
     let mut fields: Fields =

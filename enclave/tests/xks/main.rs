@@ -11,6 +11,7 @@ mod bodies;
 mod bytes;
 mod directory;
 mod fixture;
+mod floods;
 mod frames;
 mod precedence;
 mod raw;
