@@ -68,7 +68,7 @@ impl Signer {
         let mut headers = vec![("host", self.host.as_str()), ("x-amz-date", self.date.as_str())];
         headers.extend(self.extra.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         headers.sort_unstable();
-        let headers: String = headers.iter().map(|(name, value)| format!("{name}:{value}\n")).collect();
+        let headers = headers.iter().map(|(name, value)| format!("{name}:{value}\n")).collect::<Vec<_>>().concat();
         let (method, path, query, hash) = (&self.method, &self.path, &self.query, &self.body_hash);
         format!("{method}\n{path}\n{query}\n{headers}\n{}\n{hash}", self.signed_headers())
     }
@@ -87,7 +87,8 @@ impl Signer {
 
     /// The request as it arrives, with this signature, whatever it is over.
     fn arrives(&self, arrived: &Self, body: &str) -> String {
-        let extra: String = arrived.extra.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let extra = arrived.extra.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
+        let extra = extra.collect::<Vec<_>>().concat();
         format!(
             "{} {} HTTP/1.1\r\nHost: {}\r\nX-Amz-Date: {}\r\n{extra}Content-Length: {}\r\nAuthorization: AWS4-HMAC-SHA256 \
              Credential={ID}/{}/{}/{}/aws4_request, SignedHeaders={}, Signature={}\r\n\r\n{body}",
@@ -182,6 +183,7 @@ fn usual_mistakes_are_found_and_named() {
     let folder = Folder::new();
     let signed: &[(Change, &str, &str)] = &[
         (|s| s.host = format!("{HOST}:443"), "signed the host \"xks.example.com:443\"", "the header host"),
+        (|s| s.host = format!("{HOST}:50051"), "signed the host \"xks.example.com:50051\"", "the header host"),
         (|s| s.host = "localhost".into(), "signed the host \"localhost\"", "the header host"),
         (|s| s.body_hash = "UNSIGNED-PAYLOAD".into(), "UNSIGNED-PAYLOAD", "the hash of the body"),
         (|s| s.body_hash = sha256(b""), "an empty body", "the hash of the body"),
@@ -198,9 +200,9 @@ fn usual_mistakes_are_found_and_named() {
         (|s| (s.host, s.method) = (format!("{HOST}:8443"), "PUT".into()), "signed the host", "the method"),
     ];
     for (change, words, part) in signed {
-        let mut signer = Signer::default();
-        change(&mut signer);
-        let (text, value) = folder.explain(&signer.arrives(&Signer::default(), BODY), &[]);
+        let mut client = Signer::default();
+        change(&mut client);
+        let (text, value) = folder.explain(&client.arrives(&Signer::default(), BODY), &[]);
         assert!(text.starts_with("REFUSED: the signature is not valid"), "{words}: {text}");
         assert!(
             causes(&value)
@@ -209,7 +211,7 @@ fn usual_mistakes_are_found_and_named() {
         assert!(causes(&value).contains(words), "{words}: {}", causes(&value));
         assert!(causes(&value).contains("so is the secret"), "{value}");
         assert_eq!(value["client"]["source"], "found");
-        assert_eq!(value["client"]["canonical_request"], signer.canonical(), "{words}");
+        assert_eq!(value["client"]["canonical_request"], client.canonical(), "{words}");
         let found = value["difference"]["part"].as_str().unwrap_or_default();
         assert!(if part.is_empty() { found.is_empty() } else { found.contains(part) }, "{words}: {found}");
         // What would have been right is not printed.
@@ -251,13 +253,14 @@ fn causes_besides_the_signature() {
     }
     let request = right.arrives(&right, BODY);
     let before = [
-        (request.replacen(PATH, &format!("{PATH}?a=b"), 1), "404"),
-        (request.replacen("POST", "PUT", 1), "405"),
-        (request.replacen("Host:", "Hosts:", 1), "421"),
+        (request.replacen(PATH, &format!("{PATH}/"), 1), "404", "signed the path without the slash"),
+        (request.replacen("POST", "PUT", 1), "405", "signed the method POST"),
+        (request.replacen(&format!("Host: {HOST}"), &format!("Host: {HOST}\r\nHost: {HOST}"), 1), "421", ""),
     ];
-    for (request, status) in before {
+    for (request, status, words) in before {
         let (text, value) = folder.explain(&request, &[]);
         assert!(value["refusal"].as_str().unwrap().starts_with(status), "{text}");
+        assert!(causes(&value).contains(words), "{text}");
     }
     let unreadable = [
         ("AWS4-HMAC-SHA256", "AWS4-ECDSA-P256-SHA256", "the scheme is not AWS4-HMAC-SHA256"),

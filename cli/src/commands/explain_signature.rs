@@ -46,7 +46,7 @@ pub struct ExplainSignatureArguments {
     /// The secret access key, or a file of `credential create --out`; - for standard input [default: asked for]
     #[arg(long, value_name = "FILE|-", value_hint = ValueHint::FilePath)]
     pub secret_access_key_file: Option<PathBuf>,
-    /// What the client says that it signed: its canonical request, or its log with "CanonicalRequest:" in it
+    /// What the client says that it signed: its canonical request, or its debug log around it
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub client_canonical: Option<PathBuf>,
     /// A region that the enclave is configured for; may be given more than once [default: any]
@@ -167,32 +167,25 @@ pub fn explain(question: &Question) -> Explanation {
             .notes
             .push("the time was not judged; give --at with the time at which the request arrived".to_owned());
     }
+    let credentials = the_one(&claimed.access_key_id, &question.secret.secret);
     let verdict = Claim::parse(&request, &question.regions, at_ms)
-        .and_then(|claim| claim.verify(&the_one(&claimed.access_key_id, &question.secret.secret)));
+        .and_then(|claim| claim.verify(credentials.as_ref().ok_or(SignatureError::Mismatch)?));
     let early = refused_before(capture);
     explanation.accepted = verdict.is_ok() && early.is_none();
-    explanation.refusal = early.clone().or_else(|| verdict.as_ref().err().map(ToString::to_string));
-    if early.is_some() {
-        explanation.causes.extend(early);
-    }
+    explanation.refusal = early.or_else(|| verdict.as_ref().err().map(ToString::to_string));
     let server = Forms { canonical_request: parts.canonical_request(), string_to_sign: parts.string_to_sign() };
     explanation.server = Some(server);
-    if let Err(error) = verdict {
+    if let (Err(error), Some(_)) = (verdict, capture.authority()) {
         explanation.causes.extend(before_the_signature(error, &parts, question, at_ms));
         judge_signature(&mut explanation, &parts, &claimed, question);
     }
     explanation
 }
 
-fn the_one(id: &AccessKeyId, secret: &SecretBytes) -> CredentialSet {
-    let credential = Credential::new(id.clone(), secret.duplicate()).into_iter().collect();
-    let dummy = Secret::take(&mut [0; 32]);
-    CredentialSet::new(credential, &dummy).unwrap_or_else(|_| the_none(&dummy))
-}
-
-#[expect(clippy::expect_used, reason = "no credentials are neither too many nor two of one id")]
-fn the_none(dummy: &Secret<32>) -> CredentialSet {
-    CredentialSet::new(Vec::new(), dummy).expect("an empty set is one")
+/// The credentials of an enclave that has this one.
+fn the_one(id: &AccessKeyId, secret: &SecretBytes) -> Option<CredentialSet> {
+    let credential = Credential::new(id.clone(), secret.duplicate()).ok()?;
+    CredentialSet::new(vec![credential], &Secret::take(&mut [0; 32])).ok()
 }
 
 /// What is answered before a signature is looked at.
@@ -317,6 +310,8 @@ fn judge_signature(
         .as_ref()
         .is_some_and(|forms| parts.scope_signs(secret, forms.string_to_sign.as_bytes(), &claimed.signature));
     let found = mistakes::find(parts, claimed, secret, &question.capture);
+    // Long, and needless where the client itself says which host it signed.
+    let found = if given.is_none() { found.or_else(|| mistakes::find_port(parts, claimed, secret)) } else { found };
     let causes = &mut explanation.causes;
     if let Some(found) = &found {
         causes.extend(found.words.iter().map(|words| format!("found: the client {words}")));

@@ -32,6 +32,18 @@ pub struct ClaimedSignature {
     pub signature: [u8; 32],
 }
 
+/// The key that signs for one day, region and service.
+#[derive(Debug)]
+pub struct ScopeKey(SigningKey);
+
+impl ScopeKey {
+    /// Whether `signature` is made with it over `text`.
+    #[must_use]
+    pub fn signs(&self, text: &[u8], signature: &[u8; 32]) -> bool {
+        self.0.verify(text, signature)
+    }
+}
+
 /// Everything that a signature covers. As public fields, because to explain is to try what else they may have been.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignedParts {
@@ -124,7 +136,13 @@ impl SignedParts {
     /// Whether `signature` is `secret`'s, in this scope, over `text`.
     #[must_use]
     pub fn scope_signs(&self, secret: &SecretBytes, text: &[u8], signature: &[u8; 32]) -> bool {
-        SigningKey::derive(&Seed::of(secret.expose()), &self.day, &self.region, &self.service).verify(text, signature)
+        self.scope_key(secret).signs(text, signature)
+    }
+
+    /// The key of `secret` in this scope, for many tries.
+    #[must_use]
+    pub fn scope_key(&self, secret: &SecretBytes) -> ScopeKey {
+        ScopeKey(SigningKey::derive(&Seed::of(secret.expose()), &self.day, &self.region, &self.service))
     }
 
     fn scope(&self) -> String {

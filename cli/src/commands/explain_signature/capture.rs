@@ -93,9 +93,12 @@ impl Capture {
         self.set_body(captured, given)?;
         match announced {
             Some(announced) if announced < self.body.len() => {
-                let more = self.body.len().saturating_sub(announced);
+                let found = self.body.len();
                 self.body.truncate(announced);
-                self.notes.push(format!("the last {more} bytes of the body are left out, as Content-Length says"));
+                self.notes.push(format!(
+                    "the body was cut from {found} to {announced} bytes, as Content-Length says; curl's --data @FILE \
+                     sends a file without its line ends, --data-binary sends it as it is"
+                ));
             }
             Some(announced) if announced > self.body.len() => {
                 return Err(CaptureError::Truncated { announced, found: self.body.len() });

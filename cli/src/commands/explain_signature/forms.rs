@@ -141,7 +141,7 @@ pub fn visible(line: &[u8]) -> String {
             b' ' => out.push('·'),
             b'\t' => out.push('→'),
             b'!'..=b'~' => out.push(char::from(*byte)),
-            other => out.push_str(&format!("\\x{other:02x}")),
+            other => out.extend(["\\x", &hex::encode([*other])]),
         }
     }
     out

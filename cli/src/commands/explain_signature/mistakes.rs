@@ -2,7 +2,8 @@
 //! right for one of them, that is what happened.
 //!
 //! Guarantees: a finding is never a guess: its signature was computed and matches. Assumes: one mistake, or two in different
-//! parts of the request; more would take too long to try. Refuses: nothing; what it does not know it does not find.
+//! parts of the request, or a port that got lost; more would take too long to try. Refuses: nothing; what it does not know it
+//! does not find.
 
 use holdfast_shared::secrets::SecretBytes;
 use holdfast_shared::sigv4::SERVICE;
@@ -76,6 +77,33 @@ pub(super) fn find(
     })
 }
 
+/// A proxy on the way that wrote `Host` anew has lost a port, and which one cannot be seen: there are few enough to try.
+#[must_use]
+pub(super) fn find_port(parts: &SignedParts, claimed: &ClaimedSignature, secret: &SecretBytes) -> Option<Found> {
+    let (place, host) = host_of(parts)?;
+    let name = without_port(&host);
+    if name != host {
+        return None;
+    }
+    let (mut tried, key) = (parts.clone(), parts.scope_key(secret));
+    (1..=u16::MAX).find_map(|port| {
+        let other = format!("{name}:{port}");
+        other.as_bytes().clone_into(&mut tried.headers.get_mut(place)?.1);
+        let words = || format!("signed the host \"{other}\", but \"{host}\" arrived");
+        let right = key.signs(tried.string_to_sign().as_bytes(), &claimed.signature);
+        right.then(|| Found { words: vec![words()], parts: tried.clone() })
+    })
+}
+
+fn host_of(parts: &SignedParts) -> Option<(usize, String)> {
+    let place = parts.headers.iter().position(|(name, _)| name == "host" || name == ":authority")?;
+    parts.headers.get(place).map(|(_, value)| (place, String::from_utf8_lossy(value).into_owned()))
+}
+
+fn without_port(host: &str) -> &str {
+    host.rsplit_once(':').map_or(host, |(name, _)| name)
+}
+
 fn known(parts: &SignedParts, secret: &SecretBytes, capture: &Capture) -> Vec<Mistake> {
     let mut mistakes = bodies(capture);
     mistakes.extend(hosts(parts));
@@ -101,7 +129,7 @@ fn bodies(capture: &Capture) -> Vec<Mistake> {
         mistake(Part::Body, words, move |parts| parts.body_hash.clone_from(&text))
     };
     let without = |unwanted: &[u8]| body.iter().copied().filter(|byte| !unwanted.contains(byte)).collect::<Vec<_>>();
-    let trimmed = body.strip_suffix(b"\n").map(|body| body.strip_suffix(b"\r").unwrap_or(body)).unwrap_or(body);
+    let trimmed = body.strip_suffix(b"\r\n").or_else(|| body.strip_suffix(b"\n")).unwrap_or(body);
     let mut mistakes = vec![
         literal("signed UNSIGNED-PAYLOAD instead of the hash of the body", "UNSIGNED-PAYLOAD"),
         of("signed an empty body", b""),
@@ -133,11 +161,8 @@ fn bodies(capture: &Capture) -> Vec<Mistake> {
 }
 
 fn hosts(parts: &SignedParts) -> Vec<Mistake> {
-    let host = parts.headers.iter().find(|(name, _)| name == "host" || name == ":authority");
-    let Some(host) = host.map(|(_, value)| String::from_utf8_lossy(value).into_owned()) else {
-        return Vec::new();
-    };
-    let name = host.rsplit_once(':').map_or(&*host, |(name, _)| name).to_owned();
+    let Some((place, host)) = host_of(parts) else { return Vec::new() };
+    let name = without_port(&host).to_owned();
     let mut others = vec![name.clone()];
     others.extend(["443", "8443", "80", "8080"].map(|port| format!("{name}:{port}")));
     others.extend([host.to_ascii_lowercase(), name.to_ascii_lowercase(), format!("{name}.")]);
@@ -148,10 +173,8 @@ fn hosts(parts: &SignedParts) -> Vec<Mistake> {
         .map(|other| {
             let words = format!("signed the host \"{other}\", but \"{host}\" arrived");
             mistake(Part::Host, words, move |parts| {
-                for (name, value) in &mut parts.headers {
-                    if name == "host" || name == ":authority" {
-                        *value = other.clone().into_bytes();
-                    }
+                if let Some((_, value)) = parts.headers.get_mut(place) {
+                    other.as_bytes().clone_into(value);
                 }
             })
         })
@@ -164,7 +187,7 @@ fn methods_and_paths(parts: &SignedParts, capture: &Capture) -> Vec<Mistake> {
         .filter(|method| *method != parts.method)
         .map(|method| {
             mistake(Part::Method, format!("signed the method {method}"), move |parts| {
-                method.clone_into(&mut parts.method)
+                method.clone_into(&mut parts.method);
             })
         })
         .collect();
