@@ -19,6 +19,7 @@ mod control;
 mod custody;
 pub mod directory;
 mod entropy;
+mod files;
 mod fleet;
 pub mod nsm;
 mod report;

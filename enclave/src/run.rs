@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::control::{self, Desk};
 use crate::custody::{Enclave, Workshop};
 use crate::directory::Directory;
+use crate::files;
 use crate::fleet::Fleet;
 use crate::nsm::NsmDevice;
 use crate::report::Reporter;
@@ -71,8 +72,11 @@ pub async fn run(platform: Platform) -> Result<(), RunError> {
     let (drained_sender, drained) = watch::channel(false);
     let (key_stores, mut wanted) = watch::channel(Vec::new());
 
-    let connections_max = ready.configuration.connections_max;
-    let context = Arc::new(ServerContext::new(Arc::clone(&directory), Arc::clone(&clock), connections_max));
+    let provided = files::provide(ready.configuration.connections_max);
+    let (connections, files) = (provided.connections, provided.files);
+    let level = if connections < ready.configuration.connections_max { Level::Warn } else { Level::Info };
+    reporter.log(level, &format!("taking {connections} connections at most, with {files} file descriptors"));
+    let context = Arc::new(ServerContext::new(Arc::clone(&directory), Arc::clone(&clock), connections));
     let desk = Desk {
         parent: platform.control,
         boot_id: ready.boot_id,

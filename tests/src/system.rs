@@ -60,17 +60,21 @@ pub struct Options {
     pub intercepted: bool,
     /// Whether the system's authority can prove host names to the enclave.
     pub provable: bool,
+    /// Connections that the enclave serves at once, if not as many as usual.
+    pub connections_max: Option<usize>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { keys: vec![(KEY, "encrypt,decrypt")], lease: "1h", path_prefix: "", taps: false, intercepted: false, provable: false }
+        Self { keys: vec![(KEY, "encrypt,decrypt")], lease: "1h", path_prefix: "", taps: false, intercepted: false, provable: false, connections_max: None }
     }
 }
 
 impl Options {
     fn static_configuration(&self, authority: &Authority) -> String {
-        if self.provable {
+        if let Some(connections_max) = self.connections_max {
+            json!({ "regions": [REGION], "connections_max": connections_max }).to_string()
+        } else if self.provable {
             let authority = STANDARD.encode(&authority.certificate_der);
             json!({ "regions": [REGION], "host_name_authorities": [authority] }).to_string()
         } else {
