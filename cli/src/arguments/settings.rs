@@ -9,7 +9,7 @@ use super::{Patience, Target};
 /// `holdfast quota`
 #[derive(Debug, Subcommand)]
 pub enum QuotaCommand {
-    /// Limit Encrypt and Decrypt of all keys together; KMS gets ThrottlingException beyond it
+    /// Limit Encrypt and Decrypt of all keys together; beyond it, KMS is told to come back later
     ///
     /// Each enclave applies the quota for itself. Health checks and key metadata are never throttled.
     #[command(after_long_help = "Example:\n  holdfast quota set --requests-per-second 100 --burst 200")]

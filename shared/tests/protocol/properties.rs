@@ -4,7 +4,7 @@ use holdfast_shared::attestation::Measurements;
 use holdfast_shared::block::BlockOverlay;
 use holdfast_shared::cbor::{self, Message};
 use holdfast_shared::channel::{Ask, Seen};
-use holdfast_shared::command::{Action, Command, Precondition};
+use holdfast_shared::command::{Action, Command, KeyDescription, Outcome, Precondition, VersionRun};
 use holdfast_shared::external_key::{ExternalKeyId, KeyState, KeyUsage, LegacyProfile};
 use holdfast_shared::ids::{BlobId, CommandId, KeyStoreId};
 use holdfast_shared::keystore::{self, ClientAuthentication, ExternalKeyRecord, KeyVersionRecord, Place, Quota};
@@ -128,6 +128,31 @@ proptest! {
             action,
         };
         holds(&command, position, flip);
+    }
+
+    #[test]
+    fn outcomes(
+        ids in key_ids(),
+        numbers in prop::collection::btree_set(any::<u32>(), 0..8),
+        quota in prop::option::of(quota()),
+        client_authentication in prop::option::of(client_authentication()),
+        position: usize,
+        flip: u8,
+    ) {
+        holds(&Outcome::Settings { quota, client_authentication }, position, flip);
+        let states = [VersionState::Live, VersionState::LiveWithLegacy, VersionState::Destroyed];
+        let ends: Vec<_> = numbers.into_iter().collect();
+        let run = |(at, ends): (usize, &[u32])| VersionRun { first: ends[0], last: ends[1], state: states[at % 3] };
+        let runs: Vec<_> = ends.chunks_exact(2).enumerate().map(run).collect();
+        let key = |id: ExternalKeyId| KeyDescription {
+            id,
+            usage: KeyUsage::DECRYPT,
+            state: KeyState::Disabled,
+            current_version: 1,
+            versions: 1,
+            runs: runs.clone(),
+        };
+        holds(&Outcome::Keys { keys: ids.into_iter().map(key).collect() }, position, flip);
     }
 
     #[test]
