@@ -318,7 +318,8 @@ fn judge_signature(
         causes.push("with that, the signature is right, and so is the secret that it was made with".to_owned());
     } else if client_signed {
         causes.push(
-            "the secret is right, and the client signed what it says; the request changed before it arrived, where the forms differ"
+            "the secret is right, and the client signed what it says: that is not the form of what arrived, or the request \
+             changed on its way; see where the two differ"
                 .to_owned(),
         );
     } else if given.is_some() {
