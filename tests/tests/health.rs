@@ -170,7 +170,8 @@ async fn a_load_balancer_sees_what_kms_would() {
     sees(&system, 503, "enclave_not_connected").await;
     system.start_enclave().await;
     sees(&system, 200, "true").await;
-    // A parent that is starting.
+    // A parent that is new.
+    system.parent.take().unwrap().kill();
     system.start_parent().await;
     sees(&system, 200, "true").await;
     // Nothing is served: every answer to KMS would be an error.

@@ -32,7 +32,8 @@ impl<C: Connect + 'static> Custody<C> {
         let mut failures: u32 = 0;
         loop {
             let now_ms = self.enclave.clock.monotonic_ms();
-            let renew = now_ms >= lease.renew_ms();
+            // A renewal is answered at once: after a failure that tells whether the custodian is back.
+            let renew = now_ms >= lease.renew_ms() || failures > 0;
             let paced = tokio::time::sleep(WATCH_INTERVAL);
             let ask = Ask::Watch { seen: self.seen(now_ms), renew };
             let again_ms = self.put_off.front().map_or(u64::MAX, |(_, until_ms)| *until_ms);
