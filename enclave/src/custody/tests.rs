@@ -24,6 +24,7 @@ use crate::nsm::NsmDevice;
 use crate::roster::{Authorities, Roster};
 
 mod custodian;
+mod hostile;
 
 const NOW_MS: u64 = 1_790_000_000_000;
 
@@ -74,6 +75,8 @@ struct World {
     id: KeyStoreId,
     reporter: Reporter,
     served: ServedStore,
+    directory: Arc<Directory>,
+    enclave: Arc<Enclave>,
     task: JoinHandle<()>,
     _lines: tokio::sync::mpsc::Receiver<holdfast_link::control::ToParent>,
 }
@@ -109,9 +112,21 @@ impl World {
         custodian.state().key_store_id = manifest.id();
         prepare(&custodian);
         let (reporter, lines) = Reporter::new();
-        let (served, task) = Self::enclave(&clock, &custodian, &manifest, &reporter);
+        let (served, task, directory, enclave) = Self::enclave(&clock, &custodian, &manifest, &reporter);
         let id = manifest.id();
-        Self { clock, custodian, administrators, manifest, id, reporter, served, task, _lines: lines }
+        Self {
+            clock,
+            custodian,
+            administrators,
+            manifest,
+            id,
+            reporter,
+            served,
+            directory,
+            enclave,
+            task,
+            _lines: lines,
+        }
     }
 
     fn enclave(
@@ -119,24 +134,24 @@ impl World {
         custodian: &Arc<FakeCustodian>,
         manifest: &VerifiedManifest,
         reporter: &Reporter,
-    ) -> (ServedStore, JoinHandle<()>) {
+    ) -> (ServedStore, JoinHandle<()>, Arc<Directory>, Arc<Enclave>) {
         let seam: Arc<dyn Clock> = clock.clone();
         let home = manifest.home_custodian().unwrap().clone();
         let time = Arc::new(crate::tls::AttestedTime(Arc::clone(&seam)));
         let client = CustodianClient::with_time(Wire(Arc::clone(custodian)), &home, time).unwrap();
         let directory = Arc::new(Directory::new(Arc::clone(&seam)));
-        let roster = Arc::new(Roster::new(directory, reporter.clone(), Authorities::default()));
+        let roster = Arc::new(Roster::new(Arc::clone(&directory), reporter.clone(), Authorities::default()));
         let served = ServedStore::new(manifest, roster, Regions::Any, &home, Arc::clone(&seam));
-        let enclave = Enclave {
+        let enclave = Arc::new(Enclave {
             nsm: Nsm::start(Box::new(FakeNsm)).unwrap(),
             clock: seam,
             reporter: reporter.clone(),
             boot_id: BootId(random()),
             audit_public_key: [1; 32],
             workshop: Workshop::new(),
-        };
-        let custody = Custody::new(Arc::new(enclave), manifest.clone(), Arc::new(client), home, served.clone());
-        (served, tokio::spawn(custody.run()))
+        });
+        let custody = Custody::new(Arc::clone(&enclave), manifest.clone(), Arc::new(client), home, served.clone());
+        (served, tokio::spawn(custody.run()), directory, enclave)
     }
 
     fn manifest(custodian: &FakeCustodian, administrators: &[SigningKeys; 2]) -> VerifiedManifest {
@@ -438,7 +453,7 @@ async fn a_fork_at_the_same_version_is_not_followed() {
     // The custodian is restored from a backup, and another enclave makes another version 2 there.
     world.custodian.change(|state| state.versions.truncate(1));
     let (other_reporter, _lines) = Reporter::new();
-    let (other, task) = World::enclave(&world.clock, &world.custodian, &world.manifest, &other_reporter);
+    let (other, task, ..) = World::enclave(&world.clock, &world.custodian, &world.manifest, &other_reporter);
     world.until("the other serves", |world| other.may_use_keys(world.clock.monotonic_ms())).await;
     let command = world.create("b");
     world.until("the fork", |world| world.custodian.state().versions.len() == 2).await;
@@ -474,7 +489,7 @@ async fn a_wrong_share_is_refused() {
 async fn of_two_enclaves_that_publish_one_wins_and_the_other_follows() {
     let world = World::start().serving().await;
     let (other_reporter, _lines) = Reporter::new();
-    let (other, task) = World::enclave(&world.clock, &world.custodian, &world.manifest, &other_reporter);
+    let (other, task, ..) = World::enclave(&world.clock, &world.custodian, &world.manifest, &other_reporter);
     world.until("the other serves", |world| other.may_use_keys(world.clock.monotonic_ms())).await;
     let commands: Vec<_> = (0..6).map(|n| world.create(&format!("key-{n}"))).collect();
     for command in commands {

@@ -61,7 +61,9 @@ impl fmt::Display for Withheld {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (reason, host_name, rivals) = match self {
             Self::Unproven { host_name, rivals } => ("claimed by several owners, proven by none", host_name, rivals),
-            Self::AllProven { host_name, rivals } => ("claimed by several owners, proven by several", host_name, rivals),
+            Self::AllProven { host_name, rivals } => {
+                ("claimed by several owners, proven by several", host_name, rivals)
+            }
             Self::Lost { host_name, rivals } => ("claimed by several owners, proven by another", host_name, rivals),
             Self::Prefix { host_name, rivals } => ("this path prefix is claimed twice by its owner", host_name, rivals),
         };
@@ -152,6 +154,9 @@ mod tests {
     /// Owner, host, prefix, whether it has proven its host.
     type Row = (u8, &'static str, &'static str, bool);
 
+    /// What it shows, the claims, and who is withheld and why.
+    type Case = (&'static str, &'static [Row], &'static [(u8, &'static str)]);
+
     /// Key store n is row n.
     fn withheld(table: &[Row]) -> Vec<(u8, &'static str)> {
         let claims: BTreeMap<_, _> = (0..)
@@ -174,7 +179,7 @@ mod tests {
 
     #[test]
     fn claims_are_settled() {
-        let table: [(&str, &[Row], &[(u8, &str)]); 10] = [
+        let table: [Case; 10] = [
             ("strangers on hosts of their own", &[(1, "a.test", "", false), (2, "b.test", "", false)], &[]),
             ("one prefix on two hosts", &[(1, "a.test", "/p", false), (2, "b.test", "/p", false)], &[]),
             ("one owner, several prefixes", &[(1, "a.test", "/p", false), (1, "a.test", "/q", true)], &[]),

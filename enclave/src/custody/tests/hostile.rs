@@ -1,0 +1,164 @@
+//! A custodian that its owner turned against the others: with one share needed it knows the root key, so it can make any version.
+
+use holdfast_shared::keystore::{Body, Place};
+use holdfast_shared::manifest::DerCertificate;
+
+use super::*;
+
+/// Makes the next version out of the newest, as only a custodian that knows the root key can.
+fn forge(world: &World, change: impl FnOnce(&mut Body)) {
+    let (root, generation, blob, entry) = {
+        let state = world.custodian.state();
+        let (set, root) = state.share.as_ref().unwrap();
+        let (blob, signed) = state.versions.last().unwrap().clone();
+        let entry = register::open(&signed, world.id, &world.custodian.key.verifying_key().unwrap()).unwrap();
+        (root.duplicate(), set.generation, blob, entry)
+    };
+    let mut body = keystore::open(&root, &entry, &blob).unwrap().body;
+    change(&mut body);
+    let (version, previous) = (entry.version + 1, Some(entry.blob_id));
+    let place = Place { key_store_id: world.id, version, previous, generation };
+    let sealed = keystore::seal(&root, &place, &body, &SystemRandom::new()).unwrap();
+    world.custodian.publish(version, previous, sealed.bytes, Vec::new());
+}
+
+/// A certificate and its key, as any owner can make them for any name.
+fn self_made(body: &mut Body, name: &str) {
+    let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
+    body.tls.private_key = holdfast_shared::secrets::SecretBytes::new(made.signing_key.serialize_der());
+    body.tls.chain = vec![DerCertificate(made.cert.der().to_vec())];
+}
+
+fn host(name: &str) -> HostName {
+    HostName::parse(name).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_that_names_another_host_or_path_than_the_manifest_is_never_served() {
+    let changes: [fn(&mut Body); 2] = [
+        |body| {
+            body.host_name = host("victim.example.com");
+            self_made(body, "victim.example.com");
+        },
+        |body| {
+            body.path_prefix = PathPrefix::parse("/victims").unwrap();
+            self_made(body, "xks.example.com");
+        },
+    ];
+    for change in changes {
+        let world = World::start().serving().await;
+        forge(&world, change);
+        world.custodian.refuse_channel();
+        world.clock.advance_ms(60_000);
+        let refused = |world: &World| {
+            world.report().reason.is_some_and(|reason| reason.as_str().contains("another host or path prefix"))
+        };
+        world.until("a refusal", refused).await;
+        assert!(world.directory.host(&host("victim.example.com")).is_none());
+        assert!(world.directory.host(&host("xks.example.com")).is_none());
+        assert!(!world.serves());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn administrators_that_a_version_invents_change_no_owner() {
+    let world = World::start().serving().await;
+    forge(&world, |body| self_made(body, "xks.example.com"));
+    let served = || {
+        let prefix = PathPrefix::parse("").unwrap();
+        world.directory.store(&host("xks.example.com"), &prefix)
+    };
+    world.until("it is served", |_| served().is_some()).await;
+    let owner = served().unwrap().owner;
+    // The other administrator alone: as if this were a key store of hers.
+    forge(&world, |body| drop(body.administrators.remove(0)));
+    world.until("version 3", |world| world.report().version == Some(3)).await;
+    assert_eq!(served().unwrap().owner, owner);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_without_a_certificate_takes_the_host_away() {
+    let world = World::start().serving().await;
+    forge(&world, |body| self_made(body, "xks.example.com"));
+    world.until("it is served", |world| world.directory.host(&host("xks.example.com")).is_some()).await;
+    forge(&world, |body| body.tls.chain.clear());
+    world.until("it is not", |world| world.directory.host(&host("xks.example.com")).is_none()).await;
+    assert_eq!(world.report().state, KeyStoreState::AwaitingCertificate);
+}
+
+#[tokio::test(start_paused = true)]
+async fn long_versions_and_commands_without_end_are_carried_out_within_the_allowance() {
+    let world = World::start().serving().await;
+    // The clock stands still, so nothing is earned: 512 pieces of work, and no more.
+    let answered = || world.custodian.state().results.len() - 1;
+    for batch in 1..=16 {
+        for _ in 0..30 {
+            world.order(0, Action::ListKeys);
+        }
+        world.until("a batch", |_| answered() == batch * 30).await;
+    }
+    for _ in 0..60 {
+        world.order(0, Action::ListKeys);
+    }
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    world.until("the allowance is spent", |_| answered() > 500).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    assert!(answered() <= 512, "{}", answered());
+    let version = world.report().version;
+    forge(&world, |body| body.executed.clear());
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    assert_eq!(world.report().version, version, "nor is another version followed");
+    // A block is no work.
+    world.block(true);
+    world.until("blocked", |world| world.report().state == KeyStoreState::Blocked).await;
+    world.block(false);
+    world.clock.advance_ms(10_000);
+    world.until("keys in use", World::serves).await;
+    world.until("all answers", |_| answered() == 540).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_store_larger_than_its_share_is_refused_and_says_so() {
+    let world = World::start().serving().await;
+    let many = |count: u32| {
+        move |body: &mut Body| {
+            body.executed = (0..count)
+                .map(|n| {
+                    let mut id = [0; 16];
+                    id[..4].copy_from_slice(&n.to_be_bytes());
+                    keystore::ExecutedCommand { command_id: CommandId(id), expires_ms: u64::MAX }
+                })
+                .collect();
+        }
+    };
+    world.enclave.workshop.share_among(4 * holdfast_link::limits::KEY_STORES_MAX);
+    forge(&world, many(1_000));
+    world.until("version 2", |world| world.report().version == Some(2)).await;
+    forge(&world, many(4_000));
+    world.custodian.refuse_channel();
+    world.clock.advance_ms(60_000);
+    let refused =
+        |world: &World| world.report().reason.is_some_and(|reason| reason.as_str().ends_with("each may have 65536"));
+    world.until("a refusal", refused).await;
+    world.enclave.workshop.share_among(10);
+    world.serving().await;
+}
+
+/// More than the NSM's queue holds, at once: each waits for its turn, and the clock, which stands in no line, for none.
+#[tokio::test]
+async fn key_stores_stand_in_line_for_the_nsm_and_the_clock_does_not() {
+    let nsm = Nsm::start(Box::new(FakeNsm)).unwrap();
+    let line = nsm.in_line();
+    let mut asking = tokio::task::JoinSet::new();
+    for _ in 0..500 {
+        let line = line.clone();
+        asking.spawn(async move { line.attest(None, None, None).await.map(drop) });
+    }
+    for _ in 0..100 {
+        nsm.attest(None, None, None).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    while let Some(asked) = asking.join_next().await {
+        asked.unwrap().unwrap();
+    }
+}
