@@ -58,6 +58,7 @@ fn action() -> impl Strategy<Value = Action> {
         (key_id(), any::<u32>()).prop_map(|(id, number)| Action::DestroyKeyVersion { id, number }),
         option::of(quota()).prop_map(|quota| Action::SetQuota { quota }),
         option::of(client_authentication()).prop_map(|settings| Action::SetClientAuthentication { settings }),
+        Just(Action::ShowSettings),
     ]
 }
 
@@ -89,6 +90,8 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         vec(description(), 0..4).prop_map(|keys| Outcome::Keys { keys }),
         credential().prop_map(|credential| Outcome::Credential { credential }),
         bytes(60).prop_map(|der| Outcome::CertificateRequest { der }),
+        (option::of(quota()), option::of(client_authentication()))
+            .prop_map(|(quota, client_authentication)| Outcome::Settings { quota, client_authentication }),
     ]
 }
 

@@ -192,14 +192,16 @@ pub fn hpke_payloads(data: &[u8]) -> Verdict {
         b'c' => framed(labels::HPKE_IMPORT, &[KEY_STORE.as_bytes(), COMMAND.as_bytes()]),
         _ => framed(labels::HPKE_IMPORT_KEY, &[KEY_STORE.as_bytes(), COMMAND.as_bytes()]),
     };
-    let sealed = if how == b's' {
-        hpke::seal(ALICE.encryption.public_key(), &info, &[], input.rest()).unwrap().0
-    } else {
-        let Some((key, ciphertext)) = input.rest().split_first_chunk() else { return Verdict::Refused };
-        hpke::Sealed { encapsulated_key: *key, ciphertext: ciphertext.to_vec() }
-    };
     let key = &ALICE.encryption;
-    let second = hpke::open(key, &info, &[], &sealed).ok().map(|(plaintext, _)| plaintext.to_vec());
+    let (sealed, second) = if how == b's' {
+        let (sealed, _) = hpke::seal(key.public_key(), &info, &[], input.rest()).unwrap();
+        (sealed, Some(input.rest().to_vec()))
+    } else {
+        let Some((encapsulated_key, ciphertext)) = input.rest().split_first_chunk() else { return Verdict::Refused };
+        let sealed = hpke::Sealed { encapsulated_key: *encapsulated_key, ciphertext: ciphertext.to_vec() };
+        let second = hpke::open(key, &info, &[], &sealed).ok().map(|(plaintext, _)| plaintext.to_vec());
+        (sealed, second)
+    };
     let (opened, fits): (_, fn(&[u8]) -> bool) = match what {
         b's' => (
             release::open_share(&sealed, KEY_STORE, vault, key).ok().map(|share| cbor::encode(&share).to_vec()),
