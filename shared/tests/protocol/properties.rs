@@ -7,7 +7,9 @@ use holdfast_shared::channel::{Ask, Seen};
 use holdfast_shared::command::{Action, Command, KeyDescription, Outcome, Precondition, VersionRun};
 use holdfast_shared::external_key::{ExternalKeyId, KeyState, KeyUsage, LegacyProfile};
 use holdfast_shared::ids::{BlobId, CommandId, KeyStoreId};
-use holdfast_shared::keystore::{self, ClientAuthentication, ExternalKeyRecord, KeyVersionRecord, Place, Quota};
+use holdfast_shared::keystore::{
+    self, ClientAuthentication, ExternalKeyRecord, KeyVersionRecord, Place, Quota, VersionState,
+};
 use holdfast_shared::manifest::{DerCertificate, Manifest, ReleasePolicy};
 use holdfast_shared::register::RegisterEntry;
 use holdfast_shared::secrets::Secret;

@@ -158,6 +158,28 @@ fn orders_about_keys_quotas_and_clients() {
     );
 }
 
+#[test]
+fn versions_are_listed_upwards_each_once() {
+    let decoded = |runs: &[(u32, u32)]| {
+        let state = VersionState::Live;
+        let runs = runs.iter().map(|&(first, last)| VersionRun { first, last, state }).collect();
+        let id = ExternalKeyId::parse("a").unwrap();
+        let (usage, state) = (KeyUsage::DECRYPT, KeyState::Enabled);
+        let keys = vec![KeyDescription { id, usage, state, current_version: 9, versions: 9, runs }];
+        cbor::decode::<Outcome>(&cbor::encode(&Outcome::Keys { keys })).is_ok()
+    };
+    for (runs, expected) in [
+        (&[][..], true),
+        (&[(1, 1)][..], true),
+        (&[(1, 3), (4, 4), (9, 9)][..], true),
+        (&[(3, 1)][..], false),
+        (&[(1, 3), (3, 4)][..], false),
+        (&[(4, 4), (1, 3)][..], false),
+    ] {
+        assert_eq!(decoded(runs), expected, "{runs:?}");
+    }
+}
+
 /// Seals the changed fixture once; what was written then must still open as that.
 fn still_opens(name: &str, change: fn(&mut Body)) {
     let place = Place { key_store_id: ID, version: 1, previous: None, generation: 1 };

@@ -193,13 +193,18 @@ fn material_is_imported_by_the_enclave_that_it_was_encrypted_to() {
     let sealed = seal_credential(&record, KEY_STORE, CommandId([desk.next + 1; 16]), &here).unwrap();
     let action = Action::ImportKey { id: id("c"), usage: KeyUsage::DECRYPT, legacy: false, recipient: here, sealed };
     assert!(reason(&desk.order(action)).contains("does not open"));
-    for length in [0, 16, 24, 31, 33] {
-        let info =
-            hpke::bind(labels::HPKE_IMPORT_KEY, &[KEY_STORE.as_bytes(), CommandId([desk.next + 1; 16]).as_bytes()]);
+    for (label, length) in [
+        (labels::HPKE_IMPORT, 32),
+        (labels::HPKE_IMPORT_KEY, 0),
+        (labels::HPKE_IMPORT_KEY, 16),
+        (labels::HPKE_IMPORT_KEY, 31),
+        (labels::HPKE_IMPORT_KEY, 33),
+    ] {
+        let info = hpke::bind(label, &[KEY_STORE.as_bytes(), CommandId([desk.next + 1; 16]).as_bytes()]);
         let (sealed, _) = hpke::seal(&here, &info, &[], &vec![1; length]).unwrap();
         let action =
             Action::ImportKey { id: id("c"), usage: KeyUsage::DECRYPT, legacy: false, recipient: here, sealed };
-        assert!(reason(&desk.order(action)).contains("does not open"), "{length}");
+        assert!(reason(&desk.order(action)).contains("does not open"), "{label}, {length}");
     }
 }
 
