@@ -68,6 +68,7 @@ impl Wire {
             .with_no_client_auth();
         config.alpn_protocols = vec![if self.http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
         let stream = TcpStream::connect(self.address).await.map_err(|error| error.to_string())?;
+        stream.set_nodelay(true).map_err(|error| error.to_string())?;
         let name = ServerName::try_from(self.server_name.clone()).unwrap();
         TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|error| error.to_string())
     }

@@ -26,6 +26,7 @@
 pub mod applicant;
 pub mod client;
 pub mod curl;
+pub mod flood;
 pub mod fuzz;
 pub mod hostile;
 pub mod interceptor;

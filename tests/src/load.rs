@@ -17,6 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
+use crate::client::Wire;
 use crate::random::random_bytes;
 use crate::system::{Caller, Credential, REGION};
 use crate::wait::until;
@@ -136,7 +137,7 @@ async fn client(shared: Arc<Shared>, mode: Mode) {
 }
 
 /// A connection.
-enum Line {
+pub(crate) enum Line {
     Http1(http1::SendRequest<Full<Bytes>>),
     Http2(http2::SendRequest<Full<Bytes>>),
 }
@@ -145,6 +146,10 @@ impl Line {
     async fn open(shared: &Shared, mode: Mode) -> Result<Self, String> {
         let mut wire = shared.caller.lock().unwrap().wire();
         wire.http2 = mode == Mode::Http2;
+        Self::over(&wire).await
+    }
+
+    pub(crate) async fn over(wire: &Wire) -> Result<Self, String> {
         let stream = TokioIo::new(wire.connect().await?);
         let failed = |error: hyper::Error| error.to_string();
         if wire.http2 {
@@ -158,7 +163,7 @@ impl Line {
         }
     }
 
-    async fn send(&mut self, request: Request<Bytes>) -> Result<(StatusCode, Value), String> {
+    pub(crate) async fn send(&mut self, request: Request<Bytes>) -> Result<(StatusCode, Value), String> {
         let failed = |error: hyper::Error| format!("{error:?}");
         let mut request = request.map(Full::new);
         let response = match self {

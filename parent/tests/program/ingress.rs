@@ -1,9 +1,11 @@
 //! Clients' connections.
 
-use holdfast_link::Listener;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use std::process::Stdio;
 
-use crate::fixture::{Options, Parent, noise, read_all, soon};
+use holdfast_link::Listener;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+
+use crate::fixture::{Options, Parent, noise, read_all, soon, write_files};
 
 fn with(top: &str) -> Options {
     Options { top: top.to_owned(), ..Options::default() }
@@ -183,6 +185,54 @@ async fn connections_beyond_the_cap_are_closed_at_once() {
     crate::fixture::until(|| async { parent.status().await["connections"] == 1 }).await;
     drop(speak(&parent, &enclave).await);
     drop(second);
+}
+
+/// Those that say nothing, however many, keep nobody out, and cost nobody that is being relayed its place.
+#[tokio::test]
+async fn silent_clients_make_place_for_others() {
+    let parent = Parent::start(with("max_connections = 4\nfirst_byte_timeout_ms = 3600000")).await;
+    let enclave = parent.enclave_ingress().await;
+    let mut relayed = speak(&parent, &enclave).await;
+    let mut silent = Vec::new();
+    for _ in 0..20 {
+        silent.push(parent.client().await);
+    }
+    parent.counted("ingress_displaced", 17).await;
+    for client in &mut silent[..17] {
+        assert!(matches!(soon(client.read(&mut [0; 1])).await, Ok(0) | Err(_)));
+    }
+    let second = speak(&parent, &enclave).await;
+    // The last one before it is still there, and is relayed as soon as it speaks.
+    silent[19].write_all(b"x").await.unwrap();
+    let mut stream = soon(enclave.accept()).await.unwrap();
+    soon(stream.read_exact(&mut [0; 1])).await.unwrap();
+    relayed.0.write_all(b"more").await.unwrap();
+    soon(relayed.1.read_exact(&mut [0; 4])).await.unwrap();
+    assert_eq!(parent.status().await["counters"]["ingress_over_cap"], 0);
+    drop(second);
+}
+
+#[tokio::test]
+async fn with_too_few_file_descriptors_fewer_clients_are_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write_files(folder.path(), &with("max_connections = 60000"));
+    let mut child = tokio::process::Command::new("sh")
+        .args(["-c", "ulimit -n 200 && exec \"$0\" --config \"$1\""])
+        .arg(env!("CARGO_BIN_EXE_holdfast-parent"))
+        .arg(file)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let warning = loop {
+        let line = soon(lines.next_line()).await.unwrap().expect("it ended without a word");
+        if line.contains("too few file descriptors") {
+            break line;
+        }
+    };
+    assert!(warning.contains("allowed=200") && warning.contains("taking=42"), "{warning}");
 }
 
 #[tokio::test]
