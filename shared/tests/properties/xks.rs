@@ -1,6 +1,7 @@
 //! Requests and answers of the four operations.
 
 use core::fmt::Write as _;
+use core::num::NonZeroU32;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,8 +10,8 @@ use holdfast_shared::external_key::{
 };
 use holdfast_shared::secrets::Secret;
 use holdfast_shared::xks::{
-    DecryptAnswer, EncryptAnswer, KeyMetadataAnswer, KeyStatus, RequestMetadata, parse_decrypt, parse_encrypt,
-    parse_health, parse_key_metadata,
+    DecryptAnswer, EkmHealth, EkmStatus, EncryptAnswer, HealthAnswer, KeyMetadataAnswer, KeyStatus, RequestMetadata,
+    parse_decrypt, parse_encrypt, parse_health, parse_key_metadata,
 };
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
@@ -175,6 +176,31 @@ proptest! {
         prop_assert_eq!(&*opened, &plaintext);
         let answer: Value = serde_json::from_slice(&DecryptAnswer { plaintext: &opened }.to_json()).unwrap();
         prop_assert_eq!(answer, json!({ "plaintext": base64(&plaintext) }));
+    }
+
+    #[test]
+    fn answers_to_get_health_status(
+        proxies in 1..u32::MAX,
+        names in ("\\PC{0,20}", "\\PC{0,20}"),
+        members in prop::collection::vec(("\\PC{0,20}", "\\PC{0,20}", 0..3_usize), 1..15),
+    ) {
+        let states = [EkmStatus::Active, EkmStatus::Degraded, EkmStatus::Unavailable];
+        let fleet: Vec<EkmHealth> = members
+            .into_iter()
+            .map(|(id, model, state)| EkmHealth { id, model, health_status: states[state] })
+            .collect();
+        let answer = HealthAnswer::new(NonZeroU32::new(proxies).unwrap(), &names.0, &names.1, &fleet).unwrap();
+        let answer: Value = serde_json::from_slice(&answer.to_json()).unwrap();
+        prop_assert_eq!((&answer["xksProxyFleetSize"], &answer["xksProxyVendor"]), (&json!(proxies), &json!(names.0)));
+        let listed = answer["ekmFleetDetails"].as_array().unwrap();
+        prop_assert_eq!(listed.len(), fleet.len().min(10));
+        // Each entry is a member, and none that is left out is in worse health than one that is listed.
+        let all: Vec<Value> = fleet.iter().map(|member| json!({
+            "id": member.id, "model": member.model, "healthStatus": serde_json::to_value(member.health_status).unwrap(),
+        })).collect();
+        prop_assert!(listed.iter().all(|entry| all.contains(entry)));
+        let unavailable = |entries: &[Value]| entries.iter().filter(|entry| entry["healthStatus"] == "UNAVAILABLE").count();
+        prop_assert_eq!(unavailable(listed), unavailable(&all).min(10));
     }
 
     #[test]
