@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking, in its helpers too")]
 
 use std::collections::BTreeSet;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use holdfast_devkit::xks_client::{HttpVersion, XksAnswer};
@@ -363,4 +363,46 @@ async fn several_credentials_live_at_once_up_to_a_limit() {
     answered(&system.caller(), StatusCode::UNAUTHORIZED, "AuthenticationFailedException").await;
     let last = Caller { credential: all[1].clone(), ..system.caller() };
     assert_eq!(last.client().health().await.unwrap().status, StatusCode::OK);
+}
+
+/// Not asserted on, but printed: how long a hundred key stores take from the start of the enclave until all serve.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_a_hundred_key_stores_start_together() {
+    let mut system = System::start(Options { path_prefix: "/a", ..Options::default() }).await;
+    let mut tenants = Vec::new();
+    for number in 0..100_u32 {
+        let name: &'static str = Box::leak(format!("t{number}").into_boxed_str());
+        let options = TenantOptions {
+            administrator: Some(system.administrator.clone()),
+            shares_custodian: true,
+            own_authority: false,
+            keys: if number % 10 == 0 { vec![(KEY, "encrypt,decrypt")] } else { Vec::new() },
+            ..TenantOptions::new(name).at("localhost").under(&format!("/t/{number}"))
+        };
+        tenants.push(system.new_tenant(options).await);
+    }
+    let mut started = Instant::now();
+    tenants.iter().for_each(Tenant::enlist);
+    for tenant in &mut tenants {
+        tenant.prepare_quietly(&system);
+    }
+    println!("ceremonies, certificates and keys: {:?}", started.elapsed());
+    for count in [25, 100] {
+        tenants[count..].iter().for_each(Tenant::remove);
+        started = Instant::now();
+        system.start_enclave().await;
+        for tenant in &tenants[..count] {
+            tenant.caller.serving().await;
+        }
+        let took = started.elapsed();
+        println!("{count} key stores: all served after {took:?}, {:?} each", took / u32::try_from(count).unwrap());
+        tenants[count..].iter().for_each(Tenant::enlist);
+    }
+    for tenant in tenants.iter().step_by(10) {
+        let client = tenant.caller.client();
+        let encrypted = client.encrypt(KEY, b"each its own", None).await.unwrap();
+        assert_eq!(encrypted.status, StatusCode::OK, "{}", encrypted.body);
+        assert_eq!(client.decrypt(KEY, &encrypted.body, None).await.unwrap().status, StatusCode::OK);
+    }
+    system.assert_no_panic();
 }
