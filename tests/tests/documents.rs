@@ -1,9 +1,13 @@
-//! What the documents say about the tests is true: each test and file that ARCHITECTURE.md names exists.
+//! What the documents say about the tests is true: each test and file that ARCHITECTURE.md names exists, and docs/spec-coverage.md is
+//! what the requirements give.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+
+use holdfast_spec_coverage::page::render;
+use holdfast_spec_coverage::requirements::Requirements;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -45,4 +49,23 @@ fn architecture_names_what_exists() {
         }
     }
     assert!(tests >= 15 && files >= 8, "the search finds what is there: {tests} tests, {files} files");
+}
+
+/// The page says what the requirements say; whether their tests exist, ran and passed is checked after the run (`scripts/test`).
+#[test]
+fn spec_coverage_is_what_the_requirements_give() {
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).unwrap();
+    let requirements = Requirements::read(&read("tests/spec/requirements.toml")).unwrap();
+    assert_eq!(read("docs/spec-coverage.md"), render(&requirements), "cargo run -p holdfast-spec-coverage -- write");
+    let code = {
+        let mut code = Vec::new();
+        sources(&root(), &mut code);
+        code.concat()
+    };
+    for requirement in requirements.all() {
+        for test in &requirement.tests {
+            let definition = format!("fn {}(", test.function());
+            assert!(code.contains(&definition), "{}: there is no test {test}", requirement.id);
+        }
+    }
 }
