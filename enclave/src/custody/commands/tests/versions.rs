@@ -76,6 +76,7 @@ fn versions_and_numbers_have_an_end() {
     assert_eq!((versions.len(), versions.last().unwrap().number), (1024, 1025));
     assert!(versions.iter().all(|version| version.number != 700 && version.material.is_some()));
     assert!(keystore::fits(&desk.body));
+    assert_eq!(runs(&mut desk), [(1, 699, VersionState::Live), (701, 1025, VersionState::Live)]);
 
     desk.body.external_keys[0].versions = vec![KeyVersionRecord::new(0x00FF_FFFF, Secret::take(&mut [1; 32]))];
     assert!(reason(&desk.order(rotate("a"))).contains("used up its version numbers"));
