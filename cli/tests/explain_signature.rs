@@ -286,8 +286,7 @@ fn the_clients_own_account_tells_a_wrong_secret_from_a_changed_request() {
     let arrived = Signer::default();
     let account = |signer: &Signer| std::fs::write(folder.path("account"), signer.canonical() + "\n").unwrap();
 
-    let mut changed = Signer::default();
-    changed.extra = vec![("x-note".into(), "a b".into())];
+    let changed = Signer { extra: vec![("x-note".into(), "a b".into())], ..Signer::default() };
     account(&changed);
     let mut seen = changed.clone();
     seen.extra[0].1 = "a c".into();

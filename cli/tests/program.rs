@@ -52,6 +52,7 @@ fn every_command_has_help_with_an_example() {
         "status",
         "attestation inspect",
         "kms config",
+        "explain-signature",
         "completions",
         "man",
     ];
