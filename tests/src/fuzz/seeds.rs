@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::Verdict;
 use super::attestation::AWS_DOCUMENT;
+use super::input::field;
 
 /// One seed.
 pub struct Seed {
@@ -151,6 +152,8 @@ fn attestation(seeds: &mut Seeds) {
     seeds.refuse("attestation_document", "trailing", [AWS_DOCUMENT, &[0]].concat());
     seeds.refuse("attestation_certificate", "trailing", [root.as_slice(), &[0]].concat());
     seeds.refuse("cli_evidence", "elsewhere", b"ls\x00\x01x");
+    let another = [b"ls".as_slice(), &field(&messages::release_user_data())].concat();
+    seeds.refuse("cli_evidence", "another-key-store", another);
     seeds.refuse("cli_evidence", "debug-mode", b"rq\x04\x00\x00\x00\x01\x00\x02\x00\x10");
     seeds.add("cli_evidence", "lease", b"l");
     seeds.add("cli_evidence", "result", b"r");

@@ -264,14 +264,7 @@ pub(super) fn messages(seeds: &mut Seeds) {
     add(b'r', 1, encoded(&entry(2, b"", Some(BlobId([1; 32])))));
     add(b's', 0, encoded(&share()));
     add(b't', 0, encoded(&release()));
-    let release_user_data = ReleaseUserData {
-        label: labels::ATTEST_RELEASE.to_owned(),
-        key_store_id: KEY_STORE,
-        custodian_id: VAULT.custodian().id(),
-        boot_id: BootId([1; 16]),
-        audit_public_key: [1; 32],
-    };
-    add(b'u', 0, encoded(&release_user_data));
+    add(b'u', 0, release_user_data());
     add(b'v', 0, encoded(&ResultUserData::new(KEY_STORE, CommandId([1; 16]), b"outcome")));
     let ciphertext = vec![1; 30];
     let lease_id = LeaseId([1; 16]);
@@ -287,6 +280,17 @@ pub(super) fn messages(seeds: &mut Seeds) {
         let led = |seed: &Seed| seed.target == "cbor_messages" && seed.bytes.first() == Some(selector);
         assert!(seeds.0.iter().any(led), "no seed leads to a {name}");
     }
+}
+
+/// What a document that was made for a release says.
+pub(super) fn release_user_data() -> Vec<u8> {
+    encoded(&ReleaseUserData {
+        label: labels::ATTEST_RELEASE.to_owned(),
+        key_store_id: KEY_STORE,
+        custodian_id: VAULT.custodian().id(),
+        boot_id: BootId([1; 16]),
+        audit_public_key: [1; 32],
+    })
 }
 
 fn release_request() -> ReleaseRequest {
