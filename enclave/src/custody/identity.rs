@@ -122,6 +122,9 @@ mod tests {
     use holdfast_shared::limits;
     use rcgen::{BasicConstraints, IsCa, Issuer};
 
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD_NO_PAD;
+
     use super::*;
 
     fn host(name: &str) -> HostName {
@@ -167,6 +170,8 @@ mod tests {
         let record = credential(&Secret::take(&mut [9; 32])).unwrap();
         assert!(limits::ACCESS_KEY_ID_LEN.contains(&record.access_key_id.as_str().len()));
         assert!(limits::SECRET_ACCESS_KEY_LEN.contains(&record.secret_access_key.expose().len()));
+        let text = core::str::from_utf8(record.secret_access_key.expose()).unwrap();
+        assert_eq!(STANDARD_NO_PAD.decode(text).unwrap(), [9; 32], "all 256 bits that were drawn, and no others");
         let again = credential(&Secret::take(&mut [9; 32])).unwrap();
         assert_ne!(record.access_key_id, again.access_key_id, "the id says nothing about the secret");
         assert_eq!((base32_digit(0), base32_digit(25), base32_digit(26), base32_digit(31)), ('A', 'Z', '2', '7'));

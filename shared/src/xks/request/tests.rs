@@ -69,6 +69,9 @@ fn required_fields_are_required() {
         body["requestMetadata"].as_object_mut().unwrap().remove(field);
         let text = body.to_string();
         assert_eq!(error_of(parse_decrypt(text.as_bytes())), missing, "{field}");
+        let mut encrypt = encrypt_body();
+        encrypt["requestMetadata"].as_object_mut().unwrap().remove(field);
+        assert_eq!(error_of(parse_encrypt(encrypt.to_string().as_bytes())), missing, "{field}");
         let health = if field.starts_with("kmsO") || field.starts_with("kmsR") { missing } else { None };
         assert_eq!(error_of(parse_health(text.as_bytes())), health, "{field}");
         let metadata = if field == "kmsKeyArn" { None } else { missing };
