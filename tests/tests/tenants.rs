@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking, in its helpers too")]
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
@@ -12,7 +13,9 @@ use holdfast_tests::load::{Load, Mode};
 use holdfast_tests::system::{AAD, Caller, KEY, Options, System, Tenant, TenantOptions, credential_of};
 use holdfast_tests::wait::{soon, until};
 use http::{Method, Request, StatusCode, Uri};
+use rustls_pki_types::ServerName;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const CLIENTS: [Mode; 4] = [Mode::Http1, Mode::Http2, Mode::Fresh, Mode::Http2];
 
@@ -123,6 +126,7 @@ async fn nothing_of_one_tenant_is_reached_through_another() {
         .collect();
     assert_eq!(certificates.len(), 3, "each host has its own certificate");
     connections_speak_for_one_host(&bob.caller, &carol.caller).await;
+    Box::pin(sessions_do_not_cross(&bob.caller, &carol.caller)).await;
     the_operator_sees_ids(&system, &[&bob, &carol]).await;
     system.assert_no_panic();
 }
@@ -405,4 +409,72 @@ async fn long_a_hundred_key_stores_start_together() {
         assert_eq!(client.decrypt(KEY, &encrypted.body, None).await.unwrap().status, StatusCode::OK);
     }
     system.assert_no_panic();
+}
+
+/// A client that offers whatever session it has to whoever it calls.
+#[derive(Debug)]
+struct OneDrawer(rustls::client::ClientSessionMemoryCache, ServerName<'static>);
+
+impl rustls::client::ClientSessionStore for OneDrawer {
+    fn set_kx_hint(&self, _: ServerName<'static>, group: rustls::NamedGroup) {
+        self.0.set_kx_hint(self.1.clone(), group);
+    }
+
+    fn kx_hint(&self, _: &ServerName<'_>) -> Option<rustls::NamedGroup> {
+        self.0.kx_hint(&self.1)
+    }
+
+    fn set_tls12_session(&self, _: ServerName<'static>, value: rustls::client::Tls12ClientSessionValue) {
+        self.0.set_tls12_session(self.1.clone(), value);
+    }
+
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<rustls::client::Tls12ClientSessionValue> {
+        self.0.tls12_session(&self.1)
+    }
+
+    fn remove_tls12_session(&self, _: &ServerName<'static>) {
+        self.0.remove_tls12_session(&self.1);
+    }
+
+    fn insert_tls13_ticket(&self, _: ServerName<'static>, value: rustls::client::Tls13ClientSessionValue) {
+        self.0.insert_tls13_ticket(self.1.clone(), value);
+    }
+
+    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<rustls::client::Tls13ClientSessionValue> {
+        self.0.take_tls13_ticket(&self.1)
+    }
+}
+
+/// Sessions of one host offered to another: a full handshake. Offered to their own, they are resumed.
+async fn sessions_do_not_cross(bob: &Caller, carol: &Caller) {
+    for version in rustls::ALL_VERSIONS {
+        let mut roots = rustls::RootCertStore::empty();
+        for root in bob.roots.iter().chain(&carol.roots) {
+            roots.add(root.clone().into()).unwrap();
+        }
+        let mut config =
+            rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_protocol_versions(&[version])
+                .unwrap()
+                .with_root_certificates(roots)
+                .with_no_client_auth();
+        let drawer = OneDrawer(rustls::client::ClientSessionMemoryCache::new(8), "drawer.test".try_into().unwrap());
+        config.resumption = rustls::client::Resumption::store(Arc::new(drawer));
+        let config = Arc::new(config);
+        for (caller, expected) in [
+            (bob, rustls::HandshakeKind::Full),
+            (bob, rustls::HandshakeKind::Resumed),
+            (carol, rustls::HandshakeKind::Full),
+        ] {
+            let stream = tokio::net::TcpStream::connect(caller.address).await.unwrap();
+            let name = ServerName::try_from(caller.host_name.clone()).unwrap();
+            let mut stream = tokio_rustls::TlsConnector::from(Arc::clone(&config)).connect(name, stream).await.unwrap();
+            let kind = stream.get_ref().1.handshake_kind().unwrap();
+            assert_eq!(kind, expected, "{:?} with {}", version.version, caller.host_name);
+            // TLS 1.3 sends its tickets after the handshake; an answer comes after them.
+            let request = format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", caller.host_name);
+            stream.write_all(request.as_bytes()).await.unwrap();
+            stream.read_exact(&mut [0; 12]).await.unwrap();
+        }
+    }
 }
