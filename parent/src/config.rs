@@ -266,7 +266,7 @@ impl Config {
         let folder = file.parent().unwrap_or(Path::new(""));
         config.static_configuration = folder.join(&config.static_configuration);
         config.key_stores = folder.join(&config.key_stores);
-        config.file = file.to_owned();
+        file.clone_into(&mut config.file);
         config.ports_file = config.ports_file.map(|path| folder.join(path));
         Ok(config)
     }

@@ -80,7 +80,7 @@ async fn beyond_the_cap_the_enclave_learns_why() {
     assert!(matches!(second, Err(EgressError::Refused(EgressRefusal::Busy))), "{second:?}");
     drop(first);
     drop(soon(remote.accept()).await.unwrap());
-    crate::fixture::until(|| async { parent.status().await["egress_connections"] == 0 }).await;
+    until(|| async { parent.status().await["egress_connections"] == 0 }).await;
     open_egress(&address, &destination, DEADLINE).await.unwrap();
 }
 
