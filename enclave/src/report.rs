@@ -238,9 +238,9 @@ mod tests {
             [(KeyStoreState::Refused, Some("collision")), (KeyStoreState::Blocked, None)],
             "a block is the first reason; what has no report yet has no state"
         );
-        let alarms = lines(&mut receiver).into_iter().filter(|(level, text)| {
-            *level == Level::Error && text.ends_with("collision")
-        });
+        let alarms = lines(&mut receiver)
+            .into_iter()
+            .filter(|(level, text)| *level == Level::Error && text.ends_with("collision"));
         assert!(alarms.count() >= 3);
         reporter.withhold(withheld);
         reporter.set(id(1), report(KeyStoreState::Serving));

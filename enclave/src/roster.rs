@@ -16,8 +16,8 @@ use crate::tls::TlsError;
 mod authorities;
 mod claims;
 
-pub use authorities::AuthorityError;
 pub(crate) use authorities::Authorities;
+pub use authorities::AuthorityError;
 pub(crate) use claims::Claim;
 
 /// See the module.
