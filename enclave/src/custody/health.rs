@@ -12,7 +12,7 @@
 //! back, because it counts from when the question was sent. Assumes: whoever tells that a custodian answered had that proven.
 
 use core::num::NonZeroU32;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use holdfast_shared::limits::HEALTH_AGE_MAX_MS;
@@ -57,9 +57,11 @@ impl CustodianHealth {
         self.word.store(Word::Answered { sent_ms }.into());
     }
 
-    /// It did not answer, or nothing that is worth anything.
+    /// It did not answer, or nothing that is worth anything. That takes no refusal back.
     pub fn failed(&self) {
-        self.word.store(Word::Failed.into());
+        if **self.word.load() != Word::Refused {
+            self.word.store(Word::Failed.into());
+        }
     }
 
     /// It answered that it will not have this enclave.
@@ -87,14 +89,21 @@ impl CustodianHealth {
 #[derive(Debug)]
 pub struct FleetHealth {
     custodians: Vec<CustodianHealth>,
-    enclaves: AtomicU32,
+    counted: ArcSwap<Counted>,
+}
+
+/// What the home custodian said last of the enclaves, in answer to a request sent then.
+#[derive(Clone, Copy, Debug)]
+struct Counted {
+    enclaves: NonZeroU32,
+    sent_ms: u64,
 }
 
 impl FleetHealth {
     /// A fleet of these custodians and one enclave.
     #[must_use]
-    pub const fn new(custodians: Vec<CustodianHealth>) -> Self {
-        Self { custodians, enclaves: AtomicU32::new(1) }
+    pub fn new(custodians: Vec<CustodianHealth>) -> Self {
+        Self { custodians, counted: ArcSwap::from_pointee(Counted { enclaves: NonZeroU32::MIN, sent_ms: 0 }) }
     }
 
     /// The custodians.
@@ -103,15 +112,16 @@ impl FleetHealth {
         &self.custodians
     }
 
-    /// The home custodian counted the enclaves that serve the key store.
-    pub fn count_enclaves(&self, enclaves: NonZeroU32) {
-        self.enclaves.store(enclaves.get(), Ordering::Relaxed);
+    /// The home custodian counted the enclaves that serve the key store, in answer to a request that was sent at `sent_ms`.
+    pub fn count_enclaves(&self, enclaves: NonZeroU32, sent_ms: u64) {
+        self.counted.store(Counted { enclaves, sent_ms }.into());
     }
 
-    /// `xksProxyFleetSize`.
+    /// `xksProxyFleetSize` at `now_ms`, monotonic. Of others we know from the custodian alone: without its word there is this one.
     #[must_use]
-    pub fn enclaves(&self) -> NonZeroU32 {
-        NonZeroU32::new(self.enclaves.load(Ordering::Relaxed)).unwrap_or(NonZeroU32::MIN)
+    pub fn enclaves(&self, now_ms: u64) -> NonZeroU32 {
+        let counted = **self.counted.load();
+        if now_ms.saturating_sub(counted.sent_ms) <= HEALTH_AGE_MAX_MS { counted.enclaves } else { NonZeroU32::MIN }
     }
 
     /// `ekmFleetDetails` at `now_ms`, monotonic.
@@ -135,7 +145,7 @@ mod tests {
         type Tell = fn(&CustodianHealth);
         const LEASE: u64 = 1_000_000;
         let (active, degraded, unavailable) = (EkmStatus::Active, EkmStatus::Degraded, EkmStatus::Unavailable);
-        let table: [(&str, &[Tell], u64, EkmStatus); 11] = [
+        let table: [(&str, &[Tell], u64, EkmStatus); 12] = [
             ("nothing yet", &[], 0, unavailable),
             ("an answer without a lease", &[|c| c.answered(5)], 5, unavailable),
             ("an answer", &[|c| c.set_lease(LEASE), |c| c.answered(5)], 6, active),
@@ -144,13 +154,21 @@ mod tests {
             ("no answer", &[|c| c.set_lease(LEASE), |c| c.answered(5), CustodianHealth::failed], 6, degraded),
             ("an answer again", &[|c| c.set_lease(LEASE), CustodianHealth::failed, |c| c.answered(7)], 8, active),
             ("a refusal", &[|c| c.set_lease(LEASE), |c| c.answered(5), CustodianHealth::refused], 6, unavailable),
+            (
+                "silence after a refusal",
+                &[|c| c.set_lease(LEASE), CustodianHealth::refused, CustodianHealth::failed],
+                6,
+                unavailable,
+            ),
             ("taken back", &[|c| c.set_lease(LEASE), CustodianHealth::refused, |c| c.answered(7)], 8, active),
             ("the end of the lease", &[|c| c.set_lease(10), |c| c.answered(5)], 10, unavailable),
             ("no answer, and the end of the lease", &[|c| c.set_lease(10), CustodianHealth::failed], 10, unavailable),
         ];
         for (what, told, now_ms, expected) in table {
             let custodian = CustodianHealth::named("id".to_owned(), "home");
-            told.iter().for_each(|tell| tell(&custodian));
+            for tell in told {
+                tell(&custodian);
+            }
             let fleet = FleetHealth::new(vec![custodian, CustodianHealth::named("other".to_owned(), "other")]);
             let details = fleet.details(now_ms);
             assert_eq!(details[0].health_status, expected, "{what}");
@@ -163,10 +181,13 @@ mod tests {
     }
 
     #[test]
-    fn enclaves_are_counted_by_the_custodian() {
+    fn enclaves_are_counted_by_the_custodian_and_its_word_grows_old() {
         let fleet = FleetHealth::new(Vec::new());
-        assert_eq!(fleet.enclaves().get(), 1, "this one is there");
-        fleet.count_enclaves(NonZeroU32::new(3).unwrap());
-        assert_eq!(fleet.enclaves().get(), 3);
+        assert_eq!(fleet.enclaves(7).get(), 1, "this one is there");
+        fleet.count_enclaves(NonZeroU32::new(3).unwrap(), 1_000);
+        assert_eq!(fleet.enclaves(61_000).get(), 3);
+        assert_eq!(fleet.enclaves(61_001).get(), 1, "a minute later the others may be gone");
+        fleet.count_enclaves(NonZeroU32::new(2).unwrap(), 61_001);
+        assert_eq!(fleet.enclaves(61_001).get(), 2);
     }
 }
