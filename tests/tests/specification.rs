@@ -1,7 +1,5 @@
 //! What the specification asks of the whole system: that no plaintext is logged, and the file for the console of KMS.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking, in its helpers too")]
-
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::SystemTime;
 
