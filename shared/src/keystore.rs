@@ -120,7 +120,12 @@ message!(Body, limits::BLOB_MAX, "key store", |body| {
     body.external_keys.iter().try_for_each(check_external_key)?;
     rule(body.credentials.len() <= limits::CREDENTIALS_MAX, "has too many credentials")?;
     body.credentials.iter().try_for_each(Message::check)?;
-    rule(body.tls.chain.len() <= limits::CERTIFICATE_CHAIN_MAX, "the certificate chain is too long")?;
+    // Each handshake sends all of it, to anybody: what its size costs, all tenants would pay.
+    rule(
+        body.tls.chain.len() <= limits::CERTIFICATE_CHAIN_MAX
+            && body.tls.chain.iter().all(|certificate| certificate.0.len() <= limits::CERTIFICATE_DER_MAX),
+        "the certificate chain is too long",
+    )?;
     rule((1..=limits::ADMINISTRATORS_MAX).contains(&body.administrators.len()), "needs 1 to 16 administrators")?;
     rule(body.executed.len() <= limits::EXECUTED_COMMANDS_MAX, "remembers too many commands")?;
     body.quota.iter().try_for_each(Message::check)?;

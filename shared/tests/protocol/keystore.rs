@@ -123,6 +123,8 @@ fn a_body_that_breaks_a_rule_is_neither_sealed_nor_opened() {
         ("subject common names", |b| b.client_authentication = Some(clients(1, 40, &["a\n"]))),
         ("subject common names", |b| b.client_authentication = Some(clients(1, 40, &[&"a".repeat(65)]))),
         ("subject common names", |b| b.client_authentication = Some(clients(1, 40, &["a"; 9]))),
+        ("chain is too long", |b| b.tls.chain = vec![DerCertificate(vec![7; 40]); 7]),
+        ("chain is too long", |b| b.tls.chain = vec![DerCertificate(vec![7; 40]), DerCertificate(vec![7; 8193])]),
         ("43 to 64", |b| b.credentials[0].secret_access_key = SecretBytes::new(vec![b's'; 42])),
         ("administrators", |b| b.administrators.clear()),
     ];
