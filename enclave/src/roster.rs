@@ -1,14 +1,18 @@
 //! Who is served at present: the list from which the [`Directory`] is made anew whenever one key store changes.
 //!
 //! Guarantees: only what [`claims`] allows is served; whoever is not, is reported with the reason, and an alarm is logged. Changing
-//! the list takes a lock that no request ever takes.
+//! the list takes a lock that no request ever takes. A proof is judged when a version is served and again each minute, since
+//! certificates begin and end: a name that was won by one does not outlast it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use holdfast_link::control::Level;
 use holdfast_shared::ids::KeyStoreId;
 
+use crate::clock::Clock;
+use crate::custody::{Enclave, Workshop};
 use crate::directory::{Directory, ServedKeyStore};
 use crate::report::Reporter;
 use crate::tls::TlsError;
@@ -61,7 +65,7 @@ impl Roster {
     /// # Errors
     /// When no TLS configuration can be made of it; what was served before stays.
     pub(crate) fn put(&self, store: ServedKeyStore, claim: &Claim, is_proven: bool) -> Result<(), TlsError> {
-        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut listed = self.lock();
         let id = store.id;
         let store_before = listed.stores.insert(id, Arc::new(store));
         let claim_before = listed.claims.insert(id, claim.clone());
@@ -84,8 +88,38 @@ impl Roster {
         });
     }
 
+    /// Judges each proof again, where that delays no request.
+    pub(crate) async fn judge_again(self: &Arc<Self>, workshop: &Workshop, clock: &dyn Clock) {
+        if self.authorities.is_empty() {
+            return;
+        }
+        let stores: Vec<_> = self.lock().stores.values().map(Arc::clone).collect();
+        for store in stores {
+            let (roster, judged, now_ms) = (Arc::clone(self), Arc::clone(&store), clock.wall_ms());
+            let judging = move || roster.authorities.prove(judged.tls.chain(), &judged.host_name, now_ms);
+            let Ok(is_proven) = workshop.work(judging).await else { return };
+            // What was put in its place meanwhile was judged by itself.
+            let is_due = |listed: &Listed| {
+                listed.stores.get(&store.id).is_some_and(|current| Arc::ptr_eq(current, &store))
+                    && listed.proven.contains(&store.id) != is_proven
+            };
+            let due = is_due(&self.lock());
+            if due {
+                self.change("a proof", |listed| {
+                    if is_due(listed) {
+                        listed.prove(store.id, is_proven);
+                    }
+                });
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Listed> {
+        self.listed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn change(&self, what: &str, change: impl FnOnce(&mut Listed)) {
-        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut listed = self.lock();
         change(&mut listed);
         if let Err(error) = self.refresh(&listed) {
             self.reporter.log(Level::Error, &format!("{what} could not be changed: {error}"));
@@ -121,4 +155,107 @@ fn restore<T>(map: &mut BTreeMap<KeyStoreId, T>, id: KeyStoreId, before: Option<
         Some(before) => map.insert(id, before),
         None => map.remove(&id),
     };
+}
+
+/// How often proofs are judged again.
+const JUDGING_INTERVAL: Duration = Duration::from_mins(1);
+
+/// Judges proofs again from time to time, for ever.
+pub(crate) async fn keep_judged(roster: Arc<Roster>, enclave: Arc<Enclave>) {
+    loop {
+        tokio::time::sleep(JUDGING_INTERVAL).await;
+        roster.judge_again(&enclave.workshop, &*enclave.clock).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_shared::secrets::{Secret, SecretBytes};
+    use holdfast_shared::sigv4::{CredentialSet, Regions};
+    use holdfast_shared::xks::{HostName, PathPrefix};
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+
+    use super::*;
+    use crate::clock::SteppedClock;
+    use crate::directory::{FleetHealth, Gate, KeySlot, OwnerId};
+    use crate::tls::TlsIdentity;
+    use crate::xks::OpenGuard;
+
+    const HOST: &str = "xks.a.test";
+    const NOW_MS: u64 = 1_790_000_000_000; // 2026-09-21
+    const DAY_MS: u64 = 24 * 3_600_000;
+
+    fn id(n: u8) -> KeyStoreId {
+        KeyStoreId([n; 32])
+    }
+
+    fn claim(n: u8) -> Claim {
+        Claim {
+            owner: OwnerId([n; 32]),
+            host_name: HostName::parse(HOST).unwrap(),
+            path_prefix: PathPrefix::parse("").unwrap(),
+        }
+    }
+
+    /// A key store of its own owner, with a certificate of these dates.
+    fn store(n: u8, issuer: &Issuer<'_, KeyPair>, from: (i32, u8, u8), to: (i32, u8, u8)) -> ServedKeyStore {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![HOST.to_owned()]).unwrap();
+        params.not_before = date_time_ymd(from.0, from.1, from.2);
+        params.not_after = date_time_ymd(to.0, to.1, to.2);
+        let chain = vec![params.signed_by(&key, issuer).unwrap().der().to_vec()];
+        let Claim { owner, host_name, path_prefix } = claim(n);
+        ServedKeyStore {
+            id: id(n),
+            owner,
+            host_name,
+            path_prefix,
+            credentials: CredentialSet::new(vec![], &Secret::take(&mut [0; 32])).unwrap(),
+            regions: Regions::Any,
+            tls: Arc::new(TlsIdentity::new(chain, &SecretBytes::new(key.serialize_der()), 0).unwrap()),
+            client_authentication: None,
+            guard: Arc::new(OpenGuard),
+            gate: Arc::new(Gate::new()),
+            keys: Arc::new(KeySlot::new()),
+            fleet: Arc::new(FleetHealth::new(vec![])),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_was_won_by_a_certificate_does_not_outlast_it() {
+        let ca_key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let root = params.self_signed(&ca_key).unwrap().der().to_vec();
+        let issuer = Issuer::new(params, ca_key);
+
+        let clock = Arc::new(SteppedClock::at(NOW_MS));
+        let directory = Arc::new(Directory::new(clock.clone()));
+        let (reporter, _lines) = Reporter::new();
+        let roster = Arc::new(Roster::new(Arc::clone(&directory), reporter, Authorities::new(&[root]).unwrap()));
+        let workshop = Workshop::new();
+        let holder = || {
+            let prefix = PathPrefix::parse("").unwrap();
+            directory.store(&HostName::parse(HOST).unwrap(), &prefix).map(|store| store.id.as_bytes()[0])
+        };
+        let put = |n: u8, store: ServedKeyStore| {
+            let is_proven = roster.authorities().prove(store.tls.chain(), &store.host_name, clock.wall_ms());
+            roster.put(store, &claim(n), is_proven).unwrap();
+        };
+
+        // Once the name was the first one's; the second one's certificate is good only from next week on.
+        put(1, store(1, &issuer, (2026, 1, 1), (2026, 9, 25)));
+        put(2, store(2, &issuer, (2026, 9, 28), (2027, 1, 1)));
+        assert_eq!(holder(), Some(1));
+        roster.judge_again(&workshop, &*clock).await;
+        assert_eq!(holder(), Some(1), "nothing has changed");
+        clock.advance_ms(5 * DAY_MS);
+        roster.judge_again(&workshop, &*clock).await;
+        assert_eq!(holder(), None, "it has expired, and nobody else has a proof yet");
+        clock.advance_ms(5 * DAY_MS);
+        roster.judge_again(&workshop, &*clock).await;
+        assert_eq!(holder(), Some(2));
+        put(1, store(1, &issuer, (2026, 9, 29), (2027, 1, 1)));
+        assert_eq!(holder(), None, "both");
+    }
 }

@@ -18,7 +18,7 @@ use crate::files;
 use crate::fleet::Fleet;
 use crate::nsm::NsmDevice;
 use crate::report::Reporter;
-use crate::roster::{Authorities, AuthorityError, Roster};
+use crate::roster::{self, Authorities, AuthorityError, Roster};
 use crate::server::{self, ServerContext};
 use crate::tls::expiry::warn_of_expiry;
 
@@ -101,7 +101,9 @@ pub async fn run(platform: Platform) -> Result<(), RunError> {
         workshop: Workshop::new(),
     };
     let roster = Arc::new(Roster::new(directory, reporter, authorities));
-    let mut fleet = Fleet::new(Arc::new(enclave), roster, regions, platform.egress);
+    let enclave = Arc::new(enclave);
+    let judging = tokio::spawn(roster::keep_judged(Arc::clone(&roster), Arc::clone(&enclave)));
+    let mut fleet = Fleet::new(enclave, roster, regions, platform.egress);
     let following = async {
         while wanted.changed().await.is_ok() {
             let manifests = wanted.borrow_and_update().clone();
@@ -117,6 +119,7 @@ pub async fn run(platform: Platform) -> Result<(), RunError> {
     tokio::time::sleep(STATUS_INTERVAL).await;
     desk.abort();
     anchoring.abort();
+    judging.abort();
     expiry.abort();
     Ok(())
 }

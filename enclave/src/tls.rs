@@ -78,6 +78,11 @@ impl TlsIdentity {
         Ok(Self { certified_key: Arc::new(certified_key), installed_ms, not_after_ms })
     }
 
+    /// The certificates, leaf first.
+    pub(crate) fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.certified_key.cert
+    }
+
     pub(crate) fn installed_ms(&self) -> u64 {
         self.installed_ms
     }

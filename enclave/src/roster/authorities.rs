@@ -36,13 +36,18 @@ impl Authorities {
         certificates.iter().enumerate().map(anchor).collect::<Result<_, _>>().map(Self)
     }
 
+    /// Whether there are none.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether a chain, leaf first, proves `host_name` at `now_ms`.
-    pub(crate) fn prove(&self, chain: &[Vec<u8>], host_name: &HostName, now_ms: u64) -> bool {
+    pub(crate) fn prove(&self, chain: &[impl AsRef<[u8]>], host_name: &HostName, now_ms: u64) -> bool {
         let Some((leaf, rest)) = chain.split_first() else { return false };
         let Ok(name) = ServerName::try_from(host_name.as_str()) else { return false };
-        let leaf = CertificateDer::from(leaf.as_slice());
+        let leaf = CertificateDer::from(leaf.as_ref());
         let Ok(leaf) = webpki::EndEntityCert::try_from(&leaf) else { return false };
-        let rest: Vec<_> = rest.iter().map(|certificate| CertificateDer::from(certificate.as_slice())).collect();
+        let rest: Vec<_> = rest.iter().map(|certificate| CertificateDer::from(certificate.as_ref())).collect();
         let now = UnixTime::since_unix_epoch(Duration::from_millis(now_ms));
         let algorithms = crate::tls::provider().signature_verification_algorithms.all;
         let usage = webpki::KeyUsage::server_auth();

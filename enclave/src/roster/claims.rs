@@ -6,7 +6,7 @@
 //! one of them has proven it; a path prefix that one owner claims twice.
 
 use core::fmt;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use holdfast_shared::ids::KeyStoreId;
 use holdfast_shared::manifest::{Administrator, VerifiedManifest};
@@ -45,17 +45,21 @@ fn owner(administrators: &[Administrator]) -> OwnerId {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Withheld {
     /// Several owners claim the host name, and nobody has proven it.
-    Unproven { host_name: HostName, rivals: BTreeSet<KeyStoreId> },
+    Unproven { host_name: HostName, rivals: Rivals },
     /// Several owners claim the host name, and more than one has proven it.
-    AllProven { host_name: HostName, rivals: BTreeSet<KeyStoreId> },
+    AllProven { host_name: HostName, rivals: Rivals },
     /// Another owner has proven the host name.
-    Lost { host_name: HostName, rivals: BTreeSet<KeyStoreId> },
+    Lost { host_name: HostName, rivals: Rivals },
     /// One owner claims the path prefix twice.
-    Prefix { host_name: HostName, rivals: BTreeSet<KeyStoreId> },
+    Prefix { host_name: HostName, rivals: Rivals },
 }
 
-/// Rivals that are named; a reason must stay short.
-const RIVALS_NAMED: usize = 1;
+/// Others that claim the same. One is named, so that a reason stays short, and costs the same however many there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rivals {
+    named: KeyStoreId,
+    more: usize,
+}
 
 impl fmt::Display for Withheld {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -67,12 +71,9 @@ impl fmt::Display for Withheld {
             Self::Lost { host_name, rivals } => ("claimed by several owners, proven by another", host_name, rivals),
             Self::Prefix { host_name, rivals } => ("this path prefix is claimed twice by its owner", host_name, rivals),
         };
-        write!(f, "host name collision: {reason}; see")?;
-        for rival in rivals.iter().take(RIVALS_NAMED) {
-            write!(f, " {rival}")?;
-        }
-        if let Some(more) = rivals.len().checked_sub(RIVALS_NAMED).filter(|more| *more > 0) {
-            write!(f, " and {more} more")?;
+        write!(f, "host name collision: {reason}; see {}", rivals.named)?;
+        if rivals.more > 0 {
+            write!(f, " and {} more", rivals.more)?;
         }
         // Last: it may be long, and what does not fit is cut.
         write!(f, "; {host_name}")
@@ -91,32 +92,61 @@ pub(crate) fn settle(
     let mut withheld = BTreeMap::new();
     for (host_name, claimants) in by_host {
         let holder = holder(&claimants, proven);
-        let mut by_prefix: BTreeMap<&PathPrefix, BTreeSet<KeyStoreId>> = BTreeMap::new();
+        let strangers = Strangers::of(&claimants);
+        let mut by_prefix: BTreeMap<&PathPrefix, Vec<KeyStoreId>> = BTreeMap::new();
         for (id, claim) in &claimants {
-            let others = || {
-                let others = claimants.iter().filter(|(_, other)| other.owner != claim.owner);
-                others.map(|(id, _)| *id).collect::<BTreeSet<_>>()
-            };
-            let host_name = host_name.clone();
-            let reason = match holder {
-                Holder::One(owner) if owner == claim.owner => {
-                    by_prefix.entry(&claim.path_prefix).or_default().insert(*id);
+            let (host_name, rivals) = (host_name.clone(), strangers.to(claim.owner));
+            let reason = match (holder, rivals) {
+                (Holder::Nobody, Some(rivals)) => Withheld::Unproven { host_name, rivals },
+                (Holder::Several, Some(rivals)) => Withheld::AllProven { host_name, rivals },
+                (Holder::One(owner), Some(rivals)) if owner != claim.owner => Withheld::Lost { host_name, rivals },
+                // Its owner's.
+                _ => {
+                    by_prefix.entry(&claim.path_prefix).or_default().push(*id);
                     continue;
                 }
-                Holder::One(_) => Withheld::Lost { host_name, rivals: others() },
-                Holder::Nobody => Withheld::Unproven { host_name, rivals: others() },
-                Holder::Several => Withheld::AllProven { host_name, rivals: others() },
             };
             withheld.insert(*id, reason);
         }
-        for ids in by_prefix.into_values().filter(|ids| ids.len() > 1) {
+        for ids in by_prefix.into_values() {
             for id in &ids {
-                let rivals = ids.iter().filter(|other| *other != id).copied().collect();
+                let Some(named) = ids.iter().copied().find(|other| other != id) else { continue };
+                let rivals = Rivals { named, more: ids.len().saturating_sub(2) };
                 withheld.insert(*id, Withheld::Prefix { host_name: host_name.clone(), rivals });
             }
         }
     }
     withheld
+}
+
+/// The claimants of one host name as each owner sees them. This is looked at with every version of every key store, and there may
+/// be as many claimants as an enclave has key stores: it must not be a list for each.
+struct Strangers {
+    first: Option<(KeyStoreId, OwnerId)>,
+    /// The first of another owner than `first`'s.
+    second: Option<KeyStoreId>,
+    claims: HashMap<OwnerId, usize>,
+    all: usize,
+}
+
+impl Strangers {
+    fn of(claimants: &[(KeyStoreId, &Claim)]) -> Self {
+        let first = claimants.first().map(|(id, claim)| (*id, claim.owner));
+        let second = claimants.iter().find(|(_, claim)| first.is_some_and(|(_, owner)| owner != claim.owner));
+        let mut claims: HashMap<OwnerId, usize> = HashMap::new();
+        for (_, claim) in claimants {
+            let count = claims.entry(claim.owner).or_default();
+            *count = count.saturating_add(1);
+        }
+        Self { first, second: second.map(|(id, _)| *id), claims, all: claimants.len() }
+    }
+
+    /// Those of other owners, if there are any.
+    fn to(&self, owner: OwnerId) -> Option<Rivals> {
+        let own = self.claims.get(&owner).copied().unwrap_or_default();
+        let named = self.first.filter(|(_, first)| *first != owner).map(|(id, _)| id).or(self.second)?;
+        Some(Rivals { named, more: self.all.saturating_sub(own).saturating_sub(1) })
+    }
 }
 
 /// To whom a host name belongs.
@@ -224,9 +254,38 @@ mod tests {
     }
 
     #[test]
+    fn a_rival_is_of_another_owner_and_all_of_them_are_counted() {
+        let host_name = HostName::parse("a.test").unwrap();
+        let owners = [1, 1, 2, 3, 2];
+        let claim = |owner: u8| Claim {
+            owner: OwnerId([owner; 32]),
+            host_name: host_name.clone(),
+            path_prefix: PathPrefix::parse("").unwrap(),
+        };
+        let claims: BTreeMap<_, _> = (0..).zip(owners).map(|(n, owner)| (id(n), claim(owner))).collect();
+        let told: Vec<_> = settle(&claims, &BTreeSet::new())
+            .values()
+            .map(|withheld| match withheld {
+                Withheld::Unproven { rivals, .. } => (rivals.named.as_bytes()[0], rivals.more),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(told, [(2, 2), (2, 2), (0, 2), (0, 3), (0, 2)]);
+        let twins: BTreeMap<_, _> = (0..3).map(|n| (id(n), claim(1))).collect();
+        let told: Vec<_> = settle(&twins, &BTreeSet::new())
+            .values()
+            .map(|withheld| match withheld {
+                Withheld::Prefix { rivals, .. } => (rivals.named.as_bytes()[0], rivals.more),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(told, [(1, 1), (0, 1), (0, 1)]);
+    }
+
+    #[test]
     fn a_reason_fits_and_begins_with_what_matters() {
         let host_name = HostName::parse(&format!("{}.test", "a".repeat(60))).unwrap();
-        let rivals = (0..9).map(id).collect();
+        let rivals = Rivals { named: id(0), more: 8 };
         let text = Withheld::AllProven { host_name, rivals }.to_string();
         assert!(text.starts_with("host name collision: claimed by several owners"), "{text}");
         assert!(text.contains(" and 8 more; aaa"), "{text}");
