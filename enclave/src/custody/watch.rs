@@ -51,7 +51,7 @@ impl<C: Connect + 'static> Custody<C> {
                 Ok((Reply::News { lease_ms, overlay, register, commands, enclaves }, answered)) => {
                     failures = 0;
                     self.served.custodian_health().for_each(|custodian| custodian.answered(answered.sent_ms()));
-                    self.served.health().count_enclaves(enclaves);
+                    self.served.health().count_enclaves(enclaves, answered.sent_ms());
                     let was_blocked = self.is_blocked();
                     if let Some(overlay) = overlay {
                         self.take_overlay(&overlay);

@@ -100,13 +100,15 @@ impl AdmittedRequest<'_, GetHealthStatus> {
     pub fn finish(self, clock: &dyn Clock) -> Result<Finished, XksError> {
         try_cipher(&self.keys)?;
         let store = self.request.store;
-        let mut fleet = store.fleet.details(clock.monotonic_ms());
+        let now_ms = clock.monotonic_ms();
+        let mut fleet = store.fleet.details(now_ms);
         if fleet.is_empty() {
             // "The response MUST have at least one" entry: without custodians, the enclave stands for itself.
             let (id, model) = (store.id.to_string(), MODEL.to_owned());
             fleet.push(EkmHealth { id, model, health_status: EkmStatus::Active });
         }
-        let body = HealthAnswer::new(store.fleet.enclaves(), VENDOR, MODEL, &fleet).map_err(|_| INTERNAL)?.to_json();
+        let enclaves = store.fleet.enclaves(now_ms);
+        let body = HealthAnswer::new(enclaves, VENDOR, MODEL, &fleet).map_err(|_| INTERNAL)?.to_json();
         Ok(Finished { store, key: None, body: ResponseBody::Plain(body) })
     }
 }
