@@ -87,6 +87,10 @@ fn effect_of(command: &Command, signatures: usize, body: &mut Body, situation: S
     if signatures < usize::from(needed) {
         return Effect::Waiting;
     }
+    // Its id is kept until it expires; nobody fills that memory for longer than a command may live.
+    if command.expires_ms.saturating_sub(situation.now_ms) > limits::COMMAND_LIFE_MAX_MS {
+        return refused("the command expires more than 31 days from now; issue it again, by a clock that is right");
+    }
     if let Err(reason) = check_precondition(command, body, situation.version) {
         return refused(&reason);
     }

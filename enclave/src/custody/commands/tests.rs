@@ -164,6 +164,24 @@ fn an_expired_memory_is_dropped_only_when_its_command_could_not_be_replayed() {
 }
 
 #[test]
+fn a_command_from_the_future_is_refused_and_not_remembered() {
+    let mut desk = Desk::new();
+    let life_ms = limits::COMMAND_LIFE_MAX_MS;
+    for (expires_ms, is_obeyed) in [(NOW_MS + life_ms + 1, false), (u64::MAX, false), (NOW_MS + life_ms, true)] {
+        let mut command = desk.command(Action::SetQuota { quota: None });
+        (command.issued_ms, command.expires_ms) = (expires_ms - 1, expires_ms);
+        let signed = desk.signed(&command);
+        let effect = desk.at(&signed, NOW_MS);
+        if is_obeyed {
+            assert_eq!(effect, DONE);
+        } else {
+            assert!(reason(&effect).starts_with("the command expires more than 31 days from now"), "{effect:?}");
+        }
+        assert_eq!(desk.body.executed.len(), usize::from(is_obeyed), "{expires_ms}");
+    }
+}
+
+#[test]
 fn only_enough_known_administrators_are_obeyed() {
     let mut desk = Desk::new();
     desk.body.thresholds.keys = 2;
