@@ -6,6 +6,7 @@
 //! other. Each key store has a share of memory that does not depend on what others take.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
 
 use holdfast_shared::limits::BLOB_MAX;
 use tokio::sync::Semaphore;
@@ -59,14 +60,14 @@ const ROOM: usize = 64 * BLOB_MAX;
 /// What all key stores of an enclave work in.
 pub(crate) struct Workshop {
     /// One piece of heavy work at a time; tokio's semaphore is fair.
-    bench: Semaphore,
+    bench: Arc<Semaphore>,
     /// How many key stores are on the parent's list.
     key_stores: AtomicUsize,
 }
 
 impl Workshop {
-    pub(crate) const fn new() -> Self {
-        Self { bench: Semaphore::const_new(1), key_stores: AtomicUsize::new(1) }
+    pub(crate) fn new() -> Self {
+        Self { bench: Arc::new(Semaphore::new(1)), key_stores: AtomicUsize::new(1) }
     }
 
     /// So many key stores share the room from now on.
@@ -79,7 +80,8 @@ impl Workshop {
         ROOM.checked_div(self.key_stores.load(Ordering::Relaxed)).unwrap_or(BLOB_MAX).min(BLOB_MAX)
     }
 
-    /// Does heavy work in its turn, where it delays no request.
+    /// Does heavy work in its turn, where it delays no request. Whoever gives up waiting leaves the bench occupied until the piece
+    /// is done.
     ///
     /// # Errors
     /// When the program ends, or the work panicked.
@@ -88,7 +90,12 @@ impl Workshop {
         piece: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, CustodyError> {
         let ended = || CustodyError::Served("the enclave ends".to_owned());
-        let _turn = self.bench.acquire().await.map_err(|_| ended())?;
+        let turn = Arc::clone(&self.bench).acquire_owned().await.map_err(|_| ended())?;
+        let piece = move || {
+            let done = piece();
+            drop(turn);
+            done
+        };
         tokio::task::spawn_blocking(piece).await.map_err(|_| ended())
     }
 }
@@ -128,6 +135,28 @@ mod tests {
         }
         assert!(allowance.is_spent(2_000), "one too many: two seconds");
         assert!(!allowance.is_spent(2_001));
+    }
+
+    #[tokio::test]
+    async fn a_piece_that_nobody_waits_for_keeps_the_bench_until_it_is_done() {
+        let workshop = Arc::new(Workshop::new());
+        let (begun, has_begun) = std::sync::mpsc::channel();
+        let (finish, may_finish) = std::sync::mpsc::channel::<()>();
+        let first = tokio::spawn({
+            let workshop = Arc::clone(&workshop);
+            let piece = move || {
+                begun.send(()).unwrap();
+                // An error as well: the test is over.
+                let _ = may_finish.recv();
+            };
+            async move { workshop.work(piece).await }
+        });
+        tokio::task::spawn_blocking(move || has_begun.recv()).await.unwrap().unwrap();
+        first.abort();
+        assert!(first.await.unwrap_err().is_cancelled());
+        assert_eq!(workshop.bench.available_permits(), 0, "the piece goes on");
+        finish.send(()).unwrap();
+        assert_eq!(workshop.work(|| 7).await.unwrap(), 7);
     }
 
     #[test]

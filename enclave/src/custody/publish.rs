@@ -10,15 +10,15 @@ use holdfast_client::Connect;
 use holdfast_link::control::Level;
 use holdfast_shared::cbor;
 use holdfast_shared::channel::{Ask, Reply};
-use holdfast_shared::command::{self, Outcome, ResultContent, ResultUserData, SealedResult};
+use holdfast_shared::command::{self, CommandError, Outcome, ResultContent, ResultUserData, SealedResult};
 use holdfast_shared::ids::{CommandId, KeyStoreId};
 use holdfast_shared::keystore::{self, Place};
 use holdfast_shared::limits::PENDING_COMMANDS_MAX;
 use holdfast_shared::manifest::Administrator;
-use holdfast_shared::secrets::SecretBytes;
+use holdfast_shared::secrets::{Secret, SecretBytes};
 use ring::rand::SystemRandom;
 
-use super::commands::{self, Effect, Situation};
+use super::commands::{self, Effect, Handled, Situation};
 use super::session::Session;
 use super::{Custody, CustodyError, Unsealed};
 use crate::entropy;
@@ -88,18 +88,11 @@ impl<C: Connect + 'static> Custody<C> {
         for _ in 0..RACES_MAX {
             // Blocked: it waits.
             let Some(unsealed) = &self.unsealed else { return Ok(Dealt::Not) };
-            let (unsealed, attested_key) = (Arc::clone(unsealed), Arc::clone(&unsealed.attested_key));
+            let unsealed = Arc::clone(unsealed);
             self.allowance.charge(unsealed.blob.len());
-            let opening = Arc::clone(&unsealed);
-            let mut opened = self.enclave.workshop.work(move || opening.open()).await??;
-            let situation = Situation {
-                key_store_id: self.id(),
-                now_ms: self.enclave.clock.wall_ms(),
-                version: unsealed.entry.version,
-                attested_key: &attested_key,
-                fresh: entropy::secret(&self.enclave.nsm, "external key").await?,
-            };
-            let handled = match commands::carry_out(signed, &mut opened.body, situation) {
+            let fresh = entropy::secret(&self.enclave.nsm, "external key").await?;
+            let (handled, body) = self.judge(&unsealed, signed, fresh).await?;
+            let handled = match handled {
                 Ok(handled) => handled,
                 Err(error) => {
                     self.log(Level::Error, &format!("a command was ignored: {error}"));
@@ -107,7 +100,7 @@ impl<C: Connect + 'static> Custody<C> {
                 }
             };
             let command_id = handled.command_id;
-            let recipient = opened.body.administrators.iter().find(|a| a.id() == handled.recipient).cloned();
+            let recipient = body.administrators.iter().find(|a| a.id() == handled.recipient).cloned();
             let Some(recipient) = recipient else { return Ok(Dealt::Not) };
             let (changed, outcome) = match handled.effect {
                 Effect::Left => {
@@ -124,12 +117,36 @@ impl<C: Connect + 'static> Custody<C> {
                 self.remember(command_id);
                 return Ok(Dealt::With);
             }
-            if self.publish(session, unsealed, opened.body, result).await? {
+            if self.publish(session, unsealed, body, result).await? {
                 self.remember(command_id);
                 return Ok(Dealt::With);
             }
         }
         Ok(Dealt::Not)
+    }
+
+    /// Opens the newest version and carries a command out on it. Up to 16 signatures are verified, and the body is measured: all
+    /// of that is heavy.
+    async fn judge(
+        &self,
+        unsealed: &Arc<Unsealed>,
+        signed: &[u8],
+        fresh: Secret<32>,
+    ) -> Result<(Result<Handled, CommandError>, keystore::Body), CustodyError> {
+        let (key_store_id, clock) = (self.id(), Arc::clone(&self.enclave.clock));
+        let (unsealed, signed) = (Arc::clone(unsealed), signed.to_vec());
+        let judging = move || {
+            let mut body = unsealed.open()?.body;
+            let situation = Situation {
+                key_store_id,
+                now_ms: clock.wall_ms(),
+                version: unsealed.entry.version,
+                attested_key: &unsealed.attested_key,
+                fresh,
+            };
+            Ok((commands::carry_out(&signed, &mut body, situation), body))
+        };
+        self.enclave.workshop.work(judging).await?
     }
 
     /// Publishes the next version. `false`: another one came first, and is served now.

@@ -118,6 +118,39 @@ async fn long_versions_and_commands_without_end_are_carried_out_within_the_allow
 }
 
 #[tokio::test(start_paused = true)]
+async fn long_blocks_that_come_and_go_without_end_stay_within_the_allowance() {
+    let world = World::start().serving().await;
+    forge(&world, |body| {
+        body.executed = (0..4_000_u32)
+            .map(|n| {
+                let mut id = [0; 16];
+                id[..4].copy_from_slice(&n.to_be_bytes());
+                keystore::ExecutedCommand { command_id: CommandId(id), expires_ms: u64::MAX }
+            })
+            .collect();
+    });
+    world.until("version 2", |world| world.report().version == Some(2)).await;
+    // The clock stands still: 32 MiB of work, here about 280 openings, and no more.
+    let mut lifted = 0;
+    while world.serves() && lifted < 400 {
+        world.block(true);
+        world.until("blocked", |world| world.report().state == KeyStoreState::Blocked).await;
+        world.block(false);
+        for _ in 0..40 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(1))).await.unwrap();
+            if world.serves() {
+                break;
+            }
+        }
+        lifted += 1;
+    }
+    assert!((100..400).contains(&lifted), "{lifted}");
+    world.clock.advance_ms(1_000);
+    world.until("keys in use", World::serves).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_key_store_larger_than_its_share_is_refused_and_says_so() {
     let world = World::start().serving().await;
     let many = |count: u32| {
