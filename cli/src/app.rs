@@ -14,13 +14,15 @@ use holdfast_shared::secrets::SecretBytes;
 
 use crate::arguments::{
     AdminCommand, Arguments, AttestationCommand, CertificateCommand, ClientAuthCommand, Command, CreateArguments,
-    CredentialCommand, ImportKeyArguments, KeyCommand, KmsCommand, ManifestCommand, OrderCommand, Patience, QuotaCommand, ScopeArguments, SecretOutput,
-    Target, Whole,
+    CredentialCommand, ImportKeyArguments, KeyCommand, KmsCommand, ManifestCommand, OrderCommand, Patience,
+    QuotaCommand, ScopeArguments, SecretOutput, Target, Whole,
 };
 use crate::commands::Done;
 use crate::commands::explain_signature::{self, Question, secret::SecretError};
 use crate::commands::manifest::{CreateError, ManifestReport};
-use crate::commands::{admin, attestation, block, certificate, client_auth, credential, key, kms, manifest, quota, status};
+use crate::commands::{
+    admin, attestation, block, certificate, client_auth, credential, key, kms, manifest, quota, status,
+};
 use crate::files::{self, FILE_MAX, FileError};
 use crate::home::{self, Home, HomeError};
 use crate::moment;
@@ -222,7 +224,9 @@ async fn run_key(home: &Home, command: KeyCommand, printer: Printer) -> Result<(
         KeyCommand::Rotate(one) => key::rotate(&session(home, &one.target)?, one.id, wait(one.patience)).await?,
         KeyCommand::DestroyVersion { id, number, confirm, target, patience } => {
             if confirm != format!("{id}:{number}") {
-                let text = format!("--confirm {confirm}: to destroy version {number} of key {id}, give --confirm {id}:{number}");
+                let text = format!(
+                    "--confirm {confirm}: to destroy version {number} of key {id}, give --confirm {id}:{number}"
+                );
                 return Err(AppError::Usage(text));
             }
             key::destroy_version(&session(home, &target)?, id, number, wait(patience)).await?
