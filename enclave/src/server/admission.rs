@@ -22,6 +22,7 @@ use holdfast_shared::xks::HostName;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::memory::{Account, Allowance, RequestMemory, Share};
+use super::turns::Budget;
 
 /// The group of those that have named no host yet.
 const NAMELESS: u64 = 0;
@@ -65,10 +66,32 @@ struct Group {
 #[derive(Debug, Default)]
 struct Seat {
     number: u64,
-    cut: Notify,
+    cut: Cut,
     leave: Notify,
     proven: AtomicBool,
     last_signature: AtomicU64,
+}
+
+/// Whether a connection was cut, for each of its tasks.
+#[derive(Debug, Default)]
+struct Cut {
+    happened: AtomicBool,
+    waiting: Notify,
+}
+
+impl Cut {
+    fn tell(&self) {
+        self.happened.store(true, Ordering::SeqCst);
+        self.waiting.notify_waiters();
+    }
+
+    async fn told(&self) {
+        // From here on it is woken, so that nothing happens between the look and the wait.
+        let told = self.waiting.notified();
+        if !self.happened.load(Ordering::SeqCst) {
+            told.await;
+        }
+    }
 }
 
 /// A connection's place, until dropped.
@@ -78,6 +101,7 @@ pub(super) struct Place {
     seat: Arc<Seat>,
     host: OnceLock<Host>,
     allowance: Arc<Allowance>,
+    budget: Budget,
     /// Given back last, when nothing of the connection is left.
     _permit: OwnedSemaphorePermit,
 }
@@ -124,7 +148,14 @@ impl Admission {
         state.nameless.strangers.insert(seat.number, Arc::clone(&seat));
         drop(state);
         let allowance = Allowance::new(STRANGER_BYTES_MAX);
-        Arc::new(Place { admission: Arc::clone(self), seat, host: OnceLock::new(), allowance, _permit: permit })
+        Arc::new(Place {
+            admission: Arc::clone(self),
+            seat,
+            host: OnceLock::new(),
+            allowance,
+            budget: Budget::default(),
+            _permit: permit,
+        })
     }
 
     /// Counters by name, and how the places are held now.
@@ -151,7 +182,7 @@ impl Admission {
         if let Some((_, seat)) = largest.strangers.pop_first() {
             state.strangers -= 1;
             self.strangers_cut.fetch_add(1, Ordering::Relaxed);
-            seat.cut.notify_one();
+            seat.cut.tell();
         }
     }
 
@@ -231,6 +262,11 @@ impl Place {
         self.host.get().map_or(NAMELESS, |host| host.group)
     }
 
+    /// What the connection may still do in the poll that is running.
+    pub(super) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
     /// Memory for a request: a stranger has an allowance of its own, the proven share by host.
     pub(super) fn share(&self) -> Share {
         match self.host.get() {
@@ -239,9 +275,9 @@ impl Place {
         }
     }
 
-    /// Returns once a newcomer needs the place: the connection must end at once.
+    /// Returns once a newcomer needs the place: the connection, with every task of it, must end at once.
     pub(super) async fn cut(&self) {
-        self.seat.cut.notified().await;
+        self.seat.cut.told().await;
     }
 
     /// Returns once another host needs the place: the connection should end in order.
@@ -272,6 +308,8 @@ mod tests {
     use core::future::Future;
     use core::task::{Context, Poll, Waker};
 
+    use tokio::task::unconstrained;
+
     use super::*;
 
     fn host(number: usize) -> HostName {
@@ -289,7 +327,7 @@ mod tests {
     impl Crowd {
         /// A newcomer by number, a stranger without a name.
         async fn enter(&mut self, admission: &Arc<Admission>, number: usize) -> Arc<Place> {
-            let mut entering = core::pin::pin!(admission.enter());
+            let mut entering = core::pin::pin!(unconstrained(admission.enter()));
             let polled = entering.as_mut().poll(&mut Context::from_waker(Waker::noop()));
             self.0.retain(|(_, place)| !happened(place.cut()));
             let place = match polled {
@@ -322,7 +360,8 @@ mod tests {
     }
 
     fn happened(event: impl Future<Output = ()>) -> bool {
-        core::pin::pin!(event).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+        // Unconstrained: the runtime makes a task that asks often enough wait.
+        core::pin::pin!(unconstrained(event)).poll(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
     /// Sixteen places: four for strangers, twelve for the proven.
@@ -384,7 +423,7 @@ mod tests {
             crowd.proven(&admission, number, 1).await;
         }
         let last = admission.enter().await;
-        let mut next = core::pin::pin!(admission.enter());
+        let mut next = core::pin::pin!(unconstrained(admission.enter()));
         let mut cx = Context::from_waker(Waker::noop());
         assert!(next.as_mut().poll(&mut cx).is_pending());
         assert!(happened(last.cut()));

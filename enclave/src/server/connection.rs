@@ -22,7 +22,7 @@ use super::admission::Place;
 use super::handshake::{accept_tls, close};
 use super::held::answer;
 use super::json_errors::JsonErrors;
-use super::turns::Streams;
+use super::turns::{Paced, Streams};
 use super::{ServerContext, ServerLimits, started};
 use crate::tls::ClientCertificate;
 
@@ -154,7 +154,7 @@ async fn serve_stream<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let handshake = timeout(context.limits.tls_handshake, accept_tls(stream, context, place));
+    let handshake = timeout(context.limits.tls_handshake, accept_tls(Paced::new(stream, place), context, place));
     let (mut stream, host_name) = handshake.await.map_err(|_| ConnectionError::HandshakeTimeout)??;
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let peer = Arc::new(Peer {

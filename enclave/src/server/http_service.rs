@@ -14,7 +14,7 @@ use http::header::{HOST, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::{Authority, Scheme};
 use http_body::Body;
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
@@ -60,7 +60,7 @@ pub(super) async fn handle(
     peer: Arc<Peer>,
     request: http::Request<Incoming>,
     share: &mut Share,
-) -> Result<http::Response<Full<Bytes>>, BodyError> {
+) -> Result<http::Response<Bytes>, BodyError> {
     let start_ms = context.clock.monotonic_ms();
     let mut progress = Progress::default();
     let result = respond(&context, &peer, request, share, &mut progress).await;
@@ -103,7 +103,6 @@ async fn respond(
     let routed = raw.route(&context.directory)?;
     progress.key_store = Some(routed.store().id);
     progress.operation = Some(routed.path().operation());
-    share.grow(head_len(&parts))?;
     let body = read_body(body, context.limits.body, share).await?;
     let clock: &dyn Clock = &*context.clock;
     let request = routed.authenticate(&body, clock)?;
@@ -158,12 +157,6 @@ fn names_host(authority: &str, host_name: &HostName) -> bool {
     host.eq_ignore_ascii_case(host_name.as_str())
 }
 
-/// Bytes that the head of a request occupies, about: its headers, and what a map keeps for each.
-fn head_len(parts: &Parts) -> usize {
-    const HEADER_OVERHEAD: usize = 128;
-    parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER_OVERHEAD).sum()
-}
-
 /// Reads a whole body into memory that is wiped afterwards: it may hold a plaintext.
 async fn read_body<B>(body: B, limit: Duration, share: &mut Share) -> Result<Zeroizing<Vec<u8>>, Stop>
 where
@@ -216,6 +209,8 @@ fn stop_of(error: &(dyn StdError + 'static)) -> Stop {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::Full;
+
     use super::*;
     use crate::server::memory::Allowance;
 

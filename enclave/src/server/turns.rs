@@ -4,15 +4,23 @@
 //! most so many tasks of strangers run at once, so that the other threads are left to the proven; those who wait are taken
 //! group by group (host names, and those that have named none), so that a flood for one host keeps nobody else waiting;
 //! within a group the newest comes first, which under a flood is the one that can still be answered in time, and which
-//! finishes what was begun. Assumes: one poll is short. A task of a proven connection takes no turn.
+//! finishes what was begun. A task of a proven connection takes no turn. One poll is short, of whichever connection: it reads
+//! [`READ_IN_POLL_MAX`] bytes at most and answers one request; for more, the connection has to queue again behind the others.
 
 use core::future::Future;
 use core::pin::Pin;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use core::task::{Context, Poll, Waker};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
 use super::admission::Place;
+
+/// Bytes that a connection reads in one poll: a TLS record, about.
+const READ_IN_POLL_MAX: usize = 16 * 1024;
 
 /// The turns.
 #[derive(Debug)]
@@ -39,6 +47,81 @@ struct Ticket {
 
 /// A turn, until dropped.
 struct Turn<'t>(&'t Turns);
+
+/// What a connection may still do in the poll that is running.
+#[derive(Debug, Default)]
+pub(super) struct Budget {
+    read: AtomicUsize,
+    answered: AtomicBool,
+}
+
+impl Budget {
+    /// Another poll begins.
+    fn renew(&self) {
+        self.read.store(0, Ordering::Relaxed);
+        self.answered.store(false, Ordering::Relaxed);
+    }
+
+    /// Returns at once for the first request of a poll, and in another poll for the next.
+    pub(super) async fn answer_one(&self) {
+        if self.answered.swap(true, Ordering::Relaxed) {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// A stream of which no more than the budget is read.
+pub(super) struct Paced<S> {
+    stream: S,
+    place: Arc<Place>,
+}
+
+impl<S> Paced<S> {
+    pub(super) fn new(stream: S, place: &Arc<Place>) -> Self {
+        Self { stream, place: Arc::clone(place) }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let read = &this.place.budget().read;
+        if read.load(Ordering::Relaxed) >= READ_IN_POLL_MAX {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        let result = Pin::new(&mut this.stream).poll_read(cx, buffer);
+        read.fetch_add(buffer.filled().len() - before, Ordering::Relaxed);
+        result
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
 
 /// A task that takes turns for as long as its connection is a stranger's.
 pub(super) struct InTurns<F> {
@@ -151,11 +234,13 @@ impl<F: Future> Future for InTurns<F> {
             if let Some(ticket) = this.ticket.take() {
                 this.turns.leave(ticket);
             }
+            this.place.budget().renew();
             return this.task.as_mut().poll(cx);
         }
         let Some(turn) = this.turns.take(&mut this.ticket, this.place.group(), cx.waker()) else {
             return Poll::Pending;
         };
+        this.place.budget().renew();
         let result = this.task.as_mut().poll(cx);
         drop(turn);
         result
@@ -175,7 +260,15 @@ where
     F::Output: Send,
 {
     fn execute(&self, stream: F) {
-        tokio::spawn(self.turns.pace(&self.place, stream));
+        let (place, stream) = (Arc::clone(&self.place), self.turns.pace(&self.place, stream));
+        tokio::spawn(async move {
+            // Of a connection that was cut, nothing waits for a turn: each of its tasks holds the place.
+            tokio::select! {
+                biased;
+                () = place.cut() => {}
+                _ = stream => {}
+            }
+        });
     }
 }
 
@@ -189,7 +282,18 @@ impl<F> Drop for InTurns<F> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use holdfast_shared::xks::HostName;
+    use tokio::io::AsyncWriteExt;
+    use tokio::sync::watch;
+
     use super::*;
+    use crate::clock::SteppedClock;
+    use crate::directory::Directory;
+    use crate::server::admission::Admission;
+    use crate::server::memory::RequestMemory;
+    use crate::server::{ConnectionError, ServerContext, serve_connection};
 
     struct Line {
         turns: Arc<Turns>,
@@ -261,5 +365,90 @@ mod tests {
         let (ticket, group) = &mut line.tickets[0];
         assert!(turns.take(ticket, *group, Waker::noop()).is_some());
         assert_eq!(turns.queue().free, 1);
+    }
+
+    fn poll<F: Future>(task: &mut InTurns<F>) -> bool {
+        Pin::new(task).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    #[tokio::test]
+    async fn a_stranger_waits_for_a_turn_and_the_proven_do_not() {
+        let turns = Turns::new(1);
+        let place = Admission::new(4, RequestMemory::new(0)).enter().await;
+        let taken = turns.take(&mut None, 9, Waker::noop());
+        let mut waiting = [(); 2].map(|()| turns.pace(&place, core::future::ready(())));
+        assert!(!waiting.iter_mut().any(poll));
+        drop(taken);
+        // The newest has it; it is passed on when it was used, or is not needed any more.
+        assert!(!poll(&mut waiting[0]) && poll(&mut waiting[1]) && poll(&mut waiting[0]));
+        let taken = turns.take(&mut None, 9, Waker::noop());
+        let mut left = turns.pace(&place, core::future::ready(()));
+        assert!(!poll(&mut left));
+        place.name(&HostName::parse("xks.example.com").unwrap());
+        place.signed();
+        assert!(poll(&mut left) && turns.queue().waiting.is_empty());
+        drop(taken);
+        assert_eq!(turns.queue().free, 1);
+    }
+
+    #[tokio::test]
+    async fn a_poll_reads_so_much_and_no_more() {
+        let place = Admission::new(4, RequestMemory::new(0)).enter().await;
+        let bytes = vec![7; 3 * READ_IN_POLL_MAX];
+        let mut stream = Paced::new(&bytes[..], &place);
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut read_all = || {
+            let (mut total, mut space) = (0, vec![0; 5000]);
+            loop {
+                let mut buffer = ReadBuf::new(&mut space);
+                match Pin::new(&mut stream).poll_read(&mut cx, &mut buffer) {
+                    Poll::Ready(result) => result.unwrap(),
+                    Poll::Pending => return total,
+                }
+                total += buffer.filled().len();
+            }
+        };
+        for _ in 0..2 {
+            assert_eq!(read_all(), 20_000, "four times 5,000 are the first that are more than 16 KiB");
+            assert_eq!(read_all(), 0);
+            place.budget().renew();
+        }
+    }
+
+    /// Of a connection that was cut, no stream keeps the place until it has a turn: under a flood it may never have one.
+    #[tokio::test]
+    async fn a_stream_goes_with_its_connection() {
+        let admission = Admission::new(1, RequestMemory::new(0));
+        let turns = Turns::new(1);
+        let _taken = turns.take(&mut None, 9, Waker::noop());
+        let place = admission.enter().await;
+        let streams = Streams { turns: Arc::clone(&turns), place: Arc::clone(&place) };
+        hyper::rt::Executor::execute(&streams, core::future::ready(()));
+        tokio::task::yield_now().await;
+        drop((streams, place));
+        assert!(tokio::time::timeout(Duration::from_secs(20), admission.enter()).await.is_ok(), "no place became free");
+        assert!(turns.queue().waiting.is_empty());
+    }
+
+    /// Not a byte of a stranger's is looked at while there is no turn.
+    #[tokio::test]
+    async fn connections_take_turns() {
+        let clock = Arc::new(SteppedClock::at(0));
+        let directory = Arc::new(Directory::new(clock.clone()));
+        let context = Arc::new(ServerContext::new(directory, clock, 4));
+        let mut turns = Vec::new();
+        while context.turns.queue().free > 0 {
+            turns.push(context.turns.take(&mut None, 9, Waker::noop()));
+        }
+        let (mut client, server) = tokio::io::duplex(64);
+        client.write_all(b"no TLS").await.unwrap();
+        let (_drain, draining) = watch::channel(false);
+        let mut connection = tokio::spawn(serve_connection(server, Arc::clone(&context), draining));
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+            assert!(!connection.is_finished());
+        }
+        turns.clear();
+        assert!(matches!((&mut connection).await.unwrap(), Err(ConnectionError::Handshake(_))));
     }
 }

@@ -3,7 +3,6 @@
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, StatusCode};
-use http_body_util::Full;
 use zeroize::Zeroizing;
 
 use super::errors::Refused;
@@ -52,9 +51,9 @@ impl Response {
         self.status
     }
 
-    /// The answer as HTTP takes it.
+    /// The answer as HTTP takes it, with all of its body.
     #[must_use]
-    pub fn into_http(self) -> http::Response<Full<Bytes>> {
+    pub fn into_http(self) -> http::Response<Bytes> {
         let body = match self.body {
             ResponseBody::Plain(json) => Bytes::from(json),
             ResponseBody::Secret(json) => Bytes::from_owner(json),
@@ -70,7 +69,7 @@ impl Response {
         if self.last {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        let mut response = http::Response::new(Full::new(body));
+        let mut response = http::Response::new(body);
         *response.status_mut() = self.status;
         *response.headers_mut() = headers;
         response

@@ -7,13 +7,16 @@ use std::time::Duration;
 use holdfast_enclave::server::{Accept, ConnectionError, ServerContext, ServerLimits, serve};
 use holdfast_enclave::tls::provider;
 use holdfast_shared::limits::{REQUEST_OVERHEAD_BYTES, STRANGER_BYTES_MAX, XKS_BODY_MAX};
+use holdfast_shared::xks::Operation;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::client::TlsStream;
 
-use crate::fixture::{Call, HOST, PREFIX, World, health, key_store};
+use crate::bytes::Message;
+use crate::fixture::{Call, HOST, PREFIX, World, health, key_store, metadata};
 use crate::frames::{PREFACE, fields, header_block};
 use crate::wire::{Client, Served, client_config, connect_with, pipe};
 
@@ -365,6 +368,41 @@ async fn a_stranger_holds_what_is_its_own() {
     assert_eq!(client.answer().await, (1, Ok(())));
 }
 
+/// A head counts before anything is done about it: a stream may have to wait for that.
+#[tokio::test]
+async fn a_request_without_room_for_its_head_is_reset() {
+    let world = World::new();
+    let context = world.context();
+    let mut stranger = Frames::open(&world, &context, HOST, &[]).await;
+    let padded = [fields(&to(HOST)), vec![(b"x-padding".to_vec(), vec![b'p'; 8 * 1024])]].concat();
+    for stream in streams(30) {
+        stranger.send(&frame(HEADERS, END_HEADERS, stream, &header_block(&padded))).await;
+    }
+    let fit = STRANGER_BYTES_MAX / (REQUEST_OVERHEAD_BYTES + 8 * 1024);
+    for _ in fit..30 {
+        assert_eq!(stranger.answer().await.1, Err(INTERNAL_ERROR));
+    }
+}
+
+/// A client that starts with as many requests as there are streams has some of them reset, and is no stranger for it.
+#[tokio::test]
+async fn a_burst_of_signed_requests_keeps_its_connection() {
+    let world = World::new();
+    let context = world.context();
+    let mut client = Frames::open(&world, &context, HOST, &[]).await;
+    let body = |stream| frame(DATA, END_STREAM, stream, to(HOST).body.as_bytes());
+    let heads = streams(64).flat_map(|stream| head(&to(HOST), stream, 0));
+    client.send(&heads.chain(streams(64).flat_map(body)).collect::<Vec<_>>()).await;
+    let mut served = 0;
+    for _ in 0..64 {
+        served += u32::from(client.answer().await.1.is_ok());
+    }
+    assert!((12..64).contains(&served), "{served}");
+    client.send(&request(&to(HOST), 129)).await;
+    assert_eq!(client.answer().await, (129, Ok(())));
+    assert_eq!(context.counters()["connections_unsigned"], 0);
+}
+
 /// The largest request that there is fits into what a stranger may hold: nobody starts as anything else.
 #[tokio::test]
 async fn the_first_request_may_be_the_largest() {
@@ -387,27 +425,32 @@ async fn the_first_request_may_be_the_largest() {
 async fn answers_that_nobody_takes_stay_counted() {
     let limits = ServerLimits { requests_bytes: 96 * 1024, ..ServerLimits::default() };
     let world = World::new();
-    let context = world.context_with(limits);
-    // SETTINGS_INITIAL_WINDOW_SIZE of 0: heads come, bodies do not.
-    let mut frames = Frames::open(&world, &context, HOST, &[0, 4, 0, 0, 0, 0]).await;
-    let mut answered = 0;
-    for stream in streams(40) {
-        frames.send(&request(&to(HOST), stream)).await;
-        let (answered_stream, result) = frames.answer().await;
-        assert_eq!(answered_stream, stream);
-        match result {
-            Ok(()) => answered += 1,
-            Err(_) => break,
+    // SETTINGS_INITIAL_WINDOW_SIZE: heads come, and of bodies nothing, or so little that HTTP/2 has the rest.
+    for window in [0, 1] {
+        let context = world.context_with(limits);
+        let mut frames = Frames::open(&world, &context, HOST, &[0, 4, 0, 0, 0, window]).await;
+        let mut answered = 0;
+        for stream in streams(40) {
+            frames.send(&request(&to(HOST), stream)).await;
+            let (answered_stream, result) = frames.answer().await;
+            assert_eq!(answered_stream, stream);
+            if window == 1 && result.is_ok() {
+                assert_eq!(frames.next_of(&[DATA]).await.unwrap().payload.len(), 1);
+            }
+            match result {
+                Ok(()) => answered += 1,
+                Err(_) => break,
+            }
         }
+        assert!((4..40).contains(&answered), "{answered}, window of {window}");
+        // Taken, they make room.
+        for stream in streams(3) {
+            frames.send(&frame(WINDOW_UPDATE, 0, stream, &[0, 0, 255, 255])).await;
+            assert_eq!(frames.next_of(&[DATA]).await.unwrap().stream, stream);
+        }
+        frames.send(&request(&to(HOST), 101)).await;
+        assert_eq!(frames.answer().await, (101, Ok(())));
     }
-    assert!((4..40).contains(&answered), "{answered}");
-    // Taken, they make room.
-    for stream in streams(3) {
-        frames.send(&frame(WINDOW_UPDATE, 0, stream, &[0, 0, 255, 255])).await;
-        assert_eq!(frames.next_of(&[DATA]).await.unwrap().stream, stream);
-    }
-    frames.send(&request(&to(HOST), 101)).await;
-    assert_eq!(frames.answer().await, (101, Ok(())));
 }
 
 #[tokio::test]
@@ -440,6 +483,25 @@ async fn requests_that_nobody_signed_end_the_connection() {
     }
 }
 
+/// Requests that come all at once are answered one by one: between them others have their turn.
+#[tokio::test]
+async fn a_pipeline_holds_nobody_up() {
+    let world = World::new();
+    let context = world.context();
+    let (stream, _served) = pipe(Arc::clone(&context));
+    let mut hasty = connect_with(client_config(&world, provider(), &["http/1.1"]), HOST, stream).await.unwrap();
+    let (mut patient, _served) = Client::open(&world, "http/1.1").await;
+    assert_eq!(patient.call(&health()).await.0, 200);
+    world.observer.0.lock().unwrap().clear();
+    hasty.write_all(&Message::health().bytes().repeat(25)).await.unwrap();
+    hasty.flush().await.unwrap();
+    let metadata = Call::new("keys/enabled/metadata", &json!({ "requestMetadata": metadata() }));
+    assert_eq!(patient.call(&metadata).await.0, 200);
+    let events = world.observer.0.lock().unwrap();
+    let before = events.iter().position(|event| event.operation == Some(Operation::GetKeyMetadata)).unwrap();
+    assert!(before < 20, "{before} requests were answered before the other client's");
+}
+
 #[tokio::test]
 async fn more_streams_than_offered_are_refused() {
     let world = World::new();
@@ -453,11 +515,11 @@ async fn more_streams_than_offered_are_refused() {
     assert_eq!(frames.answer().await, (131, Err(REFUSED_STREAM)));
 }
 
-/// Each of these ends its connection, and says why; the sender has no say in what comes after.
+/// Each of these ends its connection, and says why, whoever sends it: here one that has signed.
 #[tokio::test]
 async fn floods_of_frames_end_their_connection() {
     let mut floods: Vec<(&str, Vec<u8>)> = Vec::new();
-    let each = |make: &dyn Fn(u32) -> Vec<u8>, count: u32| streams(count).flat_map(make).collect::<Vec<_>>();
+    let each = |make: &dyn Fn(u32) -> Vec<u8>, count: u32| streams(count).skip(1).flat_map(make).collect::<Vec<_>>();
     let opened_and_reset =
         |stream| [head(&to(HOST), stream, END_STREAM), frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])].concat();
     floods.push(("rapid reset (CVE-2023-44487)", each(&opened_and_reset, 100)));
@@ -465,20 +527,21 @@ async fn floods_of_frames_end_their_connection() {
     let too_much = |stream| frame(WINDOW_UPDATE, 0, stream, &[0x7F, 0xFF, 0xFF, 0xFF]);
     let made_to_reset = |stream| [head(&to(HOST), stream, 0), too_much(stream)].concat();
     floods.push(("resets on the server's part (CVE-2025-8671)", each(&made_to_reset, 400)));
-    let mut continued = frame(HEADERS, 0, 1, &header_block(&fields(&health())));
+    let mut continued = frame(HEADERS, 0, 3, &header_block(&fields(&health())));
     for _ in 0..100 {
-        continued.extend(frame(CONTINUATION, 0, 1, &header_block(&vec![(b"x-a".to_vec(), vec![b'a'; 64]); 4])));
+        continued.extend(frame(CONTINUATION, 0, 3, &header_block(&vec![(b"x-a".to_vec(), vec![b'a'; 64]); 4])));
     }
     floods.push(("headers without end (CVE-2024-27316)", continued));
-    let mut empty = head(&to(HOST), 1, 0);
+    let mut empty = head(&to(HOST), 3, 0);
     for _ in 0..1000 {
-        empty.extend(frame(DATA, 0, 1, &[]));
+        empty.extend(frame(DATA, 0, 3, &[]));
     }
     floods.push(("data of no bytes", empty));
     for (name, bytes) in floods {
         let world = World::new();
         let mut frames = Frames::open(&world, &world.context(), HOST, &[]).await;
-        // The answers are read meanwhile, as a client would that wants to go on.
+        frames.send(&request(&to(HOST), 1)).await;
+        assert_eq!(frames.answer().await, (1, Ok(())));
         frames.send(&bytes).await;
         assert_eq!(frames.end().await, Some(ENHANCE_YOUR_CALM), "{name}");
         let end = timeout(LONG, frames.served.done).await.unwrap().unwrap();

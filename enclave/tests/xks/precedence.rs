@@ -6,7 +6,6 @@ use holdfast_enclave::clock::Clock;
 use holdfast_enclave::directory::Blocks;
 use holdfast_enclave::xks::{self, Denial, RawRequest, Refused, Response};
 use holdfast_shared::xks::HostName;
-use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
 use crate::fixture::{Call, HOST, LEASE_MS, WALL_MS, World, decrypt_body, encrypt_body, key_id, metadata};
@@ -23,8 +22,7 @@ pub(crate) async fn run(world: &World, call: &Call) -> (u16, Value) {
     };
     let response = respond().unwrap_or_else(Response::refused).into_http();
     let status = response.status().as_u16();
-    let body = response.into_body().collect().await.unwrap().to_bytes();
-    (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+    (status, serde_json::from_slice(response.body()).unwrap_or(Value::Null))
 }
 
 /// What can be wrong with a Decrypt, in order of precedence, and what is answered.
