@@ -323,6 +323,23 @@ async fn a_lease_ends_unless_renewed() {
     assert!(matches!(world.ask(Question::Status).await, Answer::Status(status) if status.leases.len() == 1));
 }
 
+/// How many enclaves serve: those that live, have a lease, and asked lately.
+#[tokio::test]
+async fn enclaves_that_ask_are_counted() {
+    let world = World::start().await;
+    let (mut one, mut two) = (world.obtain().await, world.obtain().await);
+    let count = async |lease: Result<Reply, ServiceError>| match lease.unwrap() {
+        Reply::News { enclaves, .. } => enclaves.get(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(count(one.renew(&world, Seen::default()).await).await, 2);
+    world.clock.step(limits::ENCLAVE_SILENT_MS);
+    assert_eq!(count(one.renew(&world, Seen::default()).await).await, 2, "not silent for longer than that");
+    world.clock.step(1);
+    assert_eq!(count(one.renew(&world, Seen::default()).await).await, 1);
+    assert_eq!(count(two.renew(&world, Seen::default()).await).await, 2, "whoever is told is one of them");
+}
+
 /// Puts another epoch of the release policy in force, as a later command will.
 async fn put_policy(world: &World, policy: &ReleasePolicy) {
     let file = world.directory.path().join("state/custodian.sqlite");
