@@ -58,16 +58,16 @@ pub(super) fn answer(
     peer: Arc<Peer>,
     request: http::Request<Incoming>,
 ) -> impl Future<Output = Result<http::Response<Full<Bytes>>, Unanswered>> {
-    let attempt = Attempt(Arc::clone(&peer));
     let mut share = peer.place.share();
     // Without room, nothing of the request is kept.
     let request = share.grow(REQUEST_OVERHEAD_BYTES + head_len(&request)).map(|()| request);
     async move {
-        let _attempt = attempt;
         let Ok(request) = request else {
             context.counts.count_no_room();
             return Err(Unanswered::NoRoom);
         };
+        // What was not looked at is none: KMS may begin with more than there is room for.
+        let _attempt = Attempt(Arc::clone(&peer));
         peer.place.budget().answer_one().await;
         let response = handle(context, peer, request, &mut share).await?;
         Ok(response.map(|bytes| Full::new(Bytes::from_owner(Held { bytes, _share: share }))))
