@@ -2,6 +2,7 @@
 
 mod clients;
 mod hello;
+mod leftovers;
 mod sessions;
 
 use std::fmt::Write as _;
