@@ -4,8 +4,9 @@
 //! most so many tasks of strangers run at once, so that the other threads are left to the proven; those who wait are taken
 //! group by group (host names, and those that have named none), so that a flood for one host keeps nobody else waiting;
 //! within a group the newest comes first, which under a flood is the one that can still be answered in time, and which
-//! finishes what was begun. A task of a proven connection takes no turn. One poll is short, of whichever connection: it reads
-//! [`READ_IN_POLL_MAX`] bytes at most and answers one request; for more, the connection has to queue again behind the others.
+//! finishes what was begun; but whoever had [`FIRST_TURNS`] comes after all who had fewer, so that a few connections that send
+//! without end do not stand before every newcomer. A task of a proven connection takes no turn. One poll is short, of whichever
+//! connection: it reads [`READ_IN_POLL_MAX`] bytes at most and answers one request; for more, the connection has to queue again.
 
 use core::future::Future;
 use core::pin::Pin;
@@ -30,8 +31,8 @@ pub(super) struct Turns(Mutex<Queue>);
 struct Queue {
     free: usize,
     next: u64,
-    /// Who waits, by group and arrival.
-    waiting: HashMap<u64, BTreeMap<u64, Waker>>,
+    /// Who waits, by group; the last of a group comes first.
+    waiting: HashMap<u64, BTreeMap<(bool, u64), Waker>>,
     /// The groups that wait, in the order in which they get a turn.
     order: VecDeque<u64>,
     /// Those that got a turn and have not come for it yet.
@@ -42,15 +43,27 @@ struct Queue {
 #[derive(Clone, Copy, Debug)]
 struct Ticket {
     group: u64,
+    is_new: bool,
     number: u64,
+}
+
+impl Ticket {
+    /// Among those of its group.
+    const fn place(self) -> (bool, u64) {
+        (self.is_new, self.number)
+    }
 }
 
 /// A turn, until dropped.
 struct Turn<'t>(&'t Turns);
 
-/// What a connection may still do in the poll that is running.
+/// Turns that bring a connection from its `ClientHello` to its first valid signature, and a few requests at once besides.
+const FIRST_TURNS: usize = 32;
+
+/// What a connection may still do in the poll that is running, and how many polls there were.
 #[derive(Debug, Default)]
 pub(super) struct Budget {
+    polls: AtomicUsize,
     read: AtomicUsize,
     answered: AtomicBool,
 }
@@ -58,13 +71,19 @@ pub(super) struct Budget {
 impl Budget {
     /// Another poll begins.
     fn renew(&self) {
+        self.polls.fetch_add(1, Ordering::Relaxed);
         self.read.store(0, Ordering::Relaxed);
         self.answered.store(false, Ordering::Relaxed);
     }
 
+    /// Whether the connection has had no more turns than it needs to sign.
+    fn is_new(&self) -> bool {
+        self.polls.load(Ordering::Relaxed) < FIRST_TURNS
+    }
+
     /// Returns at once for the first request of a poll, and in another poll for the next.
     pub(super) async fn answer_one(&self) {
-        if self.answered.swap(true, Ordering::Relaxed) {
+        if self.answered.swap(false, Ordering::Relaxed) {
             tokio::task::yield_now().await;
         }
     }
@@ -154,14 +173,14 @@ impl Turns {
     }
 
     /// A turn, if there is one for the ticket; otherwise the task is woken when there is.
-    fn take(&self, ticket: &mut Option<Ticket>, group: u64, waker: &Waker) -> Option<Turn<'_>> {
+    fn take(&self, ticket: &mut Option<Ticket>, group: u64, is_new: bool, waker: &Waker) -> Option<Turn<'_>> {
         let mut queue = self.queue();
         if let Some(held) = *ticket {
             if queue.granted.remove(&held.number) {
                 *ticket = None;
                 return Some(Turn(self));
             }
-            if let Some(place) = queue.waiting.get_mut(&held.group).and_then(|group| group.get_mut(&held.number)) {
+            if let Some(place) = queue.waiting.get_mut(&held.group).and_then(|group| group.get_mut(&held.place())) {
                 place.clone_from(waker);
             }
             return None;
@@ -172,12 +191,13 @@ impl Turns {
         }
         queue.next += 1;
         let number = queue.next;
+        let new = Ticket { group, is_new, number };
         let waiting = queue.waiting.entry(group).or_default();
-        waiting.insert(number, waker.clone());
+        waiting.insert(new.place(), waker.clone());
         if waiting.len() == 1 {
             queue.order.push_back(group);
         }
-        *ticket = Some(Ticket { group, number });
+        *ticket = Some(new);
         None
     }
 
@@ -189,7 +209,7 @@ impl Turns {
             return drop(Turn(self));
         }
         let Some(waiting) = queue.waiting.get_mut(&ticket.group) else { return };
-        waiting.remove(&ticket.number);
+        waiting.remove(&ticket.place());
         if waiting.is_empty() {
             queue.waiting.remove(&ticket.group);
             queue.order.retain(|group| *group != ticket.group);
@@ -210,7 +230,7 @@ impl Queue {
             self.waiting.insert(group, waiting);
             self.order.push_back(group);
         }
-        let (number, waker) = newest?;
+        let ((_, number), waker) = newest?;
         self.granted.insert(number);
         Some(waker)
     }
@@ -237,7 +257,8 @@ impl<F: Future> Future for InTurns<F> {
             this.place.budget().renew();
             return this.task.as_mut().poll(cx);
         }
-        let Some(turn) = this.turns.take(&mut this.ticket, this.place.group(), cx.waker()) else {
+        let is_new = this.place.budget().is_new();
+        let Some(turn) = this.turns.take(&mut this.ticket, this.place.group(), is_new, cx.waker()) else {
             return Poll::Pending;
         };
         this.place.budget().renew();
@@ -307,7 +328,7 @@ mod tests {
 
         fn join(&mut self, group: u64) {
             let mut ticket = None;
-            assert!(self.turns.take(&mut ticket, group, Waker::noop()).is_none(), "all turns are taken");
+            assert!(self.turns.take(&mut ticket, group, true, Waker::noop()).is_none(), "all turns are taken");
             self.tickets.push((ticket, group));
         }
 
@@ -319,7 +340,7 @@ mod tests {
                 turn = None;
                 for (number, (ticket, group)) in self.tickets.iter_mut().enumerate() {
                     if ticket.is_some() && turn.is_none() {
-                        turn = self.turns.take(ticket, *group, Waker::noop());
+                        turn = self.turns.take(ticket, *group, true, Waker::noop());
                         if turn.is_some() {
                             served.push(number);
                         }
@@ -338,18 +359,40 @@ mod tests {
     fn groups_take_turns_and_the_newest_of_a_group_comes_first() {
         let mut line = Line::new();
         let turns = Arc::clone(&line.turns);
-        let first = turns.take(&mut None, 9, Waker::noop()).unwrap();
+        let first = turns.take(&mut None, 9, true, Waker::noop()).unwrap();
         for group in [1, 1, 1, 2, 1, 3, 3] {
             line.join(group);
         }
         assert_eq!(line.served(first), [4, 3, 6, 2, 5, 1, 0]);
     }
 
+    /// Two connections that always have something to do, and one that waits since before their last turns.
+    #[tokio::test]
+    async fn who_sends_without_end_does_not_stand_before_a_newcomer() {
+        let turns = Turns::new(1);
+        let admission = Admission::new(16, RequestMemory::new(0));
+        let taken = turns.take(&mut None, 9, true, Waker::noop());
+        let mut newcomer = turns.pace(&admission.enter().await, core::future::ready(()));
+        let mut endless = Vec::new();
+        for _ in 0..2 {
+            endless.push(turns.pace(&admission.enter().await, core::future::pending::<()>()));
+        }
+        assert!(!poll(&mut newcomer) && !endless.iter_mut().any(poll));
+        drop(taken);
+        // One has its turn and queues again, while the other waits.
+        let served = (1..1000).any(|number: usize| {
+            let other = &mut endless[number % 2];
+            assert!(!poll(other) && !poll(other));
+            poll(&mut newcomer)
+        });
+        assert!(served, "there was always somebody newer");
+    }
+
     #[test]
     fn whoever_leaves_takes_no_turn_along() {
         let mut line = Line::new();
         let turns = Arc::clone(&line.turns);
-        let first = turns.take(&mut None, 9, Waker::noop()).unwrap();
+        let first = turns.take(&mut None, 9, true, Waker::noop()).unwrap();
         for group in [1, 2, 1, 3] {
             line.join(group);
         }
@@ -363,7 +406,7 @@ mod tests {
         assert!(turns.queue().granted.contains(&granted.number));
         turns.leave(granted);
         let (ticket, group) = &mut line.tickets[0];
-        assert!(turns.take(ticket, *group, Waker::noop()).is_some());
+        assert!(turns.take(ticket, *group, true, Waker::noop()).is_some());
         assert_eq!(turns.queue().free, 1);
     }
 
@@ -375,13 +418,13 @@ mod tests {
     async fn a_stranger_waits_for_a_turn_and_the_proven_do_not() {
         let turns = Turns::new(1);
         let place = Admission::new(4, RequestMemory::new(0)).enter().await;
-        let taken = turns.take(&mut None, 9, Waker::noop());
+        let taken = turns.take(&mut None, 9, true, Waker::noop());
         let mut waiting = [(); 2].map(|()| turns.pace(&place, core::future::ready(())));
         assert!(!waiting.iter_mut().any(poll));
         drop(taken);
         // The newest has it; it is passed on when it was used, or is not needed any more.
         assert!(!poll(&mut waiting[0]) && poll(&mut waiting[1]) && poll(&mut waiting[0]));
-        let taken = turns.take(&mut None, 9, Waker::noop());
+        let taken = turns.take(&mut None, 9, true, Waker::noop());
         let mut left = turns.pace(&place, core::future::ready(()));
         assert!(!poll(&mut left));
         place.name(&HostName::parse("xks.example.com").unwrap());
@@ -420,7 +463,7 @@ mod tests {
     async fn a_stream_goes_with_its_connection() {
         let admission = Admission::new(1, RequestMemory::new(0));
         let turns = Turns::new(1);
-        let _taken = turns.take(&mut None, 9, Waker::noop());
+        let _taken = turns.take(&mut None, 9, true, Waker::noop());
         let place = admission.enter().await;
         let streams = Streams { turns: Arc::clone(&turns), place: Arc::clone(&place) };
         hyper::rt::Executor::execute(&streams, core::future::ready(()));
@@ -438,7 +481,7 @@ mod tests {
         let context = Arc::new(ServerContext::new(directory, clock, 4));
         let mut turns = Vec::new();
         while context.turns.queue().free > 0 {
-            turns.push(context.turns.take(&mut None, 9, Waker::noop()));
+            turns.push(context.turns.take(&mut None, 9, true, Waker::noop()));
         }
         let (mut client, server) = tokio::io::duplex(64);
         client.write_all(b"no TLS").await.unwrap();
