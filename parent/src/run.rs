@@ -273,7 +273,12 @@ fn provide_files(config: &Config) -> u32 {
         return config.max_connections;
     }
     let taking = clients_within(allowed, egress).min(config.max_connections);
-    tracing::warn!(needed, allowed, taking, "too few file descriptors for max_connections: taking fewer (see ulimit -n)");
+    tracing::warn!(
+        needed,
+        allowed,
+        taking,
+        "too few file descriptors for max_connections: taking fewer (see ulimit -n)"
+    );
     taking
 }
 

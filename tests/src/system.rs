@@ -66,7 +66,15 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { keys: vec![(KEY, "encrypt,decrypt")], lease: "1h", path_prefix: "", taps: false, intercepted: false, provable: false, connections_max: None }
+        Self {
+            keys: vec![(KEY, "encrypt,decrypt")],
+            lease: "1h",
+            path_prefix: "",
+            taps: false,
+            intercepted: false,
+            provable: false,
+            connections_max: None,
+        }
     }
 }
 

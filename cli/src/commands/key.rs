@@ -204,7 +204,8 @@ pub async fn import(
 /// Bytes of a file with key material, at most: 64 digits and a line end.
 pub const MATERIAL_FILE_MAX: usize = 66;
 
-/// Reads key material: exactly 32 bytes, or exactly 64 hexadecimal digits and at most one line end.
+/// Reads key material: exactly 32 bytes, or exactly 64 hexadecimal digits and at most one line end. Bytes that are all
+/// hexadecimal digits are refused: a random key is never such, and an AES-128 key written out would be half a key.
 ///
 /// # Errors
 /// What the file should have held.
@@ -212,7 +213,7 @@ pub fn parse_material(file: &SecretBytes) -> Result<Secret<32>, &'static str> {
     const EXPECTED: &str = "key material is 32 bytes, or 64 hexadecimal digits";
     let bytes = file.expose();
     Secret::fill_with(|material| {
-        if bytes.len() == material.len() {
+        if bytes.len() == material.len() && !bytes.iter().all(u8::is_ascii_hexdigit) {
             material.copy_from_slice(bytes);
             return Ok(());
         }
@@ -284,7 +285,7 @@ mod tests {
             with(""),
             with("\n"),
             with("\r\n"),
-            Some((vec![b'a'; 32], vec![b'a'; 32])),
+            Some((vec![b'z'; 32], vec![b'z'; 32])),
             Some((vec![0; 32], vec![0; 32])),
         ];
         for (file, expected) in good.into_iter().flatten() {
@@ -294,6 +295,7 @@ mod tests {
             Vec::new(),
             vec![1; 31],
             vec![1; 33],
+            vec![b'a'; 32],
             vec![b'a'; 63],
             vec![b'g'; 64],
             format!("{digits} ").into_bytes(),
