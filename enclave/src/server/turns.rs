@@ -83,7 +83,7 @@ impl Budget {
 
     /// Returns at once for the first request of a poll, and in another poll for the next.
     pub(super) async fn answer_one(&self) {
-        if self.answered.swap(false, Ordering::Relaxed) {
+        if self.answered.swap(true, Ordering::Relaxed) {
             tokio::task::yield_now().await;
         }
     }
