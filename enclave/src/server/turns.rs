@@ -306,7 +306,7 @@ mod tests {
     use std::time::Duration;
 
     use holdfast_shared::xks::HostName;
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::watch;
 
     use super::*;
@@ -486,12 +486,17 @@ mod tests {
         let (mut client, server) = tokio::io::duplex(64);
         client.write_all(b"no TLS").await.unwrap();
         let (_drain, draining) = watch::channel(false);
-        let mut connection = tokio::spawn(serve_connection(server, Arc::clone(&context), draining));
+        let connection = tokio::spawn(serve_connection(server, Arc::clone(&context), draining));
+        let mut alert = [0; 1];
         for _ in 0..100 {
             tokio::task::yield_now().await;
-            assert!(!connection.is_finished());
+            let mut space = ReadBuf::new(&mut alert);
+            let read = Pin::new(&mut client).poll_read(&mut Context::from_waker(Waker::noop()), &mut space);
+            assert!(read.is_pending(), "it was answered");
         }
         turns.clear();
-        assert!(matches!((&mut connection).await.unwrap(), Err(ConnectionError::Handshake(_))));
+        assert_eq!(client.read_u8().await.unwrap(), 21, "a TLS alert");
+        drop(client);
+        assert!(matches!(connection.await.unwrap(), Err(ConnectionError::Handshake(_))));
     }
 }
