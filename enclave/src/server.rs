@@ -6,8 +6,8 @@
 //!
 //! Guarantees: every wait for the client has a time limit and every buffer a size limit, and so have all requests together;
 //! a connection that brings no valid signature for a time is closed, whatever else it brings. Those that have brought one are
-//! not displaced by those that have not, and host names share places, memory and the work of handshakes fairly ([`admission`],
-//! [`memory`], [`turns`]; docs/limits.md). A connection speaks for one host name, and a request that names another is answered
+//! not displaced by those that have not, and host names share places, memory and the work of handshakes fairly (`admission`,
+//! `memory`, `turns`; docs/limits.md). A connection speaks for one host name, and a request that names another is answered
 //! with 421; no lock is shared between connections after the first valid signature.
 //! Assumes: nothing of the bytes: they come through the parent. Refuses: a handshake without a server name or for a name
 //! that is not served, before any key is touched.

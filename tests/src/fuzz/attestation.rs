@@ -69,7 +69,7 @@ pub fn attestation_document(data: &[u8]) -> Verdict {
 }
 
 /// Documents that a genuine (emulated) NSM signed, whatever their payload became: `op` bytes with their operands, see
-/// [`change`]. They verify exactly when the payload has the one shape and names the true chain, and are appraised by the rules.
+/// `change`. They verify exactly when the payload has the one shape and names the true chain, and are appraised by the rules.
 pub fn attestation_signed(data: &[u8]) -> Verdict {
     let emulation = &*EMULATION;
     let mut flips = Vec::new();
