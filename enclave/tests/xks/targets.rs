@@ -176,7 +176,7 @@ async fn versions() {
 
 /// The bounds of the specification: a path of 256 characters, an `XksProxyUriPath` of 128, an `externalKeyId` of 128.
 #[tokio::test]
-async fn long_names() {
+async fn names_at_their_limits() {
     let longest_prefix = format!("/{}", "p".repeat(116));
     let world = World::new();
     let tls = world.ca.identity(HOST, 1);
