@@ -1,7 +1,7 @@
 //! Every error of the specification's table that can be reached here, through the real stack, and their order.
 //!
-//! `AccessDenied` and `Throttling` need policies, quotas and budgets; `Internal` needs a fault inside the enclave: the enclave's own
-//! tests have those.
+//! `AccessDenied` needs a policy and `Internal` a fault inside the enclave: the enclave's own tests have those. `Throttling` is in
+//! `keys.rs`, under a quota.
 
 #![expect(
     clippy::unwrap_used,

@@ -229,7 +229,7 @@ fn refused(system: &System) -> Vec<(&'static str, Request<Bytes>)> {
     requests
 }
 
-/// Status, headers but for the date, and body of a refusal do not depend on its cause, and no log of any process holds
+/// Status and body of a refusal do not depend on its cause, and no log of any process holds
 /// anything of the computation: no canonical form, no string to sign, no signature that would have been right.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_refusal_is_the_same_and_leaves_no_trace_of_the_computation() {
