@@ -6,13 +6,12 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use holdfast_devkit::nsm::{SettingsChange, change_settings};
 use holdfast_devkit::up::authority::Authority;
-use holdfast_devkit::up::configurations::{measured_content, measurements};
+use holdfast_devkit::up::configurations::measurements;
 use holdfast_devkit::up::layout::Layout;
 use holdfast_devkit::xks_client::{XksAnswer, XksClient, XksClientSettings};
 use holdfast_shared::ids::KeyStoreId;
@@ -20,22 +19,21 @@ use holdfast_shared::manifest::{Custodian, VerifiedManifest};
 use http::StatusCode;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
 
 use crate::client::Wire;
 use crate::process::Process;
-use crate::programs::program;
 use crate::random::random_bytes;
 use crate::tap::Tap;
-use crate::wait::{soon, until};
+use crate::wait::until;
 
 mod administrator;
 mod custodian;
+mod host;
 mod tenant;
 
 pub use administrator::Administrator;
 pub use custodian::{CustodianOptions, CustodianProcess, Front};
+pub use host::Host;
 pub use tenant::{Caller, Tenant, TenantOptions, credential_of};
 
 /// The name in the certificate.
@@ -62,6 +60,12 @@ pub struct Options {
     pub provable: bool,
     /// Connections that the enclave serves at once, if not as many as usual.
     pub connections_max: Option<usize>,
+    /// n: custodians, the first of which is the home custodian.
+    pub custodians: usize,
+    /// m: shares needed.
+    pub shares_needed: u8,
+    /// f: hostile custodians tolerated.
+    pub hostile_tolerated: u8,
 }
 
 impl Default for Options {
@@ -74,6 +78,9 @@ impl Default for Options {
             intercepted: false,
             provable: false,
             connections_max: None,
+            custodians: 1,
+            shares_needed: 1,
+            hostile_tolerated: 0,
         }
     }
 }
@@ -119,8 +126,10 @@ pub struct System {
     pub enclave: Option<Process>,
     /// The parent.
     pub parent: Option<Process>,
-    /// The custodian and what stands before it.
+    /// The home custodian and what stands before it.
     pub custodian: CustodianProcess,
+    /// The other custodians, in the manifest's order.
+    pub other_custodians: Vec<CustodianProcess>,
     /// Between parent and enclave, where there are any.
     pub taps: Option<Taps>,
     /// Who orders changes.
@@ -138,49 +147,50 @@ pub struct System {
     options: Options,
     /// Names of files and sockets.
     pub layout: Layout,
+    hosts_added: usize,
     _folder: TempDir,
 }
 
 impl System {
     /// Starts everything, runs the ceremony, installs a certificate, makes the keys, and waits until the proxy serves.
     pub async fn start(options: Options) -> Self {
+        let mut system = Self::enrolled(options).await;
+        system.start_enclave().await;
+        system.prepare().await;
+        system
+    }
+
+    /// Everything but an enclave: custodians that have taken a manifest which names them all, and a parent with that manifest.
+    pub async fn enrolled(options: Options) -> Self {
         let folder = tempfile::Builder::new().prefix("hf-").tempdir_in("/tmp").unwrap();
         let layout = Layout::prepare(&folder.path().join("s")).unwrap();
-        let nsm = start_nsm(&layout).await;
+        let nsm = host::start_nsm(&layout).await;
         let administrator = Administrator::init(layout.path("home"), "alice");
-        let custodian = CustodianProcess::init(
-            &layout.path("custodian"),
-            &layout.log("custodian"),
-            CustodianOptions {
-                administrators: vec![administrator.id()],
-                emulated_root: Some(layout.path("nsm/root.pem")),
-                intercepted: options.intercepted,
-            },
-        )
-        .await;
+        let mut custodians = start_custodians(&layout, &administrator, &options).await;
         let authority = Authority::load_or_create(&layout).unwrap();
         let configuration = options.static_configuration(&authority);
         write_static_configuration(&layout, &configuration);
-        let manifest_file = administrator.create_manifest(
+        let manifest_file = administrator.create_manifest_for(
             "store",
-            &custodian,
+            &custodians.iter().collect::<Vec<_>>(),
             HOST_NAME,
             &options,
             &accepted_measurements(&layout, &configuration),
             &layout.path("nsm/root.pem"),
         );
-        administrator.holdfast(&["manifest", "enrol", &manifest_file.display().to_string()]).success();
+        administrator.enrol(&manifest_file).await;
         let bytes = std::fs::read(&manifest_file).unwrap();
         layout.write("parent/key-stores/store.manifest", &bytes, 0o644).unwrap();
         let manifest = VerifiedManifest::verify(&bytes).unwrap();
-        let taps = options.taps.then(|| start_taps(&layout));
+        let taps = options.taps.then(|| host::start_taps(&layout));
         let nobody = Credential { access_key_id: String::new(), secret_access_key: String::new() };
         let unset = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut system = Self {
             nsm: Some(nsm),
             enclave: None,
             parent: None,
-            custodian,
+            custodian: custodians.remove(0),
+            other_custodians: custodians,
             taps,
             administrator,
             authority,
@@ -190,13 +200,29 @@ impl System {
             ready_listen: unset,
             options,
             layout,
+            hosts_added: 0,
             _folder: folder,
         };
-        system.write_parent_configuration();
+        host::write_parent_configuration(&system.layout, system.taps.is_some(), &system.custodian_addresses());
         system.start_parent().await;
-        system.start_enclave().await;
-        system.prepare().await;
         system
+    }
+
+    /// Every custodian, in the manifest's order.
+    pub fn custodians(&self) -> impl Iterator<Item = &CustodianProcess> {
+        std::iter::once(&self.custodian).chain(&self.other_custodians)
+    }
+
+    /// A custodian by its place in the manifest, from 0.
+    pub fn custodian_mut(&mut self, index: usize) -> &mut CustodianProcess {
+        match index.checked_sub(1) {
+            None => &mut self.custodian,
+            Some(index) => &mut self.other_custodians[index],
+        }
+    }
+
+    fn custodian_addresses(&self) -> Vec<String> {
+        self.custodians().map(CustodianProcess::address).collect()
     }
 
     /// Everything that needs the enclave: credential, certificate, keys.
@@ -281,29 +307,12 @@ impl System {
 
     /// Waits until the enclave says through the parent that the key store is in `state`, for a reason that contains `reason`.
     pub async fn reports(&self, state: &str, reason: &str) -> String {
-        let id = self.key_store_id().to_string();
-        until(&format!("the enclave reports {state} ({reason:?})"), || async {
-            let status = self.parent_status().await;
-            let stores = status["enclave"]["status"]["detail"].as_array().cloned().unwrap_or_default();
-            let store = stores.into_iter().find(|store| store["key_store_id"] == json!(id))?;
-            let said = store["reason"].as_str().unwrap_or_default().to_owned();
-            (store["state"] == json!(state) && said.contains(reason)).then_some(said)
-        })
-        .await
+        host::reports(self.ready_listen, self.key_store_id(), state, reason).await
     }
 
     /// The parent's status page.
     pub async fn parent_status(&self) -> Value {
-        soon("the parent's status page", async {
-            let Ok(mut stream) = TcpStream::connect(self.ready_listen).await else { return Value::Null };
-            stream.write_all(b"GET /status HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").await.unwrap();
-            let mut bytes = Vec::new();
-            let _ = stream.read_to_end(&mut bytes).await;
-            let text = String::from_utf8_lossy(&bytes).into_owned();
-            let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-            serde_json::from_str(body).unwrap_or(Value::Null)
-        })
-        .await
+        host::status_page(self.ready_listen).await
     }
 
     /// Encrypts random bytes and decrypts them again.
@@ -335,7 +344,7 @@ impl System {
 
     /// Starts the NSM's emulator again.
     pub async fn start_nsm(&mut self) {
-        self.nsm = Some(start_nsm(&self.layout).await);
+        self.nsm = Some(host::start_nsm(&self.layout).await);
     }
 
     /// SIGKILL for the enclave. Returns once the parent knows.
@@ -344,38 +353,21 @@ impl System {
             enclave.kill();
         }
         if self.parent.is_some() {
-            until("the parent has lost the enclave", || async {
-                self.parent_status().await["enclave"].is_null().then_some(())
-            })
-            .await;
+            host::forgets_the_enclave(self.ready_listen).await;
         }
     }
 
     /// Starts an enclave in place of the one before, which is killed if it still runs.
     pub async fn start_enclave(&mut self) {
         self.kill_enclave().await;
-        let mut command = Command::new(program("holdfast-dev"));
-        command.arg("enclave").arg("--nsm-socket").arg(self.layout.socket("nsm"));
-        let tapped = self.taps.is_some();
-        for name in ["control", "egress", "ingress"] {
-            let socket = if tapped && name != "ingress" { format!("{name}-tap") } else { name.to_owned() };
-            command.arg(format!("--{name}")).arg(self.layout.socket_address(&socket));
-        }
-        self.enclave = Some(Process::start("the enclave", &mut command, &self.layout.log("enclave")));
+        self.enclave = Some(host::start_enclave(&self.layout, self.taps.is_some()));
     }
 
     /// Starts a parent in place of the one before, if there was one.
     pub async fn start_parent(&mut self) {
         drop(self.parent.take());
-        let ports = self.layout.path("parent/ports.json");
-        let _ = std::fs::remove_file(&ports);
-        let mut command = Command::new(program("holdfast-parent"));
-        command.arg("--config").arg(self.layout.path("parent/parent.toml"));
-        self.parent = Some(Process::start("the parent", &mut command, &self.layout.log("parent")));
-        let ports: Value =
-            until("the parent listens", || async { serde_json::from_slice(&std::fs::read(&ports).ok()?).ok() }).await;
-        self.listen = ports["listen"].as_str().unwrap().parse().unwrap();
-        self.ready_listen = ports["ready_listen"].as_str().unwrap().parse().unwrap();
+        let started = host::start_parent(&self.layout).await;
+        (self.parent, self.listen, self.ready_listen) = (Some(started.process), started.listen, started.ready_listen);
     }
 
     /// Hands another static configuration to enclaves that start after the next start of the parent.
@@ -383,41 +375,18 @@ impl System {
         write_static_configuration(&self.layout, text);
     }
 
-    fn write_parent_configuration(&self) {
-        let address = |name: &str| self.layout.socket_address(name);
-        let ingress = if self.taps.is_some() { "ingress-tap" } else { "ingress" };
-        let text = format!(
-            "listen = \"127.0.0.1:0\"\nready_listen = \"127.0.0.1:0\"\nstatic_configuration = \"static.json\"\n\
-             key_stores = \"key-stores\"\nports_file = \"ports.json\"\nlog_level = \"debug\"\ndrain_timeout_ms = 500\n\
-             [enclave]\ningress = \"{}\"\n[control]\nlisten = \"{}\"\n[egress]\nlisten = \"{}\"\nallow = [\"{}\"]\n",
-            address(ingress),
-            address("control"),
-            address("egress"),
-            self.custodian.address(),
-        );
-        self.layout.write("parent/parent.toml", text.as_bytes(), 0o644).unwrap();
-    }
-
     /// Adds a destination to the parent's list, as a host may; it counts from the parent's next start.
     pub fn allow_destination(&self, address: &str) {
         let path = self.layout.path("parent/parent.toml");
         let text = std::fs::read_to_string(&path).unwrap();
-        let own = self.custodian.address();
-        std::fs::write(path, text.replace(&format!("\"{own}\"]"), &format!("\"{own}\", \"{address}\"]"))).unwrap();
+        std::fs::write(path, text.replace("allow = [", &format!("allow = [\"{address}\", "))).unwrap();
     }
 
     /// Everything that every process logged so far.
     #[must_use]
     pub fn logs(&self) -> Vec<(String, String)> {
-        let mut logs: Vec<_> = std::fs::read_dir(self.layout.path("logs"))
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .map(|path| {
-                (path.display().to_string(), String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned())
-            })
-            .collect();
-        logs.sort();
-        logs
+        let added = (1..=self.hosts_added).map(|number| self.layout.path(&format!("h/{number}/logs")));
+        std::iter::once(self.layout.path("logs")).chain(added).flat_map(|folder| host::logs(&folder)).collect()
     }
 
     /// Waits until a process (`parent`, `custodian`, …) has logged this.
@@ -495,23 +464,16 @@ fn accepted_measurements(layout: &Layout, configuration: &str) -> PathBuf {
     layout.write("measurements.json", &serde_json::to_vec(&accepted).unwrap(), 0o644).unwrap()
 }
 
-async fn start_nsm(layout: &Layout) -> Process {
-    let socket = layout.socket("nsm");
-    let mut command = Command::new(program("holdfast-dev"));
-    command.arg("nsm").arg("--socket").arg(&socket).arg("--state").arg(layout.path("nsm"));
-    command.arg("--control-socket").arg(layout.socket("nsm-control"));
-    for index in [0, 1, 2] {
-        command.arg("--pcr-content").arg(format!("{index}={}", measured_content(index)));
+async fn start_custodians(layout: &Layout, administrator: &Administrator, options: &Options) -> Vec<CustodianProcess> {
+    let mut custodians = Vec::new();
+    for number in 1..=options.custodians {
+        let name = if number == 1 { "custodian".to_owned() } else { format!("custodian-{number}") };
+        let told = CustodianOptions {
+            administrators: vec![administrator.id()],
+            emulated_root: Some(layout.path("nsm/root.pem")),
+            intercepted: options.intercepted,
+        };
+        custodians.push(CustodianProcess::init(&layout.path(&name), &layout.log(&name), told).await);
     }
-    let process = Process::start("the NSM emulator", &mut command, &layout.log("nsm"));
-    until("the NSM emulator listens", || async { UnixStream::connect(&socket).await.ok() }).await;
-    process
-}
-
-fn start_taps(layout: &Layout) -> Taps {
-    Taps {
-        control: Tap::unix("control", &layout.socket("control-tap"), &layout.socket("control")),
-        egress: Tap::unix("egress", &layout.socket("egress-tap"), &layout.socket("egress")),
-        ingress: Tap::unix("ingress", &layout.socket("ingress-tap"), &layout.socket("ingress")),
-    }
+    custodians
 }

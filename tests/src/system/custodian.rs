@@ -56,7 +56,7 @@ pub struct CustodianProcess {
 }
 
 impl CustodianProcess {
-    /// Initialises a custodian in a folder and starts it.
+    /// Initialises a custodian in a folder, after which it is named, and starts it.
     pub async fn init(folder: &Path, log: &Path, options: CustodianOptions) -> Self {
         let tls = options.intercepted.then(|| TlsFiles::create(&folder.join("tls")));
         let front = match &tls {
@@ -132,8 +132,9 @@ impl CustodianProcess {
 
     fn write_configuration(&self) {
         let ids: Vec<_> = self.options.administrators.iter().map(|id| format!("\"{id}\"")).collect();
+        let name = self.folder.file_name().and_then(|name| name.to_str()).unwrap();
         let mut text = format!(
-            "name = \"custodian\"\nlisten = \"127.0.0.1:0\"\naddress = \"{}\"\nstate = \"state\"\n\
+            "name = \"{name}\"\nlisten = \"127.0.0.1:0\"\naddress = \"{}\"\nstate = \"state\"\n\
              ports_file = \"ports.json\"\nadministrators = [{}]\n",
             self.address(),
             ids.join(", ")
