@@ -9,6 +9,7 @@ pub mod attestation;
 pub mod block;
 pub mod cbor;
 pub mod channel;
+pub mod cms;
 pub mod command;
 pub mod external_key;
 pub mod hpke;

@@ -195,6 +195,10 @@ pub const LOGGED_REQUEST_ID_MAX: usize = 64;
 pub const LEASES_MAX: usize = 256;
 /// Refusals that a custodian keeps on record for one key store, and for unknown key stores together.
 pub const REFUSALS_KEPT_MAX: u32 = 10_000;
+/// Releases that a custodian keeps on record for one key store: some years of a fleet of 10 that starts anew each day.
+pub const RELEASES_KEPT_MAX: u32 = 10_000;
+/// Boots of one key store that wait for approvals of their release, of which a custodian keeps record.
+pub const WAITING_RELEASES_MAX: u32 = 64;
 /// How far behind the newest counter of a lease a message may arrive: concurrent requests overtake each other.
 pub const COUNTER_WINDOW: u64 = 64;
 /// How long a custodian keeps an expired command and its result for the administrator, in milliseconds (31 days).
@@ -215,3 +219,23 @@ pub const CHALLENGES_PER_SECOND: u32 = 500;
 pub const VERIFICATIONS_PER_SECOND: u32 = 50;
 /// Refusals per second that a custodian records when nothing about the sender was proven: anybody can cause them.
 pub const UNPROVEN_REFUSALS_PER_SECOND: u32 = 50;
+
+// --- AWS KMS as the keeper of a share (API reference of AWS KMS) ------------------------------------------------------------
+
+/// Bytes of `CiphertextForRecipient` (`Decrypt`, response elements).
+pub const CIPHERTEXT_FOR_RECIPIENT_MAX: usize = 6144;
+/// Bytes of `CiphertextBlob` (`Encrypt`, response elements; `Decrypt`, request parameters).
+pub const KMS_CIPHERTEXT_MAX: usize = 6144;
+/// Bytes of `Plaintext` (`Encrypt`, request parameters).
+pub const KMS_PLAINTEXT_MAX: usize = 4096;
+/// Bytes of the key identifier of a recipient; KMS sends 32 (ours).
+pub const KMS_RECIPIENT_ID_MAX: usize = 64;
+/// Bytes of an answer of KMS: the largest `CiphertextForRecipient` in base64, an ARN, and slack (ours).
+pub const KMS_ANSWER_MAX: usize = 16 * 1024;
+/// Bytes of an access key id of AWS (`AccessKeyId`, API reference of IAM).
+pub const AWS_ACCESS_KEY_ID_LEN: core::ops::RangeInclusive<usize> = 16..=128;
+/// Bytes of a secret access key of AWS; all that are known have 40 (ours).
+pub const AWS_SECRET_ACCESS_KEY_LEN: core::ops::RangeInclusive<usize> = 16..=128;
+/// Bytes of a session token. AWS sets no bound ("the size of the security token that STS API operations return is not fixed");
+/// headers of a request must hold it (ours).
+pub const AWS_SESSION_TOKEN_MAX: usize = 8 * 1024;
