@@ -7,6 +7,8 @@
 #![doc = include_str!("../custodian.example.toml")]
 //! ```
 
+mod key_encryption_key;
+
 use std::fs;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -17,6 +19,12 @@ use holdfast_shared::limits;
 use holdfast_shared::manifest::is_printable;
 use serde::Deserialize;
 use toml::Spanned;
+
+use key_encryption_key::RawKeyEncryptionKey;
+
+pub use key_encryption_key::{
+    KeyEncryptionKeyConfig, KeyPlaceConfig, KmipConfig, Pkcs11Config, Pkcs11Iv, TIMEOUT_DEFAULT, TransitConfig,
+};
 
 /// Longest configuration file that is read.
 const FILE_MAX: u64 = 256 * 1024;
@@ -44,6 +52,8 @@ pub struct Config {
     pub log: LogFormat,
     /// The HTTPS certificate.
     pub tls: TlsSource,
+    /// What wraps the shares.
+    pub key_encryption_key: KeyEncryptionKeyConfig,
 }
 
 /// How the log is written.
@@ -114,6 +124,7 @@ struct RawConfig {
     #[serde(default)]
     log: LogFormat,
     tls: Option<Spanned<RawTls>>,
+    key_encryption_key: Option<Spanned<RawKeyEncryptionKey>>,
 }
 
 #[derive(Deserialize)]
@@ -179,6 +190,7 @@ impl Config {
             emulated_root: raw.emulated_root.map(|path| source.path(&path)),
             log: raw.log,
             tls: source.tls(raw.tls, host)?,
+            key_encryption_key: source.key_encryption_key(raw.key_encryption_key)?,
         })
     }
 }

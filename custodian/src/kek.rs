@@ -1,117 +1,286 @@
 //! The key-encryption key: what stands between the custodian's disk and the secrets on it.
 //!
+//! ```text
+//! share ── wrapped by the key-encryption key itself ──────────────────────── each release uses it
+//! channel keys, challenge key ── wrapped by the storage key ── wrapped by ── the key-encryption key, once at the start
+//! ```
 //! Guarantees: a wrapped secret opens only under the same key and for the same associated data, which names its purpose and
-//! place. Assumes: a backend protects its key as its kind can; a file protects it by its mode alone. Refuses: a key file that
-//! others can read, or that belongs to another user.
+//! place; its first byte names the place of its key, so that a changed configuration is told from damage; no call takes
+//! longer than the configured timeout. Assumes: a place protects its key as its kind can; a file protects it by its mode
+//! alone. Refuses: secrets and wrapped secrets that are longer than any of ours.
 
-use std::path::Path;
+mod file;
+mod storage;
 
-use holdfast_shared::secrets::{Secret, SecretBytes};
-use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use ring::rand::{SecureRandom, SystemRandom};
-use zeroize::Zeroizing;
+use std::fmt;
+use std::pin::Pin;
+use std::time::Duration;
 
-use crate::state::{self, StateError};
+use holdfast_shared::secrets::SecretBytes;
+use tokio::sync::watch;
 
-/// First byte of what [`FileKey`] wraps: AES-256-GCM, 12-byte random nonce, ciphertext, tag.
-const FORMAT: u8 = 1;
+use crate::config::{KeyEncryptionKeyConfig, KeyPlaceConfig};
+use crate::state::{StateDirectory, StateError};
 
-/// Why a secret cannot be wrapped or unwrapped.
+pub use file::FileKey;
+pub use storage::{StorageKey, StorageKeyError};
+
+/// Bytes of a secret that is wrapped: a share and the storage key have far fewer.
+pub const SECRET_MAX: usize = 1024;
+/// Bytes of a wrapped secret: Transit's text form adds a third and a prefix, KMIP an inner key.
+pub const WRAPPED_MAX: usize = 4096;
+
+/// What a key-encryption key does later: a call to it may cross a network.
+pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, KekError>> + Send + 'a>>;
+
+/// Where a key-encryption key lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A file of mode 0600 in the state directory.
+    File,
+    /// A token behind a PKCS #11 module.
+    Pkcs11,
+    /// The Transit engine of Vault or `OpenBao`.
+    Transit,
+    /// A server that speaks KMIP.
+    Kmip,
+}
+
+impl Place {
+    const ALL: [Self; 4] = [Self::File, Self::Pkcs11, Self::Transit, Self::Kmip];
+
+    /// The first byte of what is wrapped there.
+    #[must_use]
+    pub const fn format(self) -> u8 {
+        match self {
+            Self::File => 1,
+            Self::Pkcs11 => 2,
+            Self::Transit => 3,
+            Self::Kmip => 4,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::File => "file",
+            Self::Pkcs11 => "pkcs11",
+            Self::Transit => "transit",
+            Self::Kmip => "kmip",
+        })
+    }
+}
+
+/// Why a secret cannot be wrapped or unwrapped. Each text says what is wrong and what to do; none holds anything secret.
 #[derive(Debug, thiserror::Error)]
 pub enum KekError {
     /// Another key, another purpose, or changed bytes.
-    #[error("a stored secret does not open under this key-encryption key")]
+    #[error(
+        "a stored secret does not open under this key-encryption key: it was wrapped under another key, or its bytes were \
+         changed; bring back the key that was configured before, or the database that belongs to this key"
+    )]
     OpenFailed,
+    /// Wrapped by another kind of key.
+    #[error(
+        "a stored secret was wrapped by a key-encryption key of the kind `{wrapped}`, and the configuration names the kind \
+         `{configured}`; configure the key that wrapped it"
+    )]
+    OtherPlace {
+        /// Where its key lives.
+        wrapped: Place,
+        /// Where ours does.
+        configured: Place,
+    },
+    /// The place of the key does not answer, for now.
+    #[error("the key-encryption key is not available: {what}; {remedy}")]
+    Unavailable {
+        /// What happened.
+        what: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// The place of the key is there, and closed: a sealed vault, a locked token.
+    #[error("the key-encryption key is locked: {what}; {remedy}")]
+    Locked {
+        /// What happened.
+        what: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// No answer in time.
+    #[error(
+        "the key-encryption key ({place}) did not answer within {} ms; look at the connection to it, or raise \
+         key_encryption_key.timeout", timeout.as_millis()
+    )]
+    TimedOut {
+        /// Where it lives.
+        place: Place,
+        /// The configured time.
+        timeout: Duration,
+    },
+    /// It will not get better by waiting: a wrong PIN, a key that may leave its token, a missing module.
+    #[error("the key-encryption key cannot be used as it is configured: {what}; {remedy}")]
+    Misconfigured {
+        /// What is wrong.
+        what: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// A file that the key needs.
+    #[error(transparent)]
+    File(#[from] StateError),
     /// No randomness.
-    #[error("wrapping a secret failed")]
-    WrapFailed,
+    #[error("the operating system gives no randomness")]
+    Random,
 }
 
-/// Wraps secrets for storage. A backend may be a file, or a key in a vault. Called off the asynchronous workers.
+impl KekError {
+    /// Whether the same call may succeed later without anybody changing keys, files or configuration here.
+    #[must_use]
+    pub const fn may_pass(&self) -> bool {
+        matches!(self, Self::Unavailable { .. } | Self::Locked { .. } | Self::TimedOut { .. })
+    }
+}
+
+/// A place of the key. Implementations bind `aad`, authenticate what they decrypt, and bound what they read from outside;
+/// [`Kek`] adds what all have in common: the format byte, sizes, the timeout. A call may be dropped half-way. Nothing is
+/// contacted before the first call, and each call may try anew what failed before.
 pub trait KeyEncryptionKey: Send + Sync {
+    /// Where the key lives.
+    fn place(&self) -> Place;
+
+    /// Which key it is, for logs: no secret.
+    fn describe(&self) -> String;
+
+    /// Encrypts `secret`, bound to `aad`.
+    fn wrap<'a>(&'a self, aad: &'a [u8], secret: &'a [u8]) -> Pending<'a, Vec<u8>>;
+
+    /// Decrypts what [`KeyEncryptionKey::wrap`] made with the same `aad`.
+    fn unwrap<'a>(&'a self, aad: &'a [u8], wrapped: &'a [u8]) -> Pending<'a, SecretBytes>;
+
+    /// Looks at what a wrapping does not show, such as the key's attributes. [`Kek::probe`] wraps and unwraps in addition.
+    fn health(&self) -> Pending<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// The configured key-encryption key.
+pub struct Kek {
+    key: Box<dyn KeyEncryptionKey>,
+    timeout: Duration,
+    usable: watch::Sender<bool>,
+}
+
+impl fmt::Debug for Kek {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kek").field("key", &self.key.describe()).field("timeout", &self.timeout).finish_non_exhaustive()
+    }
+}
+
+impl Kek {
+    /// The key that the configuration names. Reads local files only; nothing is contacted.
+    ///
+    /// # Errors
+    /// [`KekError`].
+    pub fn open(config: &KeyEncryptionKeyConfig, state: &StateDirectory) -> Result<Self, KekError> {
+        let key: Box<dyn KeyEncryptionKey> = match &config.place {
+            KeyPlaceConfig::File => Box::new(FileKey::read(&state.key_encryption_key())?),
+            KeyPlaceConfig::Pkcs11(_) => return Err(not_in_this_version(Place::Pkcs11)),
+            KeyPlaceConfig::Transit(_) => return Err(not_in_this_version(Place::Transit)),
+            KeyPlaceConfig::Kmip(_) => return Err(not_in_this_version(Place::Kmip)),
+        };
+        Ok(Self::new(key, config.timeout))
+    }
+
+    /// A key with its timeout.
+    #[must_use]
+    pub fn new(key: Box<dyn KeyEncryptionKey>, timeout: Duration) -> Self {
+        Self { key, timeout, usable: watch::Sender::new(true) }
+    }
+
+    /// Which key it is, for logs.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        self.key.describe()
+    }
+
+    /// Where the key lives.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        self.key.place()
+    }
+
     /// Encrypts `secret`, bound to `aad`.
     ///
     /// # Errors
     /// [`KekError`].
-    fn wrap(&self, aad: &[u8], secret: &[u8]) -> Result<Vec<u8>, KekError>;
+    pub async fn wrap(&self, aad: &[u8], secret: &[u8]) -> Result<Vec<u8>, KekError> {
+        if secret.len() > SECRET_MAX {
+            return Err(misfit(format!("a secret of {} bytes is to be wrapped, at most {SECRET_MAX} are", secret.len())));
+        }
+        let wrapped = self.in_time(self.key.wrap(aad, secret)).await?;
+        if wrapped.len() >= WRAPPED_MAX {
+            return Err(misfit(format!("it made {} bytes of {}", wrapped.len(), secret.len())));
+        }
+        Ok([&[self.place().format()], wrapped.as_slice()].concat())
+    }
 
-    /// Decrypts what [`KeyEncryptionKey::wrap`] made with the same `aad`.
+    /// Decrypts what [`Kek::wrap`] made with the same `aad`.
     ///
     /// # Errors
     /// [`KekError`].
-    fn unwrap(&self, aad: &[u8], wrapped: &[u8]) -> Result<SecretBytes, KekError>;
-}
-
-/// A key of 32 random bytes in a file of mode 0600.
-pub struct FileKey {
-    key: LessSafeKey,
-    rng: SystemRandom,
-}
-
-impl FileKey {
-    /// Reads the key.
-    ///
-    /// # Errors
-    /// [`StateError`] when the file is missing, of another length, or open to others.
-    pub fn read(path: &Path) -> Result<Self, StateError> {
-        Self::new(&state::read_private_array::<32>(path)?).ok_or_else(|| StateError::BadKey { file: path.to_owned() })
+    pub async fn unwrap(&self, aad: &[u8], wrapped: &[u8]) -> Result<SecretBytes, KekError> {
+        let (format, rest) = wrapped.split_first().ok_or(KekError::OpenFailed)?;
+        if wrapped.len() > WRAPPED_MAX {
+            return Err(KekError::OpenFailed);
+        }
+        if *format != self.place().format() {
+            let other = Place::ALL.into_iter().find(|place| place.format() == *format).ok_or(KekError::OpenFailed)?;
+            return Err(KekError::OtherPlace { wrapped: other, configured: self.place() });
+        }
+        let secret = self.in_time(self.key.unwrap(aad, rest)).await?;
+        if secret.expose().len() > SECRET_MAX { Err(KekError::OpenFailed) } else { Ok(secret) }
     }
 
-    fn new(key: &Secret<32>) -> Option<Self> {
-        let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key.expose()).ok()?);
-        Some(Self { key, rng: SystemRandom::new() })
+    /// Keeps the time, and notes whether the key could be used.
+    async fn in_time<T>(&self, call: Pending<'_, T>) -> Result<T, KekError> {
+        let result = match tokio::time::timeout(self.timeout, call).await {
+            Ok(result) => result,
+            Err(_) => Err(KekError::TimedOut { place: self.place(), timeout: self.timeout }),
+        };
+        self.note(result.as_ref().err());
+        result
+    }
+
+    /// Logs when the key becomes unusable or usable again, and nothing in between.
+    fn note(&self, error: Option<&KekError>) {
+        let usable = match error {
+            None => true,
+            // This secret, not the key.
+            Some(KekError::OpenFailed | KekError::OtherPlace { .. } | KekError::Random) => return,
+            Some(_) => false,
+        };
+        let changed = self.usable.send_if_modified(|was| std::mem::replace(was, usable) != usable);
+        match error {
+            Some(error) if changed => tracing::error!(key = self.describe(), "no share can be released: {error}"),
+            None if changed => tracing::info!(key = self.describe(), "the key-encryption key can be used again"),
+            _ => {}
+        }
     }
 }
 
-impl KeyEncryptionKey for FileKey {
-    fn wrap(&self, aad: &[u8], secret: &[u8]) -> Result<Vec<u8>, KekError> {
-        let mut nonce = [0; NONCE_LEN];
-        self.rng.fill(&mut nonce).map_err(|_| KekError::WrapFailed)?;
-        let mut buffer = Zeroizing::new(secret.to_vec());
-        let tag = self
-            .key
-            .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(aad), &mut buffer)
-            .map_err(|_| KekError::WrapFailed)?;
-        Ok([&[FORMAT], nonce.as_slice(), &buffer, tag.as_ref()].concat())
-    }
+fn misfit(what: String) -> KekError {
+    let remedy = "this is not a key for secrets of this program; name another".to_owned();
+    KekError::Misconfigured { what, remedy }
+}
 
-    fn unwrap(&self, aad: &[u8], wrapped: &[u8]) -> Result<SecretBytes, KekError> {
-        let rest = wrapped.strip_prefix(&[FORMAT]).ok_or(KekError::OpenFailed)?;
-        let (nonce, ciphertext) = rest.split_first_chunk::<NONCE_LEN>().ok_or(KekError::OpenFailed)?;
-        let mut buffer = Zeroizing::new(ciphertext.to_vec());
-        let plaintext = self
-            .key
-            .open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(aad), &mut buffer)
-            .map_err(|_| KekError::OpenFailed)?;
-        Ok(SecretBytes::new(plaintext.to_vec()))
+fn not_in_this_version(place: Place) -> KekError {
+    KekError::Misconfigured {
+        what: format!("this version has no keys of the kind `{place}`"),
+        remedy: "remove key_encryption_key from the configuration to use a file".to_owned(),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key(byte: u8) -> FileKey {
-        FileKey::new(&Secret::take(&mut [byte; 32])).unwrap()
-    }
-
-    #[test]
-    fn a_secret_opens_under_its_own_key_and_purpose_only() {
-        let wrapped = key(1).wrap(b"purpose", b"secret").unwrap();
-        assert_eq!(key(1).unwrap(b"purpose", &wrapped).unwrap().expose(), b"secret");
-        assert!(!wrapped.windows(6).any(|window| window == b"secret"));
-        assert!(key(2).unwrap(b"purpose", &wrapped).is_err(), "another key");
-        assert!(key(1).unwrap(b"other", &wrapped).is_err(), "another purpose");
-        for index in 0..wrapped.len() {
-            let mut changed = wrapped.clone();
-            changed[index] ^= 1;
-            assert!(key(1).unwrap(b"purpose", &changed).is_err(), "byte {index}");
-            assert!(key(1).unwrap(b"purpose", &wrapped[..index]).is_err(), "cut at {index}");
-        }
-    }
-
-    #[test]
-    fn no_two_wrappings_are_alike() {
-        assert_ne!(key(1).wrap(b"", b"secret").unwrap(), key(1).wrap(b"", b"secret").unwrap());
-    }
-}
+mod tests;

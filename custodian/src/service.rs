@@ -39,7 +39,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::kek::{FileKey, KekError, KeyEncryptionKey};
+use crate::kek::{Kek, KekError, StorageKey, StorageKeyError};
 use crate::rate::RateLimit;
 use crate::state::{self, StateDirectory, StateError};
 use crate::store::{Store, StoreError};
@@ -64,8 +64,8 @@ pub enum StartError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The key-encryption key does not fit the database.
-    #[error("{0}; was key-encryption-key.bin exchanged?")]
+    /// The key-encryption key, or what it wraps.
+    #[error(transparent)]
     Kek(#[from] KekError),
     /// The signing key.
     #[error("signing key: {0}")]
@@ -98,6 +98,15 @@ pub enum StartError {
     /// No randomness.
     #[error("the operating system gives no randomness")]
     Random,
+}
+
+impl From<StorageKeyError> for StartError {
+    fn from(error: StorageKeyError) -> Self {
+        match error {
+            StorageKeyError::Kek(error) => Self::Kek(error),
+            StorageKeyError::Store(error) => Self::Store(error),
+        }
+    }
 }
 
 /// A key store for which this custodian holds, or will hold, a share.
@@ -139,7 +148,8 @@ pub struct Custodian {
     encryption_key: hpke::PrivateKey,
     administrators: BTreeSet<AdministratorId>,
     roots: TrustRoots,
-    kek: Box<dyn KeyEncryptionKey>,
+    kek: Kek,
+    storage_key: StorageKey,
     store: Store,
     clock: Arc<dyn Clock>,
     rng: SystemRandom,
@@ -164,10 +174,11 @@ impl Custodian {
         state.check()?;
         let signing_key = SigningKey::from_pkcs8(&state::read_private(&state.signing_key())?, &rng)?;
         let encryption_key = hpke::PrivateKey::from_bytes(&state::read_private_array(&state.encryption_key())?)?;
-        let kek: Box<dyn KeyEncryptionKey> = Box::new(FileKey::read(&state.key_encryption_key())?);
+        let kek = Kek::open(&config.key_encryption_key, &state)?;
         let store = Store::open(&state.database()).await?;
         let id = CustodianId(signing_key.verifying_key()?.fingerprint());
-        let challenges = Challenges::open(&store, kek.as_ref(), id, &rng).await?;
+        let storage_key = StorageKey::open(&store, &kek, id).await?;
+        let challenges = Challenges::open(&store, &storage_key, id, &rng).await?;
         let now = Instant::now();
         let custodian = Self {
             id,
@@ -177,6 +188,7 @@ impl Custodian {
             administrators: config.administrators.iter().copied().collect(),
             roots: TrustRoots::new(read_emulated_root(config)?),
             kek,
+            storage_key,
             store,
             clock,
             rng,
@@ -209,7 +221,7 @@ impl Custodian {
         for stored in self.store.leases(self.clock.now_ms()).await? {
             let key_store =
                 self.known_key_store(stored.key_store_id).ok_or(StartError::NotOurs(stored.key_store_id))?;
-            let lease = Lease::restore(stored, key_store, self.id, self.kek.as_ref())?;
+            let lease = Lease::restore(stored, key_store, self.id, &self.storage_key)?;
             self.leases().insert(lease.id, Arc::new(lease));
         }
         Ok(())

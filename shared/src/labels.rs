@@ -59,8 +59,12 @@ labels! {
     SHARE_COMMITMENT = "holdfast share commitment v1";
     /// MAC of a challenge nonce.
     CHALLENGE = "holdfast challenge v1";
+    /// MAC of a lease's id.
+    LEASE_ID = "holdfast lease id v1";
     /// AAD under which a custodian wraps a share for its own disk.
     WRAP_SHARE = "holdfast wrap share v1";
+    /// AAD under which a custodian's key-encryption key wraps its storage key.
+    WRAP_STORAGE_KEY = "holdfast wrap storage key v1";
     /// AAD under which a custodian wraps a lease's channel keys for its own disk.
     WRAP_LEASE = "holdfast wrap lease v1";
     /// AAD under which a custodian wraps the key of its challenges for its own disk.

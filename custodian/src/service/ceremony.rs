@@ -13,6 +13,7 @@ use holdfast_shared::hpke;
 use holdfast_shared::ids::KeyStoreId;
 use holdfast_shared::labels;
 use holdfast_shared::release::{self, Commitment, Share, ShareSet};
+use holdfast_shared::secrets::SecretBytes;
 
 use super::channel::refused;
 use super::lease::Lease;
@@ -48,11 +49,12 @@ impl Custodian {
         let key_store = Arc::clone(&lease.key_store);
         let id = key_store.id();
         let opened = self.blocking(move |custodian| custodian.take_share(&key_store, &set, &sealed)).await?;
-        let (share_set, generation, wrapped) = match opened {
+        let (share_set, generation, share) = match opened {
             Ok(taken) => taken,
             Err(ServiceError::Denied(reason)) => return Ok(refused(lease, reason)),
             Err(error) => return Err(error),
         };
+        let wrapped = self.kek.wrap(&self.share_aad(id, generation), share.expose()).await?;
         let share = NewShare { key_store_id: id, generation, share_set, wrapped, document: lease.document.clone() };
         match self.store.deposit(&share, origin).await? {
             Deposited::Kept => {
@@ -73,14 +75,13 @@ impl Custodian {
         key_store: &KeyStore,
         set: &ShareSet,
         sealed: &hpke::Sealed,
-    ) -> Result<(Vec<u8>, u32, Vec<u8>), ServiceError> {
+    ) -> Result<(Vec<u8>, u32, SecretBytes), ServiceError> {
         check_set(key_store, set).map_err(|reason| ServiceError::Denied(reason.to_owned()))?;
         let share = release::open_share(sealed, key_store.id(), self.id, &self.encryption_key)
             .map_err(|error| ServiceError::Denied(format!("the share: {error}")))?;
         check_share(key_store.index, set, &share).map_err(|reason| ServiceError::Denied(reason.to_owned()))?;
-        let aad = self.share_aad(key_store.id(), set.generation);
-        let wrapped = self.kek.wrap(&aad, &cbor::encode(&share))?;
-        Ok((cbor::encode(&StoredShareSet(set.clone())).to_vec(), set.generation, wrapped))
+        let share = SecretBytes::new(cbor::encode(&share).to_vec());
+        Ok((cbor::encode(&StoredShareSet(set.clone())).to_vec(), set.generation, share))
     }
 
     pub(super) fn share_aad(&self, key_store_id: KeyStoreId, generation: u32) -> Vec<u8> {

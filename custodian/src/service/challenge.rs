@@ -22,7 +22,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::{Custodian, ServiceError, StartError};
-use crate::kek::KeyEncryptionKey;
+use crate::kek::StorageKey;
 use crate::store::Store;
 
 /// Name of the setting that holds the wrapped key.
@@ -51,15 +51,15 @@ impl Challenges {
     /// With the key from the database, made at first use.
     pub(super) async fn open(
         store: &Store,
-        kek: &dyn KeyEncryptionKey,
+        storage_key: &StorageKey,
         custodian_id: CustodianId,
         rng: &SystemRandom,
     ) -> Result<Self, StartError> {
         let aad = hpke::bind(labels::WRAP_CHALLENGE, &[custodian_id.as_bytes()]);
         let mut offered = Zeroizing::new([0; 32]);
         rng.fill(offered.as_mut_slice()).map_err(|_| StartError::Random)?;
-        let wrapped = store.setting(SETTING, &kek.wrap(&aad, offered.as_slice())?).await?;
-        Ok(Self::new(kek.unwrap(&aad, &wrapped)?.expose(), custodian_id))
+        let wrapped = store.setting(SETTING, &storage_key.wrap(&aad, offered.as_slice())?).await?;
+        Ok(Self::new(storage_key.unwrap(&aad, &wrapped)?.expose(), custodian_id))
     }
 
     fn new(key: &[u8], custodian_id: CustodianId) -> Self {

@@ -64,9 +64,14 @@ impl Custodian {
         let key_store = Arc::clone(&grant.key_store);
         for _ in 0..GRANT_TRIES {
             let holdings = self.holdings(&key_store).await?;
+            let blocked = blocks_store(&key_store, holdings.overlay.as_ref())?;
+            let share = match &holdings.share {
+                Some(stored) if !blocked => Some(self.unwrap_share(key_store.id(), stored).await?),
+                _ => None,
+            };
             let sealed = {
                 let grant = Arc::clone(&grant);
-                self.blocking(move |custodian| custodian.seal_release(&grant, holdings)).await??
+                self.blocking(move |custodian| custodian.seal_release(&grant, holdings, share, blocked)).await??
             };
             let evicted = self.longest_silent(&key_store);
             match self.store.grant(&sealed.new, &sealed.record, evicted).await.map_err(ServiceError::from)? {
@@ -101,16 +106,17 @@ impl Custodian {
         })
     }
 
-    fn seal_release(&self, grant: &Grant, holdings: Holdings) -> Result<Sealed, Stop> {
+    fn seal_release(
+        &self,
+        grant: &Grant,
+        holdings: Holdings,
+        share: Option<HeldShare>,
+        blocked: bool,
+    ) -> Result<Sealed, Stop> {
         let Grant { key_store, policy, document, accepted, now_ms } = grant;
         let now_ms = *now_ms;
         let lease_id = LeaseId(self.random()?);
-        let blocked = blocks_store(key_store, holdings.overlay.as_ref())?;
         let overlay_epoch = holdings.overlay.as_ref().map_or(0, |overlay| overlay.epoch);
-        let share = match holdings.share {
-            Some(stored) if !blocked => Some(self.unwrap_share(key_store.id(), &stored)?),
-            _ => None,
-        };
         let reason = match (&share, blocked) {
             (Some(_), _) => "released the share",
             (None, true) => "granted a lease without the share: the key store is blocked",
@@ -144,7 +150,7 @@ impl Custodian {
             granted_ms: now_ms,
             state: Mutex::new(state),
         };
-        let channel_keys = wrap_keys(&lease.keys, self.id, lease.key_store.id(), lease_id, self.kek.as_ref())
+        let channel_keys = wrap_keys(&lease.keys, self.id, lease.key_store.id(), lease_id, &self.storage_key)
             .map_err(ServiceError::from)?;
         let record = self.release_record(&lease, policy, reason);
         let new = NewLease {
@@ -211,9 +217,9 @@ impl Custodian {
         leases.iter().min_by_key(|lease| lease.state().seen_ms).map(|lease| lease.id)
     }
 
-    fn unwrap_share(&self, key_store_id: KeyStoreId, stored: &StoredShare) -> Result<HeldShare, ServiceError> {
+    async fn unwrap_share(&self, key_store_id: KeyStoreId, stored: &StoredShare) -> Result<HeldShare, ServiceError> {
         let damaged = |_| ServiceError::Internal("the stored share is damaged".to_owned());
-        let plaintext = self.kek.unwrap(&self.share_aad(key_store_id, stored.generation), &stored.wrapped)?;
+        let plaintext = self.kek.unwrap(&self.share_aad(key_store_id, stored.generation), &stored.wrapped).await?;
         let share = cbor::decode(plaintext.expose()).map_err(damaged)?;
         Ok(HeldShare { share, set: decode_share_set(&stored.share_set)? })
     }

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use super::evidence::Evidence;
 use super::{Custodian, KeyStore, ServiceError, StartError};
-use crate::kek::{KekError, KeyEncryptionKey};
+use crate::kek::{KekError, StorageKey};
 use crate::store::StoredLease;
 
 /// Which counters of a lease were used. Concurrent requests overtake each other, so a message may come a little late; it may
@@ -88,10 +88,10 @@ impl Lease {
         stored: StoredLease,
         key_store: Arc<KeyStore>,
         custodian_id: CustodianId,
-        kek: &dyn KeyEncryptionKey,
+        storage_key: &StorageKey,
     ) -> Result<Self, StartError> {
         let aad = aad(custodian_id, key_store.id(), stored.lease_id);
-        let keys = kek.unwrap(&aad, &stored.channel_keys)?;
+        let keys = storage_key.unwrap(&aad, &stored.channel_keys)?;
         let (ask, reply) = keys.expose().split_first_chunk::<32>().ok_or(StartError::Damaged("channel keys"))?;
         let keys = ChannelKeys { ask: secret(ask)?, reply: secret(reply)? };
         let evidence = cbor::decode(&stored.evidence).map_err(|_| StartError::Damaged("evidence"))?;
@@ -132,10 +132,10 @@ pub(super) fn wrap_keys(
     custodian_id: CustodianId,
     key_store_id: KeyStoreId,
     lease_id: LeaseId,
-    kek: &dyn KeyEncryptionKey,
+    storage_key: &StorageKey,
 ) -> Result<Vec<u8>, KekError> {
     let both = Zeroizing::new([keys.ask.expose().as_slice(), keys.reply.expose()].concat());
-    kek.wrap(&aad(custodian_id, key_store_id, lease_id), &both)
+    storage_key.wrap(&aad(custodian_id, key_store_id, lease_id), &both)
 }
 
 fn aad(custodian_id: CustodianId, key_store_id: KeyStoreId, lease_id: LeaseId) -> Vec<u8> {
