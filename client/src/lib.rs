@@ -14,14 +14,13 @@ use holdfast_shared::api::{self, Refusal};
 use holdfast_shared::cbor;
 use holdfast_shared::manifest::Custodian;
 use http::{Method, Request, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
+use http_body_util::Full;
 use rustls::time_provider::TimeProvider;
-use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::TlsConnector;
+
+mod https;
+
+pub use https::{HttpsClient, HttpsError};
 
 /// How to reach a custodian: directly, or through a relay.
 pub trait Connect: Send + Sync {
@@ -110,13 +109,21 @@ impl ClientError {
     }
 }
 
-/// A client of one custodian.
-pub struct CustodianClient<C> {
-    connector: C,
-    address: String,
-    server_name: ServerName<'static>,
-    tls: Arc<ClientConfig>,
+impl ClientError {
+    fn of(address: &str, error: HttpsError) -> Self {
+        let address = address.to_owned();
+        match error {
+            HttpsError::Unusable(reason) => Self::Unusable { address, reason },
+            HttpsError::Connect(source) => Self::Connect { address, source },
+            HttpsError::Tls(source) => Self::Tls { address, source },
+            HttpsError::Http(reason) => Self::Http { address, reason },
+            HttpsError::Timeout { seconds } => Self::Timeout { address, seconds },
+        }
+    }
 }
+
+/// A client of one custodian.
+pub struct CustodianClient<C>(HttpsClient<C>);
 
 impl<C: Connect> CustodianClient<C> {
     /// For the custodian of a manifest; certificates are checked against the system clock.
@@ -132,30 +139,15 @@ impl<C: Connect> CustodianClient<C> {
     /// # Errors
     /// [`ClientError::Unusable`] when its address or roots make no sense.
     pub fn with_time(connector: C, custodian: &Custodian, time: Arc<dyn TimeProvider>) -> Result<Self, ClientError> {
-        let unusable = |reason: String| ClientError::Unusable { address: custodian.address.clone(), reason };
-        let host = custodian.address.rsplit_once(':').map_or(custodian.address.as_str(), |(host, _)| host);
-        let server_name = ServerName::try_from(host.to_owned())
-            .map_err(|_| unusable("the host is neither a DNS name nor an IP address".to_owned()))?;
-        let mut roots = rustls::RootCertStore::empty();
-        for root in &custodian.tls_roots {
-            roots
-                .add(CertificateDer::from(root.0.as_slice()))
-                .map_err(|error| unusable(format!("a TLS root cannot be used: {error}")))?;
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut tls = ClientConfig::builder_with_details(provider, time)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| unusable(error.to_string()))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { connector, address: custodian.address.clone(), server_name, tls: Arc::new(tls) })
+        let roots = custodian.tls_roots.iter().map(|root| root.0.as_slice());
+        let client = HttpsClient::new(connector, &custodian.address, roots, time);
+        client.map(Self).map_err(|error| ClientError::of(&custodian.address, error))
     }
 
     /// `host:port`.
     #[must_use]
     pub fn address(&self) -> &str {
-        &self.address
+        self.0.address()
     }
 
     /// Posts `body` to `path` and returns the body of a 200.
@@ -169,57 +161,22 @@ impl<C: Connect> CustodianClient<C> {
         answer_max: usize,
         timeout: Duration,
     ) -> Result<Vec<u8>, ClientError> {
-        match tokio::time::timeout(timeout, self.exchange(path, body, answer_max)).await {
-            Ok(result) => result,
-            Err(_) => Err(ClientError::Timeout { address: self.address.clone(), seconds: timeout.as_secs() }),
-        }
-    }
-
-    async fn exchange(&self, path: &str, body: Vec<u8>, answer_max: usize) -> Result<Vec<u8>, ClientError> {
-        let address = || self.address.clone();
-        let stream = self
-            .connector
-            .connect(&self.address)
-            .await
-            .map_err(|source| ClientError::Connect { address: address(), source })?;
-        let stream = TlsConnector::from(Arc::clone(&self.tls))
-            .connect(self.server_name.clone(), stream)
-            .await
-            .map_err(|source| ClientError::Tls { address: address(), source })?;
-        let failed = |reason: String| ClientError::Http { address: address(), reason };
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(error.to_string()))?;
-        let driver = AbortOnDrop(tokio::spawn(connection));
+        let failed = |reason: String| ClientError::Http { address: self.address().to_owned(), reason };
         let request = Request::builder()
             .method(Method::POST)
             .uri(path)
-            .header(header::HOST, &self.address)
+            .header(header::HOST, self.address())
             .header(header::CONTENT_TYPE, api::CONTENT_TYPE)
             .body(Full::new(Bytes::from(body)))
             .map_err(|error| failed(error.to_string()))?;
-        let answer = sender.send_request(request).await.map_err(|error| failed(error.to_string()))?;
-        let (head, body) = answer.into_parts();
-        let body = Limited::new(body, answer_max)
-            .collect()
-            .await
-            .map_err(|error| failed(format!("the answer is over its limit or broken off: {error}")))?
-            .to_bytes();
-        drop(driver);
-        if head.status == StatusCode::OK {
+        let (status, body) =
+            self.0.send(request, answer_max, timeout).await.map_err(|error| ClientError::of(self.address(), error))?;
+        if status == StatusCode::OK {
             return Ok(body.to_vec());
         }
         match cbor::decode::<Refusal>(&body) {
-            Ok(refusal) => Err(ClientError::Refused { address: address(), refusal }),
-            Err(_) => Err(failed(format!("status {} without a readable reason", head.status.as_u16()))),
+            Ok(refusal) => Err(ClientError::Refused { address: self.address().to_owned(), refusal }),
+            Err(_) => Err(failed(format!("status {} without a readable reason", status.as_u16()))),
         }
-    }
-}
-
-/// Ends the task that drives a connection when the request is over or given up.
-struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
-
-impl<T> Drop for AbortOnDrop<T> {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }

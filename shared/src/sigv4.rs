@@ -15,6 +15,7 @@ mod canonical;
 mod credential;
 mod date;
 pub mod explain;
+pub mod sign;
 
 pub use authorization::{AuthorizationError, Region, Regions};
 pub use canonical::Occurrence;

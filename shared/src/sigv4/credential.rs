@@ -194,6 +194,11 @@ impl SigningKey {
         Self(Secret::take(&mut key))
     }
 
+    /// The signature over `text`.
+    pub(super) fn sign(&self, text: &[u8]) -> [u8; 32] {
+        *mac(self.0.expose(), text)
+    }
+
     /// Compares in constant time.
     pub(super) fn verify(&self, text: &[u8], signature: &[u8; 32]) -> bool {
         mac(self.0.expose(), text).as_slice().ct_eq(signature).into()

@@ -1,0 +1,138 @@
+//! One HTTPS request over any byte stream, to a host under given roots.
+//!
+//! Guarantees: TLS 1.2 or 1.3 to a certificate for the host of the address under the given roots and no others; an answer is bounded
+//! in size and time. One connection carries one request, so that no answer can be taken for that of another. Refuses:
+//! redirects (they are answers like others), answers over their bound.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::time_provider::TimeProvider;
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio_rustls::TlsConnector;
+
+use crate::Connect;
+
+/// Why a request brought no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpsError {
+    /// The address or the roots cannot be used.
+    #[error("{0}")]
+    Unusable(String),
+    /// No connection.
+    #[error("cannot connect: {0}")]
+    Connect(io::Error),
+    /// No TLS session.
+    #[error("TLS failed: {0}")]
+    Tls(io::Error),
+    /// The connection ended, or the answer is not HTTP or over its bound.
+    #[error("the request failed: {0}")]
+    Http(String),
+    /// No answer in time.
+    #[error("no answer within {seconds} s")]
+    Timeout {
+        /// The limit.
+        seconds: u64,
+    },
+}
+
+/// A client of one address.
+pub struct HttpsClient<C> {
+    connector: C,
+    address: String,
+    server_name: ServerName<'static>,
+    tls: Arc<ClientConfig>,
+}
+
+impl<C: Connect> HttpsClient<C> {
+    /// For `address`, `host:port`, under roots in DER; certificates are checked against the clock `time`.
+    ///
+    /// # Errors
+    /// [`HttpsError::Unusable`] when address or roots make no sense.
+    pub fn new<'a>(
+        connector: C,
+        address: &str,
+        roots: impl IntoIterator<Item = &'a [u8]>,
+        time: Arc<dyn TimeProvider>,
+    ) -> Result<Self, HttpsError> {
+        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+        let server_name = ServerName::try_from(host.to_owned())
+            .map_err(|_| HttpsError::Unusable("the host is neither a DNS name nor an IP address".to_owned()))?;
+        let mut store = rustls::RootCertStore::empty();
+        for root in roots {
+            store
+                .add(CertificateDer::from(root))
+                .map_err(|error| HttpsError::Unusable(format!("a TLS root cannot be used: {error}")))?;
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut tls = ClientConfig::builder_with_details(provider, time)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| HttpsError::Unusable(error.to_string()))?
+            .with_root_certificates(store)
+            .with_no_client_auth();
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Self { connector, address: address.to_owned(), server_name, tls: Arc::new(tls) })
+    }
+
+    /// `host:port`.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Sends `request`, which names its path and its `Host`, and returns status and body of the answer.
+    ///
+    /// # Errors
+    /// [`HttpsError`]; the answer may have at most `answer_max` bytes and must be complete within `timeout`.
+    pub async fn send(
+        &self,
+        request: Request<Full<Bytes>>,
+        answer_max: usize,
+        timeout: Duration,
+    ) -> Result<(StatusCode, Bytes), HttpsError> {
+        match tokio::time::timeout(timeout, self.exchange(request, answer_max)).await {
+            Ok(result) => result,
+            Err(_) => Err(HttpsError::Timeout { seconds: timeout.as_secs() }),
+        }
+    }
+
+    async fn exchange(
+        &self,
+        request: Request<Full<Bytes>>,
+        answer_max: usize,
+    ) -> Result<(StatusCode, Bytes), HttpsError> {
+        let stream = self.connector.connect(&self.address).await.map_err(HttpsError::Connect)?;
+        let stream = TlsConnector::from(Arc::clone(&self.tls))
+            .connect(self.server_name.clone(), stream)
+            .await
+            .map_err(HttpsError::Tls)?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| HttpsError::Http(error.to_string()))?;
+        let driver = AbortOnDrop(tokio::spawn(connection));
+        let answer = sender.send_request(request).await.map_err(|error| HttpsError::Http(error.to_string()))?;
+        let (head, body) = answer.into_parts();
+        let body = Limited::new(body, answer_max)
+            .collect()
+            .await
+            .map_err(|error| HttpsError::Http(format!("the answer is over its limit or broken off: {error}")))?
+            .to_bytes();
+        drop(driver);
+        Ok((head.status, body))
+    }
+}
+
+/// Ends the task that drives a connection when the request is over or given up.
+struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
