@@ -35,6 +35,8 @@ labels! {
     ATTEST_RELEASE = "holdfast attest release v1";
     /// A document that vouches for a result of a command.
     ATTEST_RESULT = "holdfast attest result v1";
+    /// A document made to have AWS KMS give a share back.
+    ATTEST_KMS_SHARE = "holdfast attest kms share v1";
 
     // --- HPKE `info` and exporter contexts ------------------------------------------------------------------------------------
 
@@ -71,6 +73,8 @@ labels! {
     WRAP_CHALLENGE = "holdfast wrap challenge v1";
     /// HKDF salt for the root key, over NSM and kernel entropy.
     ROOT_ENTROPY = "holdfast root entropy v1";
+    /// HKDF info of the seed from which an RSA key for one answer of AWS KMS is drawn.
+    KMS_RECIPIENT = "holdfast kms recipient v1";
 
     // --- External keys ------------------------------------------------------------------------------------------------------
 
