@@ -10,7 +10,10 @@
 //! alone. Refuses: secrets and wrapped secrets that are longer than any of ours.
 
 mod file;
+mod kmip;
+mod remote;
 mod storage;
+mod transit;
 
 use std::fmt;
 use std::pin::Pin;
@@ -23,7 +26,9 @@ use crate::config::{KeyEncryptionKeyConfig, KeyPlaceConfig};
 use crate::state::{StateDirectory, StateError};
 
 pub use file::FileKey;
+pub use kmip::KmipKey;
 pub use storage::{StorageKey, StorageKeyError};
+pub use transit::TransitKey;
 
 /// Bytes of a secret that is wrapped: a share and the storage key have far fewer.
 pub const SECRET_MAX: usize = 1024;
@@ -187,8 +192,8 @@ impl Kek {
         let key: Box<dyn KeyEncryptionKey> = match &config.place {
             KeyPlaceConfig::File => Box::new(FileKey::read(&state.key_encryption_key())?),
             KeyPlaceConfig::Pkcs11(_) => return Err(not_in_this_version(Place::Pkcs11)),
-            KeyPlaceConfig::Transit(_) => return Err(not_in_this_version(Place::Transit)),
-            KeyPlaceConfig::Kmip(_) => return Err(not_in_this_version(Place::Kmip)),
+            KeyPlaceConfig::Transit(transit) => Box::new(TransitKey::open(transit)?),
+            KeyPlaceConfig::Kmip(kmip) => Box::new(KmipKey::open(kmip)?),
         };
         Ok(Self::new(key, config.timeout))
     }
