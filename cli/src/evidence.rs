@@ -102,7 +102,7 @@ pub fn of_result(
     let expected = Expectations {
         nonce: command_id.as_bytes(),
         max_age_ms,
-        accepted: &store.manifest.manifest().release_policy.measurements,
+        accepted: &store.manifest.manifest().release_policy.accepted(now_ms),
         user_data: Expected::Exactly(&user_data),
         public_key: Expected::Any,
     };
@@ -129,7 +129,7 @@ pub fn of_lease(
     let expected = Expectations {
         nonce: parsed.claimed_nonce().unwrap_or_default(),
         max_age_ms: EVIDENCE_AGE_MAX_MS,
-        accepted: &manifest.release_policy.measurements,
+        accepted: &manifest.release_policy.accepted(now_ms),
         user_data: Expected::Present,
         public_key: Expected::Present,
     };

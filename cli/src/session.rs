@@ -364,8 +364,7 @@ impl Session {
     }
 
     fn open_overlay(&self, signed: &[u8]) -> Result<BlockOverlay, BlockError> {
-        let manifest = self.store.manifest.manifest();
-        block::open(signed, self.store.manifest.id(), &manifest.administrators, manifest.thresholds, None)
+        block::open_under(signed, &self.store.manifest, None)
     }
 
     fn note_overlay(&self, overlay: &BlockOverlay, signed: &[u8]) {

@@ -379,11 +379,11 @@ impl<C: Connect + 'static> Custody<C> {
     /// From a share to served keys.
     async fn unseal(&mut self, session: &Session<C>, released: Released) -> Result<(), CustodyError> {
         let Released { content, attested_key } = released;
-        let entry = content.register.as_deref().map(|signed| self.open_entry(signed)).transpose()?;
+        let entry = content.register.map(|held| self.open_entry(&held.signed)).transpose()?;
         if entry.is_none() && self.newest.is_some() {
             return Err(CustodyError::Rollback { seen: self.newest_version(), offered: 0 });
         }
-        let (root, set) = match content.share {
+        let (root, set) = match content.shares.into_iter().next_back() {
             Some(held) => self.root_of(held)?,
             None if entry.is_some() => return Err(CustodyError::NoShare),
             None => {
@@ -451,7 +451,7 @@ impl<C: Connect + 'static> Custody<C> {
     /// Fetches the blob of a version. Whether it is the right one is checked when it is opened.
     async fn fetch(&self, session: &Session<C>, entry: &RegisterEntry) -> Result<Vec<u8>, CustodyError> {
         match session.ask(&Ask::Fetch { blob_id: entry.blob_id }).await?.0 {
-            Reply::Blob { blob } => {
+            Reply::Blob { blob, .. } => {
                 self.check_room(blob.len())?;
                 Ok(blob)
             }

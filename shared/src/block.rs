@@ -11,7 +11,7 @@ use crate::external_key::ExternalKeyId;
 use crate::ids::KeyStoreId;
 use crate::labels;
 use crate::limits;
-use crate::manifest::{Administrator, Thresholds};
+use crate::manifest::{Administrator, Thresholds, VerifiedManifest};
 use crate::signature::{Envelope, SignatureError, SigningKey};
 
 /// Everything that is blocked in one key store.
@@ -90,6 +90,28 @@ pub fn sign(overlay: &BlockOverlay, key: &SigningKey, rng: &dyn SecureRandom) ->
     Envelope::seal(labels::BLOCK, &cbor::encode(overlay), key, rng)
 }
 
+/// [`open`] with the administrators whose signatures count for the overlay's epoch: one from before a change of administrators
+/// stays in force.
+///
+/// # Errors
+/// [`BlockError`].
+pub fn open_under(
+    signed: &[u8],
+    manifest: &VerifiedManifest,
+    current: Option<&BlockOverlay>,
+) -> Result<BlockOverlay, BlockError> {
+    check_length(signed)?;
+    let envelope: Envelope = cbor::decode(signed)?;
+    let claimed: BlockOverlay = cbor::decode(envelope.unverified_payload())?;
+    let (administrators, thresholds) = manifest.overlay_signers(claimed.epoch);
+    open(signed, manifest.id(), administrators, thresholds, current)
+}
+
+fn check_length(signed: &[u8]) -> Result<(), DecodeError> {
+    let (length, max) = (signed.len(), limits::BLOCK_OVERLAY_MAX);
+    if length > max { Err(DecodeError::TooLong { name: "block overlay", length, max }) } else { Ok(()) }
+}
+
 /// Verifies a signed overlay as the successor of `current` (none: nothing is blocked).
 ///
 /// # Errors
@@ -101,10 +123,7 @@ pub fn open(
     thresholds: Thresholds,
     current: Option<&BlockOverlay>,
 ) -> Result<BlockOverlay, BlockError> {
-    if signed.len() > limits::BLOCK_OVERLAY_MAX {
-        let (length, max) = (signed.len(), limits::BLOCK_OVERLAY_MAX);
-        return Err(DecodeError::TooLong { name: "block overlay", length, max }.into());
-    }
+    check_length(signed)?;
     let envelope: Envelope = cbor::decode(signed)?;
     let claimed: BlockOverlay = cbor::decode(envelope.unverified_payload())?;
     let lifts = current.is_some_and(|current| current.lifts(&claimed));

@@ -15,7 +15,7 @@ use crate::hpke;
 use crate::ids::{BlobId, CommandId, LeaseId};
 use crate::labels;
 use crate::limits;
-use crate::release::{PROTOCOL, ShareSet};
+use crate::release::{HeldEntry, PROTOCOL, ShareSet};
 use crate::secrets::Secret;
 
 /// A message on the channel, in either direction.
@@ -69,7 +69,8 @@ pub enum Ask {
         #[n(0)]
         blob_id: BlobId,
     },
-    /// Ceremony: keep this share. Accepted once for each manifest.
+    /// Keep this share: of a ceremony, or of the next generation of the root key. Before the custodian holds a version, another set
+    /// replaces it, since a ceremony may break off; afterwards one set of each generation is accepted, and only the next generation.
     #[n(2)]
     Deposit {
         /// The public part.
@@ -79,7 +80,8 @@ pub enum Ask {
         #[n(1)]
         share: hpke::Sealed,
     },
-    /// Make this the newest version if `previous` still is, and store the results in the same step.
+    /// To the home custodian: make this the newest version if `previous` still is, and store the results in the same step. Where the
+    /// version needs more holders than home, the results are shown once it is committed ([`Ask::Commit`]).
     #[n(3)]
     Publish {
         /// One more than the version of `previous`.
@@ -94,6 +96,9 @@ pub enum Ask {
         /// Results of the commands that made this version.
         #[n(3)]
         results: Vec<SealedResult>,
+        /// The attestation document that vouches for the version ([`crate::provenance`]).
+        #[cbor(n(4), with = "minicbor::bytes")]
+        evidence: Vec<u8>,
     },
     /// Store results that come without a new version (a list of keys, a refusal).
     #[n(4)]
@@ -101,6 +106,37 @@ pub enum Ask {
         /// The results.
         #[n(0)]
         results: Vec<SealedResult>,
+    },
+    /// Keep the copy of a version that the home custodian signed; also to a home that fell behind.
+    #[n(5)]
+    Copy {
+        /// The signed register entry.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        register: Vec<u8>,
+        /// The sealed key store that it names.
+        #[cbor(n(1), with = "minicbor::bytes")]
+        blob: Vec<u8>,
+        /// As in [`Ask::Publish`].
+        #[cbor(n(2), with = "minicbor::bytes")]
+        evidence: Vec<u8>,
+    },
+    /// Enough custodians hold this version: show its results, and say from now on that it is committed.
+    #[n(6)]
+    Commit {
+        /// The version.
+        #[n(0)]
+        version: u64,
+        /// Its blob.
+        #[n(1)]
+        blob_id: BlobId,
+    },
+    /// Delete all shares of generations below this one. Refused unless the newest version that the custodian holds is committed and
+    /// sealed under this generation.
+    #[n(7)]
+    Retire {
+        /// The generation in force.
+        #[n(0)]
+        generation: u32,
     },
 }
 
@@ -117,6 +153,9 @@ pub struct Seen {
     /// Commands that it has dealt with or cannot deal with.
     #[n(2)]
     pub commands: Vec<CommandId>,
+    /// Sequence of the newest manifest, 1 for the first.
+    #[n(3)]
+    pub manifest_sequence: u32,
 }
 
 /// What a custodian answers.
@@ -131,15 +170,19 @@ pub enum Reply {
         /// The signed block overlay, if newer than what was seen.
         #[cbor(n(1), with = "minicbor::bytes")]
         overlay: Option<Vec<u8>>,
-        /// The signed register entry, if newer than what was seen.
-        #[cbor(n(2), with = "minicbor::bytes")]
-        register: Option<Vec<u8>>,
+        /// The newest register entry, if newer than what was seen; an uncommitted one is held back for
+        /// [`limits::COMMIT_WAIT_MS`], in which the enclave that made it may commit it.
+        #[n(2)]
+        register: Option<HeldEntry>,
         /// Signed commands that wait for an enclave.
         #[n(3)]
         commands: Vec<minicbor::bytes::ByteVec>,
         /// How many enclaves with a live lease of this key store have asked lately, this one among them.
         #[n(4)]
         enclaves: core::num::NonZeroU32,
+        /// The signed successors of the first manifest, oldest first, if there are more than was seen.
+        #[n(5)]
+        successors: Vec<minicbor::bytes::ByteVec>,
     },
     /// To [`Ask::Fetch`].
     #[n(1)]
@@ -147,6 +190,9 @@ pub enum Reply {
         /// The sealed key store.
         #[cbor(n(0), with = "minicbor::bytes")]
         blob: Vec<u8>,
+        /// The attestation document that vouches for it.
+        #[cbor(n(1), with = "minicbor::bytes")]
+        evidence: Vec<u8>,
     },
     /// To [`Ask::Deposit`]: the share is stored durably.
     #[n(2)]
@@ -158,12 +204,13 @@ pub enum Reply {
         #[cbor(n(0), with = "minicbor::bytes")]
         register: Vec<u8>,
     },
-    /// To [`Ask::Publish`]: another version came first, or to [`Ask::Deposit`]: another share did. Nothing was stored.
+    /// To [`Ask::Publish`]: another version came first; to [`Ask::Deposit`]: another share did, or the generation is not the next; to
+    /// [`Ask::Copy`] and [`Ask::Commit`]: another version is held. Nothing was stored.
     #[n(4)]
     Conflict {
-        /// The signed register entry of the newest version, if there is one.
-        #[cbor(n(0), with = "minicbor::bytes")]
-        register: Option<Vec<u8>>,
+        /// The newest version's entry, if there is one.
+        #[n(0)]
+        register: Option<HeldEntry>,
     },
     /// To [`Ask::Report`]: the results are stored durably.
     #[n(5)]
@@ -178,6 +225,15 @@ pub enum Reply {
         #[n(1)]
         lease_ended: bool,
     },
+    /// To [`Ask::Copy`]: the version is stored durably, now or since an earlier try.
+    #[n(7)]
+    Copied,
+    /// To [`Ask::Commit`]: durable.
+    #[n(8)]
+    Committed,
+    /// To [`Ask::Retire`]: no older share is left.
+    #[n(9)]
+    Retired,
 }
 
 message!(Ask, limits::CHANNEL_MESSAGE_MAX, "channel request", |ask| match ask {
@@ -185,7 +241,13 @@ message!(Ask, limits::CHANNEL_MESSAGE_MAX, "channel request", |ask| match ask {
     Ask::Publish { version, previous, .. } if *version == 0 || (*version == 1) != previous.is_none() => {
         Err("version 1 alone has no predecessor")
     }
-    Ask::Publish { blob, .. } if blob.len() > limits::BLOB_MAX => Err("the sealed key store is too large"),
+    Ask::Publish { blob, .. } | Ask::Copy { blob, .. } if blob.len() > limits::BLOB_MAX => {
+        Err("the sealed key store is too large")
+    }
+    Ask::Publish { evidence, .. } | Ask::Copy { evidence, .. } if evidence.len() > limits::ATTESTATION_DOCUMENT_MAX => {
+        Err("the attestation document is too large")
+    }
+    Ask::Deposit { set, .. } => set.check(),
     Ask::Publish { results, .. } | Ask::Report { results } if results.len() > limits::PENDING_COMMANDS_MAX => {
         Err("carries too many results")
     }
@@ -194,6 +256,12 @@ message!(Ask, limits::CHANNEL_MESSAGE_MAX, "channel request", |ask| match ask {
 
 message!(Reply, limits::CHANNEL_MESSAGE_MAX, "channel answer", |reply| match reply {
     Reply::News { commands, .. } if commands.len() > limits::PENDING_COMMANDS_MAX => Err("carries too many commands"),
+    Reply::News { successors, .. } if successors.len() >= limits::MANIFEST_CHAIN_MAX => {
+        Err("carries too many manifests")
+    }
+    Reply::Blob { evidence, .. } if evidence.len() > limits::ATTESTATION_DOCUMENT_MAX => {
+        Err("the attestation document is too large")
+    }
     Reply::News { lease_ms: Some(lease_ms), .. } if !limits::LEASE_MS.contains(lease_ms) => {
         Err("a lease lasts from 10 seconds to 31 days")
     }

@@ -19,8 +19,8 @@ use zeroize::Zeroizing;
 
 use self::records::check_external_key;
 pub use self::records::{
-    ClientAuthentication, CredentialRecord, ExecutedCommand, ExternalKeyRecord, KeyVersionRecord, Quota, TlsIdentity,
-    VersionState,
+    ClientAuthentication, CredentialRecord, ExecutedCommand, ExternalKeyRecord, KeyVersionRecord, Quota, Sharing,
+    TlsIdentity, VersionState,
 };
 use crate::cbor::{self, DecodeError, Message, message};
 use crate::hpke;
@@ -111,6 +111,20 @@ pub struct Body {
     /// Which client certificates are accepted; without it, none is asked for.
     #[n(9)]
     pub client_authentication: Option<ClientAuthentication>,
+    /// How the root key is shared.
+    #[n(10)]
+    pub sharing: Option<Sharing>,
+    /// Sequence of the manifest in force; absent for the first.
+    #[n(11)]
+    pub manifest_sequence: Option<u32>,
+}
+
+impl Body {
+    /// Sequence of the manifest in force, 1 for the first.
+    #[must_use]
+    pub fn sequence(&self) -> u32 {
+        self.manifest_sequence.unwrap_or(1)
+    }
 }
 
 message!(Body, limits::BLOB_MAX, "key store", |body| {
@@ -129,7 +143,12 @@ message!(Body, limits::BLOB_MAX, "key store", |body| {
     rule((1..=limits::ADMINISTRATORS_MAX).contains(&body.administrators.len()), "needs 1 to 16 administrators")?;
     rule(body.executed.len() <= limits::EXECUTED_COMMANDS_MAX, "remembers too many commands")?;
     body.quota.iter().try_for_each(Message::check)?;
-    body.client_authentication.iter().try_for_each(Message::check)
+    body.client_authentication.iter().try_for_each(Message::check)?;
+    body.sharing.iter().try_for_each(|sharing| sharing.set.check())?;
+    rule(
+        body.manifest_sequence.is_none_or(|sequence| sequence >= 2),
+        "the first successor of a manifest has sequence 2",
+    )
 });
 
 /// Why a blob was refused or could not be made.

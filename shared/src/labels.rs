@@ -28,6 +28,10 @@ labels! {
     RELEASE = "holdfast release v1";
     /// A register entry, signed by the home custodian.
     REGISTER = "holdfast register v1";
+    /// A change of a release policy, signed by administrators.
+    POLICY = "holdfast release policy v1";
+    /// The approval of one boot's releases, signed by an administrator.
+    APPROVAL = "holdfast release approval v1";
 
     // --- Attestation `user_data` --------------------------------------------------------------------------------------------
 
@@ -35,6 +39,8 @@ labels! {
     ATTEST_RELEASE = "holdfast attest release v1";
     /// A document that vouches for a result of a command.
     ATTEST_RESULT = "holdfast attest result v1";
+    /// A document that vouches for a version of a key store.
+    ATTEST_VERSION = "holdfast attest version v1";
     /// A document made to have AWS KMS give a share back.
     ATTEST_KMS_SHARE = "holdfast attest kms share v1";
 
@@ -73,6 +79,8 @@ labels! {
     WRAP_CHALLENGE = "holdfast wrap challenge v1";
     /// HKDF salt for the root key, over NSM and kernel entropy.
     ROOT_ENTROPY = "holdfast root entropy v1";
+    /// HKDF info of the seed from which the coefficients of one generation's sharing are drawn.
+    SPLIT = "holdfast split v1";
     /// HKDF info of the seed from which an RSA key for one answer of AWS KMS is drawn.
     KMS_RECIPIENT = "holdfast kms recipient v1";
 

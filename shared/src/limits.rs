@@ -65,6 +65,12 @@ pub const ATTESTATION_SKEW_MS: u64 = 60_000;
 
 /// Bytes of a signed manifest.
 pub const MANIFEST_MAX: usize = 64 * 1024;
+/// Manifests of one key store, the first and its successors: all of them travel in one release.
+pub const MANIFEST_CHAIN_MAX: usize = 12;
+/// Bytes of a share's ciphertext by AWS KMS; for 64 bytes it writes about 250.
+pub const KMS_CIPHERTEXT_MAX: usize = 1024;
+/// Generations of shares in one release: while the root key changes there are two.
+pub const SHARE_GENERATIONS_MAX: usize = 2;
 /// Administrators in a manifest.
 pub const ADMINISTRATORS_MAX: usize = 16;
 /// Custodians in a manifest.
@@ -115,8 +121,21 @@ pub const BLOCK_OVERLAY_MAX: usize = 640 * 1024;
 pub const SIGNATURES_MAX: usize = ADMINISTRATORS_MAX;
 /// Bytes of a result that an enclave encrypts for an administrator.
 pub const RESULT_MAX: usize = 1024 * 1024;
-/// Bytes of a release request or answer.
-pub const RELEASE_MAX: usize = 1024 * 1024;
+/// Bytes of a release request or answer: a block overlay, all manifests of a chain, and slack.
+pub const RELEASE_MAX: usize = 2 * 1024 * 1024;
+/// How long a custodian does not speak of a version that was published and not yet committed, in milliseconds: the enclave that made it
+/// commits it meanwhile, or has ended, and others finish its work.
+pub const COMMIT_WAIT_MS: u64 = 2_000;
+/// Waiting period of a key's destruction, in milliseconds: a day to a year.
+pub const DESTRUCTION_WAIT_MS: core::ops::RangeInclusive<u64> = 24 * 3_600_000..=366 * 24 * 3_600_000;
+/// Longest life of the approval of a boot's releases, in milliseconds (31 days).
+pub const APPROVAL_LIFE_MAX_MS: u64 = 31 * 24 * 3_600_000;
+/// Boots that wait for approval, of which a custodian keeps a record, for one key store.
+pub const WAITING_RELEASES_MAX: usize = 64;
+/// Versions in one answer about a key store's history.
+pub const HISTORY_PAGE_MAX: usize = 64;
+/// Entries in one answer about releases and refusals.
+pub const RECORDS_PAGE_MAX: usize = 256;
 /// Bytes of one message on the sealed channel: a blob, its results, and slack.
 pub const CHANNEL_MESSAGE_MAX: usize = BLOB_MAX + 2 * RESULT_MAX;
 /// Life of a challenge, in milliseconds (design, section 5).

@@ -1,9 +1,11 @@
 //! The manifest: who owns a key store, who holds its shares, and what may run it.
 //!
-//! Guarantees: a [`VerifiedManifest`] was signed by every administrator that it names, obeys every rule below, and its id is
-//! the SHA-256 of its bytes, so that a host that exchanges a custodian or an administrator makes another key store. Refuses:
-//! one missing signature, a threshold that cannot be reached or is zero, duplicate keys.
+//! Guarantees: a key store's first manifest was signed by every administrator that it names, obeys every rule below, and its id is
+//! the SHA-256 of its bytes, so that a host that exchanges a custodian or an administrator makes another key store; a successor was
+//! signed by as many of its predecessor's administrators as changes of custody need, and the id stays. Refuses: one missing
+//! signature, a threshold that cannot be reached or is zero, duplicate keys, a KMS share that alone would be enough.
 
+use core::num::{NonZeroU8, NonZeroU32};
 use std::collections::BTreeSet;
 
 use ring::rand::SecureRandom;
@@ -118,12 +120,103 @@ pub struct ReleasePolicy {
     /// configuration to name it.
     #[cbor(n(1), with = "minicbor::bytes")]
     pub trust_root: [u8; 32],
-    /// Accepted images.
+    /// Accepted images: the current one, the next, and old ones until their sunset.
     #[n(2)]
-    pub measurements: Vec<Measurements>,
+    pub images: Vec<AcceptedImage>,
     /// Length of a lease, in milliseconds.
     #[n(3)]
     pub lease_ms: u64,
+    /// Administrators who must approve a boot before it gets its first share; absent for none.
+    #[n(4)]
+    pub approvals: Option<NonZeroU8>,
+    /// When a boot may get a share; absent for always. Renewals are not bound to it.
+    #[n(5)]
+    pub window: Option<ReleaseWindow>,
+    /// How many boots may hold leases at once; absent for as many as a custodian keeps.
+    #[n(6)]
+    pub leases_max: Option<NonZeroU32>,
+}
+
+impl ReleasePolicy {
+    /// A policy of epoch 1 that accepts these images at any time, with nobody's approval.
+    #[must_use]
+    pub fn first(trust_root: [u8; 32], images: Vec<Measurements>, lease_ms: u64) -> Self {
+        let images = images.into_iter().map(AcceptedImage::from).collect();
+        Self { epoch: 1, trust_root, images, lease_ms, approvals: None, window: None, leases_max: None }
+    }
+
+    /// The measurements that are accepted at `now_ms`: those whose sunset has not come.
+    #[must_use]
+    pub fn accepted(&self, now_ms: u64) -> Vec<Measurements> {
+        let lives = |image: &&AcceptedImage| image.sunset_ms.is_none_or(|sunset_ms| now_ms < sunset_ms);
+        self.images.iter().filter(lives).map(|image| image.measurements.clone()).collect()
+    }
+}
+
+/// An image that a release policy accepts.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(array)]
+pub struct AcceptedImage {
+    /// What it measures.
+    #[n(0)]
+    pub measurements: Measurements,
+    /// For people: "2026.11".
+    #[n(1)]
+    pub name: Option<String>,
+    /// From this moment, milliseconds since 1970, it gets no release and no renewal.
+    #[n(2)]
+    pub sunset_ms: Option<u64>,
+}
+
+impl From<Measurements> for AcceptedImage {
+    fn from(measurements: Measurements) -> Self {
+        Self { measurements, name: None, sunset_ms: None }
+    }
+}
+
+/// Hours of the week, in UTC, in which shares are released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(array)]
+pub struct ReleaseWindow {
+    /// Bit 0 is Monday, bit 6 Sunday: the days on which it opens.
+    #[n(0)]
+    pub days: u8,
+    /// Minute of the day at which it opens, 0–1439.
+    #[n(1)]
+    pub opens: u16,
+    /// Minutes for which it stays open, 1–1440; it may reach into the next day.
+    #[n(2)]
+    pub minutes: u16,
+}
+
+impl ReleaseWindow {
+    const MINUTES_OF_DAY: u64 = 24 * 60;
+
+    /// Whether it is open at `now_ms`, milliseconds since 1970.
+    #[must_use]
+    pub const fn is_open(&self, now_ms: u64) -> bool {
+        let minute = now_ms / 60_000;
+        // The first day of 1970 was a Thursday: 3 days after a Monday.
+        let day = minute / Self::MINUTES_OF_DAY + 3;
+        let of_day = minute % Self::MINUTES_OF_DAY;
+        let opened_today = self.opens_on(day) && of_day >= self.opens as u64;
+        let since_today = of_day.saturating_sub(self.opens as u64);
+        let since_yesterday = of_day + Self::MINUTES_OF_DAY - self.opens as u64;
+        let minutes = self.minutes as u64;
+        (opened_today && since_today < minutes) || (self.opens_on(day + 6) && since_yesterday < minutes)
+    }
+
+    const fn opens_on(&self, day: u64) -> bool {
+        self.days >> (day % 7) & 1 == 1
+    }
+
+    const fn is_valid(&self) -> bool {
+        self.days != 0
+            && self.days < 1 << 7
+            && (self.opens as u64) < Self::MINUTES_OF_DAY
+            && self.minutes >= 1
+            && self.minutes as u64 <= Self::MINUTES_OF_DAY
+    }
 }
 
 /// A manifest. Made by [`Manifest`]'s fields, proven by [`VerifiedManifest::verify`].
@@ -163,6 +256,50 @@ pub struct Manifest {
     /// Epoch 1 of the release policy.
     #[n(10)]
     pub release_policy: ReleasePolicy,
+    /// What it succeeds; absent for a key store's first manifest.
+    #[n(11)]
+    pub succession: Option<Succession>,
+    /// One more share, which AWS KMS decrypts for an attested enclave; it counts towards the shares needed and holds no lease.
+    #[n(12)]
+    pub kms_share: Option<KmsShare>,
+}
+
+/// What a successor manifest succeeds. It is signed under its predecessor's custody threshold; the key store's id stays that of
+/// the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(array)]
+pub struct Succession {
+    /// The key store.
+    #[n(0)]
+    pub key_store_id: KeyStoreId,
+    /// 2 for the first successor; grows by one.
+    #[n(1)]
+    pub sequence: u32,
+    /// SHA-256 of the predecessor.
+    #[cbor(n(2), with = "minicbor::bytes")]
+    pub predecessor: [u8; 32],
+    /// The block overlay in force: overlays up to this epoch were signed under predecessors, newer ones must be signed under this
+    /// manifest. 0 for none.
+    #[n(3)]
+    pub overlay_epoch: u64,
+}
+
+/// The share that AWS KMS decrypts.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(array)]
+pub struct KmsShare {
+    /// ARN of the KMS key.
+    #[n(0)]
+    pub key_arn: String,
+    /// Its region, in whose name requests are signed.
+    #[n(1)]
+    pub region: String,
+    /// `host:port` of the endpoint.
+    #[n(2)]
+    pub address: String,
+    /// DER certificates to which its HTTPS certificate chains.
+    #[n(3)]
+    pub tls_roots: Vec<DerCertificate>,
 }
 
 message!(Manifest, limits::MANIFEST_MAX, "manifest", check);
@@ -189,37 +326,91 @@ fn check(manifest: &Manifest) -> Result<(), &'static str> {
         manifest.thresholds.all().iter().all(|&t| t >= 1 && usize::from(t) <= administrators),
         "each threshold must be between 1 and the number of administrators",
     )?;
-    let needed = usize::from(manifest.shares_needed);
-    rule((1..=custodians).contains(&needed), "the shares needed must be between 1 and the number of custodians")?;
-    // A write quorum of n − m + 1 + f must exist among n custodians.
-    rule(
-        usize::from(manifest.hostile_tolerated) < needed,
-        "the hostile custodians tolerated must be fewer than the shares needed",
-    )?;
+    check_quorum(manifest, custodians)?;
     for custodian in &manifest.custodians {
         rule(is_address(&custodian.address), "a custodian's address must be host:port")?;
-        rule(
-            (1..=limits::CERTIFICATE_CHAIN_MAX).contains(&custodian.tls_roots.len())
-                && custodian.tls_roots.iter().all(|root| root.0.len() <= limits::CERTIFICATE_DER_MAX),
-            "each custodian needs 1 to 6 TLS roots of at most 8 KiB",
-        )?;
+        check_roots(&custodian.tls_roots)?;
     }
     check_policy(&manifest.release_policy)?;
-    rule(manifest.release_policy.epoch == 1, "the first release policy has epoch 1")
+    rule(manifest.release_policy.epoch == 1, "the first release policy has epoch 1")?;
+    rule(
+        manifest.succession.is_none_or(|succession| succession.sequence >= 2),
+        "the first successor of a manifest has sequence 2",
+    )
 }
 
-fn check_policy(policy: &ReleasePolicy) -> Result<(), &'static str> {
+fn check_quorum(manifest: &Manifest, custodians: usize) -> Result<(), &'static str> {
+    let rule = |holds: bool, text: &'static str| if holds { Ok(()) } else { Err(text) };
+    let needed = usize::from(manifest.shares_needed);
+    let Some(kms) = &manifest.kms_share else {
+        rule((1..=custodians).contains(&needed), "the shares needed must be between 1 and the number of custodians")?;
+        // A write quorum of n − m + 1 + f must exist among n custodians.
+        return rule(
+            usize::from(manifest.hostile_tolerated) < needed,
+            "the hostile custodians tolerated must be fewer than the shares needed",
+        );
+    };
+    rule(
+        (2..=custodians.saturating_add(1)).contains(&needed),
+        "with a share at AWS KMS, the shares needed must be at least 2, and at most one more than there are custodians",
+    )?;
+    rule(
+        usize::from(manifest.hostile_tolerated) < needed.saturating_sub(1),
+        "the hostile custodians tolerated must be fewer than the custodians' shares needed",
+    )?;
+    rule(
+        (1..=limits::ARN_MAX).contains(&kms.key_arn.len()) && is_printable(&kms.key_arn),
+        "the ARN of the KMS key has 1 to 2048 printable ASCII characters",
+    )?;
+    rule(
+        (1..=limits::NAME_MAX).contains(&kms.region.len())
+            && kms.region.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'),
+        "the region of the KMS key has 1 to 64 lower-case letters, digits and dashes",
+    )?;
+    rule(is_address(&kms.address), "the address of the KMS endpoint must be host:port")?;
+    check_roots(&kms.tls_roots)
+}
+
+fn check_roots(roots: &[DerCertificate]) -> Result<(), &'static str> {
+    let fits = (1..=limits::CERTIFICATE_CHAIN_MAX).contains(&roots.len())
+        && roots.iter().all(|root| root.0.len() <= limits::CERTIFICATE_DER_MAX);
+    if fits { Ok(()) } else { Err("each custodian needs 1 to 6 TLS roots of at most 8 KiB") }
+}
+
+/// Rules of a release policy of any epoch.
+pub(crate) fn check_policy(policy: &ReleasePolicy) -> Result<(), &'static str> {
     let rule = |holds: bool, text: &'static str| if holds { Ok(()) } else { Err(text) };
     rule(policy.epoch >= 1, "a release policy's epoch starts at 1")?;
     rule(
-        (1..=limits::MEASUREMENTS_MAX).contains(&policy.measurements.len()),
+        (1..=limits::MEASUREMENTS_MAX).contains(&policy.images.len()),
         "a release policy needs 1 to 16 accepted measurements",
     )?;
     rule(
-        policy.measurements.iter().all(|m| [&m.pcr0, &m.pcr1, &m.pcr2].iter().all(|pcr| pcr.iter().any(|b| *b != 0))),
+        policy.images.iter().map(|image| &image.measurements).all(is_not_debug),
         "a release policy must not accept debug mode (a PCR 0, 1 or 2 of zeros)",
     )?;
+    rule(
+        policy
+            .images
+            .iter()
+            .filter_map(|image| image.name.as_deref())
+            .all(|name| (1..=limits::NAME_MAX).contains(&name.len()) && is_printable(name)),
+        "the name of an accepted image has 1 to 64 printable ASCII characters",
+    )?;
+    rule(
+        policy.approvals.is_none_or(|needed| usize::from(needed.get()) <= limits::ADMINISTRATORS_MAX),
+        "a release needs at most 16 approvals",
+    )?;
+    rule(
+        policy.window.is_none_or(|window| window.is_valid()),
+        "a release window opens on at least one day, at a minute of the day, for 1 to 1440 minutes",
+    )?;
     rule(limits::LEASE_MS.contains(&policy.lease_ms), "a lease lasts from 10 seconds to 31 days")
+}
+
+fn is_not_debug(measurements: &Measurements) -> bool {
+    let pcrs = [&measurements.pcr0, &measurements.pcr1, &measurements.pcr2];
+    pcrs.iter().all(|pcr| pcr.iter().any(|byte| *byte != 0))
 }
 
 /// Whether `text` has only printable ASCII characters, so that it can be shown on any terminal.
@@ -243,54 +434,154 @@ pub enum ManifestError {
     /// Not a manifest, or one that breaks a rule.
     #[error(transparent)]
     Decode(#[from] DecodeError),
-    /// Not signed by exactly its administrators.
+    /// Not signed by those who must sign it.
     #[error("manifest: {0}")]
     Signature(#[from] SignatureError),
+    /// A successor where a first manifest is expected, or the other way round.
+    #[error("manifest: {0}")]
+    Place(&'static str),
+    /// A successor that changes what must stay.
+    #[error("manifest: a successor must keep {0}")]
+    MustStay(&'static str),
 }
 
-/// A manifest whose signatures were checked. Its only constructor is [`VerifiedManifest::verify`].
+/// A key store's manifest, and those before it, whose signatures were checked: the first by all administrators that it names, each
+/// successor by as many administrators of its predecessor as changes of custody need. Its only constructors are
+/// [`VerifiedManifest::verify`] and [`VerifiedManifest::succeed`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifiedManifest {
     id: KeyStoreId,
+    digest: [u8; 32],
     manifest: Manifest,
-    signed: Vec<u8>,
+    /// First to newest, as received.
+    chain: Vec<Vec<u8>>,
+    /// Whose signatures counted on block overlays, up to which epoch: one entry for each predecessor.
+    past: Vec<PastAdministrators>,
+}
+
+/// Administrators of a manifest that was succeeded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct PastAdministrators {
+    until_overlay_epoch: u64,
+    administrators: Vec<Administrator>,
+    thresholds: Thresholds,
 }
 
 impl VerifiedManifest {
-    /// Verifies the bytes of a signed manifest: each administrator must have signed.
+    /// Verifies the bytes of a key store's first, signed manifest: each administrator must have signed.
     ///
     /// # Errors
     /// [`ManifestError`] names the rule that is broken.
     pub fn verify(signed: &[u8]) -> Result<Self, ManifestError> {
-        if signed.len() > limits::MANIFEST_MAX {
-            return Err(
-                DecodeError::TooLong { name: "manifest", length: signed.len(), max: limits::MANIFEST_MAX }.into()
-            );
-        }
-        let envelope: Envelope = cbor::decode(signed)?;
+        let envelope = envelope(signed)?;
         let manifest: Manifest = cbor::decode(envelope.unverified_payload())?;
+        if manifest.succession.is_some() {
+            return Err(ManifestError::Place("is a successor; give the first manifest of the key store"));
+        }
         let keys: Vec<_> = manifest.administrators.iter().map(|a| a.signing_key).collect();
         envelope.open(labels::MANIFEST, &keys, keys.len())?;
-        let id = KeyStoreId(crate::sha256(&[envelope.unverified_payload()]));
-        Ok(Self { id, manifest, signed: signed.to_vec() })
+        let digest = crate::sha256(&[envelope.unverified_payload()]);
+        Ok(Self { id: KeyStoreId(digest), digest, manifest, chain: vec![signed.to_vec()], past: Vec::new() })
     }
 
-    /// The key store's id: SHA-256 of the manifest.
+    /// Verifies the first manifest and its successors, oldest first.
+    ///
+    /// # Errors
+    /// [`ManifestError`] names the rule that is broken.
+    pub fn verify_chain<'b>(chain: impl IntoIterator<Item = &'b [u8]>) -> Result<Self, ManifestError> {
+        let mut chain = chain.into_iter();
+        let first = chain.next().ok_or(ManifestError::Place("is missing"))?;
+        chain.try_fold(Self::verify(first)?, |manifest, successor| manifest.succeed(successor))
+    }
+
+    /// Verifies a successor: signed by enough of this manifest's administrators, and changing nothing that must stay.
+    ///
+    /// # Errors
+    /// [`ManifestError`] names the rule that is broken.
+    pub fn succeed(&self, signed: &[u8]) -> Result<Self, ManifestError> {
+        let envelope = envelope(signed)?;
+        let next: Manifest = cbor::decode(envelope.unverified_payload())?;
+        let Some(succession) = next.succession else {
+            return Err(ManifestError::Place("is a first manifest, not a successor"));
+        };
+        if succession.key_store_id != self.id {
+            return Err(ManifestError::Place("is of another key store"));
+        }
+        if succession.predecessor != self.digest || Some(succession.sequence) != self.sequence().checked_add(1) {
+            return Err(ManifestError::Place("does not succeed the manifest in force; make it anew"));
+        }
+        if self.chain.len() >= limits::MANIFEST_CHAIN_MAX {
+            return Err(ManifestError::Place("has too many predecessors; make another key store"));
+        }
+        let keys: Vec<_> = self.manifest.administrators.iter().map(|a| a.signing_key).collect();
+        envelope.open(labels::MANIFEST, &keys, usize::from(self.manifest.thresholds.custody))?;
+        self.check_stays(&next)?;
+        let mut past = self.past.clone();
+        past.push(PastAdministrators {
+            until_overlay_epoch: succession.overlay_epoch,
+            administrators: self.manifest.administrators.clone(),
+            thresholds: self.manifest.thresholds,
+        });
+        let digest = crate::sha256(&[envelope.unverified_payload()]);
+        let chain = self.chain.iter().cloned().chain([signed.to_vec()]).collect();
+        Ok(Self { id: self.id, digest, manifest: next, chain, past })
+    }
+
+    fn check_stays(&self, next: &Manifest) -> Result<(), ManifestError> {
+        let stays = |holds: bool, what: &'static str| if holds { Ok(()) } else { Err(ManifestError::MustStay(what)) };
+        let own = &self.manifest;
+        let home = |manifest: &Manifest| manifest.custodians.first().map(|c| (c.signing_key, c.encryption_key));
+        stays(home(own) == home(next), "the home custodian and its keys")?;
+        stays(
+            own.release_policy == next.release_policy,
+            "the first release policy, which changes by updates of its own",
+        )?;
+        // Whoever could lower it would make overlays of removed administrators count again.
+        let floor = own.succession.map_or(0, |succession| succession.overlay_epoch);
+        stays(
+            next.succession.is_some_and(|s| s.overlay_epoch >= floor),
+            "the epoch of the block overlay, or raise it",
+        )?;
+        let keys = |c: &Custodian| (c.id(), c.encryption_key);
+        let changed = next.custodians.iter().any(|custodian| {
+            own.custodians.iter().any(|old| old.id() == custodian.id() && keys(old) != keys(custodian))
+        });
+        stays(!changed, "the encryption key of a custodian that stays")
+    }
+
+    /// The key store's id: SHA-256 of the first manifest.
     #[must_use]
     pub const fn id(&self) -> KeyStoreId {
         self.id
     }
 
-    /// The contents.
+    /// SHA-256 of the newest manifest.
+    #[must_use]
+    pub const fn digest(&self) -> [u8; 32] {
+        self.digest
+    }
+
+    /// 1 for the first manifest, one more for each successor.
+    #[must_use]
+    pub fn sequence(&self) -> u32 {
+        self.manifest.succession.map_or(1, |succession| succession.sequence)
+    }
+
+    /// The newest manifest's contents.
     #[must_use]
     pub const fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// The signed bytes, as received.
+    /// The signed bytes of the first manifest, as received.
     #[must_use]
     pub fn signed_bytes(&self) -> &[u8] {
-        &self.signed
+        self.chain.first().map_or(&[], Vec::as_slice)
+    }
+
+    /// The signed bytes of the successors, oldest first, as received.
+    pub fn successors(&self) -> impl Iterator<Item = &[u8]> {
+        self.chain.iter().skip(1).map(Vec::as_slice)
     }
 
     /// The custodian that orders changes.
@@ -298,6 +589,23 @@ impl VerifiedManifest {
     pub fn home_custodian(&self) -> Option<&Custodian> {
         self.manifest.custodians.first()
     }
+
+    /// Whose signatures count on a block overlay of this epoch, and how many.
+    #[must_use]
+    pub fn overlay_signers(&self, epoch: u64) -> (&[Administrator], Thresholds) {
+        let past = self.past.iter().find(|past| epoch <= past.until_overlay_epoch);
+        past.map_or((&self.manifest.administrators, self.manifest.thresholds), |past| {
+            (&past.administrators, past.thresholds)
+        })
+    }
+}
+
+fn envelope(signed: &[u8]) -> Result<Envelope, ManifestError> {
+    let (length, max) = (signed.len(), limits::MANIFEST_MAX);
+    if length > max {
+        return Err(DecodeError::TooLong { name: "manifest", length, max }.into());
+    }
+    Ok(cbor::decode(signed)?)
 }
 
 /// Starts a signed manifest with the first administrator's signature.

@@ -4,15 +4,17 @@
 //! by the custodian for exactly that query. A replayed query shows its sender nothing that the administrator did not already
 //! ask for, and results stay encrypted.
 
+use minicbor::bytes::ByteVec;
 use ring::rand::SecureRandom;
 
 use crate::attestation::Measurements;
 use crate::cbor::{self, DecodeError, message};
 use crate::command::SealedResult;
-use crate::ids::{BlobId, BootId, CommandId, CustodianId, KeyStoreId, LeaseId};
+use crate::ids::{AdministratorId, BlobId, BootId, CommandId, CustodianId, KeyStoreId, LeaseId};
 use crate::labels;
 use crate::limits;
 use crate::manifest::Administrator;
+use crate::release::{HeldEntry, ShareSet};
 use crate::signature::{Envelope, SignatureError, SigningKey, VerifyingKey};
 
 /// A question with everything that it is bound to.
@@ -55,6 +57,21 @@ pub enum Question {
     /// Who holds leases, at which version is the key store, what waits?
     #[n(2)]
     Status,
+    /// Which commands wait, for an enclave or for approvals?
+    #[n(3)]
+    Pending,
+    /// Which versions were there, from this one on?
+    #[n(4)]
+    History(#[n(0)] u64),
+    /// Where do the shares come from, and which manifests and release policies were in force?
+    #[n(5)]
+    Custody,
+    /// What was released and refused, before this entry? 0: the newest.
+    #[n(6)]
+    Records(#[n(0)] u64),
+    /// Which boots wait for approval, and who approved them?
+    #[n(7)]
+    WaitingReleases,
 }
 
 /// The answer, bound to its query.
@@ -87,6 +104,126 @@ pub enum Answer {
     /// To [`Question::Status`].
     #[n(2)]
     Status(#[n(0)] KeyStoreStatus),
+    /// To [`Question::Pending`]: signed commands, oldest first.
+    #[n(3)]
+    Pending(#[n(0)] Vec<ByteVec>),
+    /// To [`Question::History`]: at most [`limits::HISTORY_PAGE_MAX`], oldest first; none when there are no more.
+    #[n(4)]
+    History(#[n(0)] Vec<HistoryEntry>),
+    /// To [`Question::Custody`].
+    #[n(5)]
+    Custody(#[n(0)] CustodyRecord),
+    /// To [`Question::Records`]: at most [`limits::RECORDS_PAGE_MAX`], newest first.
+    #[n(6)]
+    Records(#[n(0)] Vec<ReleaseEntry>),
+    /// To [`Question::WaitingReleases`].
+    #[n(7)]
+    WaitingReleases(#[n(0)] Vec<WaitingRelease>),
+}
+
+/// A version as a custodian has it on record.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(array)]
+pub struct HistoryEntry {
+    /// The register entry, and whether it is committed.
+    #[n(0)]
+    pub entry: HeldEntry,
+    /// The attestation document that vouches for it ([`crate::provenance`]).
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub evidence: Vec<u8>,
+    /// The signed commands that made it, where this custodian has them.
+    #[n(2)]
+    pub commands: Vec<ByteVec>,
+}
+
+/// What a custodian has on record about custody.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(array)]
+pub struct CustodyRecord {
+    /// For each generation that it holds a share of, oldest first.
+    #[n(0)]
+    pub shares: Vec<ShareRecord>,
+    /// The signed manifests, first to newest.
+    #[n(1)]
+    pub manifests: Vec<ByteVec>,
+    /// The signed release policies after the first manifest's, oldest first; the newest ones if there are many.
+    #[n(2)]
+    pub policies: Vec<ByteVec>,
+}
+
+/// Where a share comes from.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(array)]
+pub struct ShareRecord {
+    /// The public part of the sharing.
+    #[n(0)]
+    pub set: ShareSet,
+    /// The attestation document on which the enclave that deposited it had its lease.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub document: Vec<u8>,
+    /// When, milliseconds since 1970.
+    #[n(2)]
+    pub deposited_ms: u64,
+}
+
+/// A release, or a refusal.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(array)]
+pub struct ReleaseEntry {
+    /// Grows with each entry.
+    #[n(0)]
+    pub id: u64,
+    /// When, milliseconds since 1970.
+    #[n(1)]
+    pub at_ms: u64,
+    /// Whether a lease was granted.
+    #[n(2)]
+    pub is_released: bool,
+    /// What was released, or why not.
+    #[n(3)]
+    pub reason: String,
+    /// Epoch of the policy by which it was decided.
+    #[n(4)]
+    pub policy_epoch: u64,
+    /// The enclave's `module_id`, where that was proven.
+    #[n(5)]
+    pub module_id: Option<String>,
+    /// The boot, where that was proven.
+    #[n(6)]
+    pub boot_id: Option<BootId>,
+    /// What was measured, where that was proven.
+    #[n(7)]
+    pub measurements: Option<Measurements>,
+}
+
+/// A boot that satisfies the release policy and lacks approvals.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(array)]
+pub struct WaitingRelease {
+    /// The boot.
+    #[n(0)]
+    pub boot_id: BootId,
+    /// The enclave's `module_id`.
+    #[n(1)]
+    pub module_id: String,
+    /// What was measured.
+    #[n(2)]
+    pub measurements: Measurements,
+    /// When it asked first, milliseconds since 1970.
+    #[n(3)]
+    pub first_ms: u64,
+    /// When it asked last, milliseconds since 1970.
+    #[n(4)]
+    pub last_ms: u64,
+    /// Who approved it.
+    #[n(5)]
+    pub approved_by: Vec<AdministratorId>,
+    /// How many approvals it needs.
+    #[n(6)]
+    pub needed: u8,
+    /// The newest attestation document with which it asked.
+    #[cbor(n(7), with = "minicbor::bytes")]
+    pub document: Vec<u8>,
 }
 
 /// Where a command stands.
@@ -131,6 +268,18 @@ pub struct KeyStoreStatus {
     /// Commands that wait.
     #[n(7)]
     pub pending: Vec<CommandId>,
+    /// Generations of the root key of which it holds a share, ascending.
+    #[n(8)]
+    pub generations: Vec<u32>,
+    /// Sequence of the manifest in force, 1 for the first.
+    #[n(9)]
+    pub manifest_sequence: u32,
+    /// Whether the newest version is committed.
+    #[n(10)]
+    pub is_committed: bool,
+    /// Boots that wait for approval.
+    #[n(11)]
+    pub waiting_releases: u32,
 }
 
 /// A version of a key store.

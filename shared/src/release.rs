@@ -135,10 +135,25 @@ pub struct ShareSet {
     /// m.
     #[n(1)]
     pub shares_needed: u8,
-    /// [`Share::commitment`] of each share, in the order of the manifest's custodians.
+    /// [`Share::commitment`] of each share, in the order of the manifest's custodians; AWS KMS's share is the last.
     #[n(2)]
     pub commitments: Vec<Commitment>,
+    /// The share that AWS KMS decrypts, as it encrypted it; every custodian hands it out.
+    #[cbor(n(3), with = "minicbor::bytes")]
+    pub kms_ciphertext: Option<Vec<u8>>,
 }
+
+message!(ShareSet, 2048, "share set", |set| {
+    if set.generation == 0 || set.shares_needed == 0 {
+        Err("generations and shares needed start at 1")
+    } else if set.commitments.len() > limits::CUSTODIANS_MAX + 1 {
+        Err("commits to too many shares")
+    } else if set.kms_ciphertext.as_ref().is_some_and(|ciphertext| ciphertext.len() > limits::KMS_CIPHERTEXT_MAX) {
+        Err("the share at AWS KMS is too long")
+    } else {
+        Ok(())
+    }
+});
 
 /// A commitment to a share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
@@ -155,23 +170,49 @@ pub struct ReleaseContent {
     /// Counted from the moment at which the enclave sent the request.
     #[n(1)]
     pub lease_ms: u64,
-    /// This custodian's share and the set it belongs to; absent before the ceremony.
+    /// This custodian's shares and the sets they belong to, oldest generation first; none before the ceremony, and while the key
+    /// store is blocked. Two while the root key changes.
     #[n(2)]
-    pub share: Option<HeldShare>,
+    pub shares: Vec<HeldShare>,
     /// The signed block overlay in force ([`crate::block`]).
     #[cbor(n(3), with = "minicbor::bytes")]
     pub overlay: Option<Vec<u8>>,
-    /// The newest signed register entry that this custodian holds ([`crate::register`]).
-    #[cbor(n(4), with = "minicbor::bytes")]
-    pub register: Option<Vec<u8>>,
+    /// The newest register entry that this custodian holds.
+    #[n(4)]
+    pub register: Option<HeldEntry>,
     /// Signed audit heads of earlier boots: C2SP checkpoints.
     #[n(5)]
     pub audit_heads: Vec<minicbor::bytes::ByteVec>,
+    /// The signed successors of the key store's first manifest that are in force, oldest first.
+    #[n(6)]
+    pub successors: Vec<minicbor::bytes::ByteVec>,
 }
 
 message!(ReleaseContent, limits::RELEASE_MAX, "release", |content| {
-    if limits::LEASE_MS.contains(&content.lease_ms) { Ok(()) } else { Err("a lease lasts from 10 seconds to 31 days") }
+    if !limits::LEASE_MS.contains(&content.lease_ms) {
+        Err("a lease lasts from 10 seconds to 31 days")
+    } else if content.shares.len() > limits::SHARE_GENERATIONS_MAX
+        || !content.shares.is_sorted_by(|a, b| a.set.generation < b.set.generation)
+    {
+        Err("carries shares of at most two generations, the older first")
+    } else if content.successors.len() >= limits::MANIFEST_CHAIN_MAX {
+        Err("carries too many manifests")
+    } else {
+        content.shares.iter().try_for_each(|held| held.set.check())
+    }
 });
+
+/// A register entry as a custodian holds it.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(array)]
+pub struct HeldEntry {
+    /// Signed by the home custodian ([`crate::register`]).
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub signed: Vec<u8>,
+    /// Whether an enclave told this custodian that enough hold it ([`crate::quorum`]).
+    #[n(1)]
+    pub is_committed: bool,
+}
 
 /// A share together with the set it belongs to.
 #[derive(Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]

@@ -211,6 +211,28 @@ impl Envelope {
         Ok(())
     }
 
+    /// Takes over the signatures of another copy whose signers have not signed this one, as many as there is room for, and says
+    /// how many that were. Nothing is verified here. None when it is no copy.
+    pub fn merge(&mut self, other: &Self) -> Option<usize> {
+        if self.payload != other.payload {
+            return None;
+        }
+        let before = self.signatures.len();
+        for entry in &other.signatures {
+            let signed = self.signatures.iter().any(|own| own.signer == entry.signer);
+            if !signed && self.signatures.len() < limits::SIGNATURES_MAX {
+                self.signatures.push(entry.clone());
+            }
+        }
+        Some(self.signatures.len().saturating_sub(before))
+    }
+
+    /// How many signatures it has, valid or not.
+    #[must_use]
+    pub fn signature_count(&self) -> usize {
+        self.signatures.len()
+    }
+
     /// The payload before any check: only to find out which keys must have signed (a manifest names its own).
     #[must_use]
     pub fn unverified_payload(&self) -> &[u8] {

@@ -97,6 +97,7 @@ impl From<&KeyDescription> for KeyLine {
                 KeyState::Enabled => "enabled",
                 KeyState::Disabled => "disabled",
                 KeyState::PendingDestruction => "pending-destruction",
+                KeyState::Destroyed => "destroyed",
             },
             current_version: key.current_version,
             versions: key.versions,
@@ -314,6 +315,7 @@ mod tests {
         let line = |runs: &[(u32, u32, VersionState)]| {
             let runs = runs.iter().map(|&(first, last, state)| VersionRun { first, last, state }).collect();
             let key = KeyDescription {
+                destroy_after_ms: None,
                 id: ExternalKeyId::parse("a").unwrap(),
                 usage: KeyUsage::DECRYPT,
                 state: KeyState::Enabled,

@@ -112,12 +112,9 @@ pub fn create(home: &Home, settings: Settings) -> Result<KeyStore, CreateError> 
         hostile_tolerated: 0,
         host_name: settings.host_name,
         path_prefix: settings.path_prefix,
-        release_policy: ReleasePolicy {
-            epoch: 1,
-            trust_root,
-            measurements: settings.measurements,
-            lease_ms: settings.lease_ms,
-        },
+        release_policy: ReleasePolicy::first(trust_root, settings.measurements, settings.lease_ms),
+        succession: None,
+        kms_share: None,
     };
     let envelope = manifest::sign(&manifest, &keys.signing_key, &rng)?;
     let verified = VerifiedManifest::verify(&cbor::encode(&envelope))?;
@@ -290,7 +287,7 @@ impl From<&VerifiedManifest> for ManifestReport {
             uri_path: manifest.path_prefix.uri_path(),
             trust_root_sha256: hex::encode(manifest.release_policy.trust_root),
             emulated_root: manifest.release_policy.trust_root != AWS_ROOT_SHA256,
-            measurements: manifest.release_policy.measurements.clone(),
+            measurements: manifest.release_policy.images.iter().map(|image| image.measurements.clone()).collect(),
             lease_ms: manifest.release_policy.lease_ms,
         }
     }

@@ -35,6 +35,7 @@ pub(super) async fn deposit_root<C: Connect>(
         generation: FIRST_GENERATION,
         shares_needed: manifest.manifest().shares_needed,
         commitments: vec![Commitment(share.commitment())],
+        kms_ciphertext: None,
     };
     let sealed = seal_share(&share, manifest.id(), custodian.id(), &custodian.encryption_key)?;
     match session.ask(&Ask::Deposit { set: set.clone(), share: sealed }).await?.0 {
@@ -73,6 +74,8 @@ pub(super) async fn first_version<C: Connect>(
         executed: Vec::new(),
         quota: None,
         client_authentication: None,
+        sharing: None,
+        manifest_sequence: None,
     };
     let administrator = manifest.administrators.first().ok_or(CustodyError::OtherAnswer)?;
     let key_store_id = verified.id();
@@ -80,7 +83,8 @@ pub(super) async fn first_version<C: Connect>(
         publish::sealed_result(&enclave.nsm, key_store_id, ceremony_id(key_store_id), administrator, &outcome).await?;
     let place = Place { key_store_id, version: 1, previous: None, generation: set.generation };
     let sealed = keystore::seal(root, &place, &body, &SystemRandom::new())?;
-    let ask = Ask::Publish { version: 1, previous: None, blob: sealed.bytes, results: vec![result] };
+    let ask =
+        Ask::Publish { version: 1, previous: None, blob: sealed.bytes, results: vec![result], evidence: Vec::new() };
     match session.ask(&ask).await?.0 {
         Reply::Published { register } => {
             let Ask::Publish { blob, .. } = ask else { return Err(CustodyError::OtherAnswer) };

@@ -138,6 +138,11 @@ fn act(command: &Command, body: &mut Body, situation: Situation<'_>) -> Effect {
         Action::DestroyKeyVersion { id, number } => keys::destroy_version(body, id, *number),
         Action::EnableKey { id } => keys::set_state(body, id, KeyState::Enabled),
         Action::DisableKey { id } => keys::set_state(body, id, KeyState::Disabled),
+        Action::ScheduleKeyDestruction { .. }
+        | Action::CancelKeyDestruction { .. }
+        | Action::DestroyKey { .. }
+        | Action::RotateRootKey
+        | Action::AdoptManifest { .. } => refused("this enclave cannot do that yet"),
         Action::ListKeys => Effect::Answered(Outcome::Keys { keys: keys::list(body) }),
         Action::SetQuota { quota } => {
             body.quota = *quota;

@@ -163,7 +163,8 @@ impl<C: Connect + 'static> Custody<C> {
         let sealing = move || keystore::seal(&unsealed.root, &place, &body, &SystemRandom::new());
         let sealed = self.enclave.workshop.work(sealing).await??;
         self.check_room(sealed.bytes.len())?;
-        let ask = Ask::Publish { version, previous, blob: sealed.bytes.clone(), results: vec![result] };
+        let ask =
+            Ask::Publish { version, previous, blob: sealed.bytes.clone(), results: vec![result], evidence: Vec::new() };
         match session.ask(&ask).await?.0 {
             Reply::Published { register } => {
                 let entry = self.open_entry(&register)?;
@@ -171,7 +172,7 @@ impl<C: Connect + 'static> Custody<C> {
                 Ok(true)
             }
             Reply::Conflict { register: Some(register) } => {
-                self.follow(session, &register).await?;
+                self.follow(session, &register.signed).await?;
                 Ok(false)
             }
             Reply::Refused { reason, .. } => Err(CustodyError::Refused(reason)),

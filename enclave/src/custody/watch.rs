@@ -48,7 +48,7 @@ impl<C: Connect + 'static> Custody<C> {
                 }
             };
             match answer {
-                Ok((Reply::News { lease_ms, overlay, register, commands, enclaves }, answered)) => {
+                Ok((Reply::News { lease_ms, overlay, register, commands, enclaves, .. }, answered)) => {
                     failures = 0;
                     self.served.custodian_health().for_each(|custodian| custodian.answered(answered.sent_ms()));
                     self.served.health().count_enclaves(enclaves, answered.sent_ms());
@@ -65,7 +65,7 @@ impl<C: Connect + 'static> Custody<C> {
                     }
                     // What is not followed now comes again with the next answer.
                     if let Some(register) = register.filter(|_| !self.is_spent()) {
-                        self.follow(session, &register).await?;
+                        self.follow(session, &register.signed).await?;
                     }
                     self.handle_all(session, commands.into_iter().map(Vec::from)).await?;
                     self.report_standing();
@@ -99,15 +99,13 @@ impl<C: Connect + 'static> Custody<C> {
             overlay_epoch: self.overlay.as_ref().map_or(0, |overlay| overlay.epoch),
             version: self.newest_version(),
             commands: waiting.chain(dealt_with).take(PENDING_COMMANDS_MAX).collect(),
+            manifest_sequence: self.manifest.sequence(),
         }
     }
 
     /// Puts a newer overlay in force at once; anything else changes nothing.
     pub(super) fn take_overlay(&mut self, signed: &[u8]) {
-        let manifest = self.manifest.manifest();
-        let opened =
-            block::open(signed, self.id(), &manifest.administrators, manifest.thresholds, self.overlay.as_ref());
-        match opened {
+        match block::open_under(signed, &self.manifest, self.overlay.as_ref()) {
             Ok(overlay) => {
                 self.served.block(&overlay);
                 let keys = overlay.keys.len();

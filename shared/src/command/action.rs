@@ -135,6 +135,43 @@ pub enum Action {
     /// Answer with quota and client authentication.
     #[n(14)]
     ShowSettings,
+    /// Forbid the use of a key, and destroy it after a waiting period unless that is cancelled: a standing order, carried out by
+    /// any enclave whose attested clock has come so far.
+    #[n(15)]
+    ScheduleKeyDestruction {
+        /// The key.
+        #[n(0)]
+        id: ExternalKeyId,
+        /// How long after the command is carried out, in milliseconds ([`limits::DESTRUCTION_WAIT_MS`]).
+        #[n(1)]
+        waiting_ms: u64,
+    },
+    /// Do not destroy a key that is pending destruction; it is disabled then.
+    #[n(16)]
+    CancelKeyDestruction {
+        /// The key.
+        #[n(0)]
+        id: ExternalKeyId,
+    },
+    /// Destroy a key that is pending destruction, without waiting any longer: its material goes, the root key changes, and the shares
+    /// of the old one are deleted.
+    #[n(17)]
+    DestroyKey {
+        /// The key.
+        #[n(0)]
+        id: ExternalKeyId,
+    },
+    /// Change the root key and its shares; old shares are deleted.
+    #[n(18)]
+    RotateRootKey,
+    /// Put a successor manifest in force: administrators, thresholds, custodians, host name. Where custodians or numbers change, the
+    /// root key is changed and shared anew.
+    #[n(19)]
+    AdoptManifest {
+        /// The signed successor ([`crate::manifest::VerifiedManifest::succeed`]).
+        #[cbor(n(0), with = "minicbor::bytes")]
+        signed: Vec<u8>,
+    },
 }
 
 impl Action {
@@ -146,6 +183,9 @@ impl Action {
                     || chain.iter().any(|certificate| certificate.0.len() > limits::CERTIFICATE_DER_MAX) =>
             {
                 Err("a certificate chain has 1 to 6 certificates of at most 8 KiB")
+            }
+            Self::ScheduleKeyDestruction { waiting_ms, .. } if !limits::DESTRUCTION_WAIT_MS.contains(waiting_ms) => {
+                Err("a key is destroyed after a waiting period of 1 to 366 days")
             }
             Self::SetQuota { quota: Some(quota) } => quota.check(),
             Self::SetClientAuthentication { settings: Some(settings) } => settings.check(),
@@ -163,7 +203,11 @@ impl Action {
             | Self::RotateKey { .. }
             | Self::ImportKey { .. }
             | Self::DestroyKeyVersion { .. }
+            | Self::ScheduleKeyDestruction { .. }
+            | Self::CancelKeyDestruction { .. }
             | Self::SetQuota { .. } => thresholds.keys,
+            // Without the waiting period, an error cannot be mended; and custody is what the others change.
+            Self::DestroyKey { .. } | Self::RotateRootKey | Self::AdoptManifest { .. } => thresholds.custody,
             Self::CreateCredential | Self::ImportCredential { .. } | Self::RemoveCredential { .. } => {
                 thresholds.credentials
             }

@@ -95,6 +95,9 @@ pub struct KeyDescription {
     /// [`limits::LISTED_RUNS_MAX`] runs.
     #[n(5)]
     pub runs: Vec<VersionRun>,
+    /// When it is destroyed unless that is cancelled, milliseconds since 1970.
+    #[n(6)]
+    pub destroy_after_ms: Option<u64>,
 }
 
 /// Consecutive versions in one state.

@@ -58,6 +58,9 @@ pub enum KeyState {
     /// Out of service, and destroyed at a set time unless an administrator cancels.
     #[n(2)]
     PendingDestruction,
+    /// Its material is gone; its id is never used again. For KMS there is no such key.
+    #[n(3)]
+    Destroyed,
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use crate::external_key::{ExternalKeyId, KeyState, KeyUsage, LegacyProfile};
 use crate::ids::CommandId;
 use crate::limits;
 use crate::manifest::DerCertificate;
+use crate::release::ShareSet;
 use crate::secrets::{Secret, SecretBytes};
 use crate::sigv4::AccessKeyId;
 
@@ -59,6 +60,22 @@ pub struct ExternalKeyRecord {
     /// Ascending by number; the last lives and encrypts, all that live decrypt.
     #[n(3)]
     pub versions: Vec<KeyVersionRecord>,
+    /// When it is destroyed unless that is cancelled, milliseconds since 1970, in [`KeyState::PendingDestruction`] only.
+    #[n(4)]
+    pub destroy_after_ms: Option<u64>,
+}
+
+/// How the root key under which the key store is sealed is shared.
+#[derive(Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(array)]
+pub struct Sharing {
+    /// The coefficients of the sharing are drawn from it ([`crate::sharing::split`]): who holds the root key can give every custodian
+    /// its share again.
+    #[cbor(n(0), with = "crate::cbor::secret")]
+    pub seed: Secret<32>,
+    /// The public part.
+    #[n(1)]
+    pub set: ShareSet,
 }
 
 /// One version of an external key. Written as `[number, material]` while it lives, with the profile behind if it has one, and as
@@ -188,9 +205,18 @@ pub(super) fn check_external_key(key: &ExternalKeyRecord) -> Result<(), &'static
             && key.versions.iter().all(|version| (1..1 << 24).contains(&version.number)),
         "each external key needs versions numbered upwards from 1",
     )?;
+    let is_destroyed = key.state == KeyState::Destroyed;
     rule(
-        key.versions.last().is_some_and(|version| version.material.is_some()),
+        is_destroyed || key.versions.last().is_some_and(|version| version.material.is_some()),
         "the newest version of an external key must have its material",
+    )?;
+    rule(
+        !is_destroyed || key.versions.iter().all(|version| version.material.is_none()),
+        "a destroyed key has no material",
+    )?;
+    rule(
+        key.destroy_after_ms.is_none() || key.state == KeyState::PendingDestruction,
+        "only a key pending destruction has a moment of destruction",
     )?;
     rule(
         key.versions.iter().all(|version| version.material.is_some() || version.legacy.is_none())

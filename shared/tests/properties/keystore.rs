@@ -37,8 +37,13 @@ fn versions() -> impl Strategy<Value = Vec<KeyVersionRecord>> {
 
 fn external_keys() -> impl Strategy<Value = Vec<ExternalKeyRecord>> {
     (key_ids(4), vec((usage(), state(), versions()), 4)).prop_map(|(ids, rest)| {
-        let join =
-            |(id, (usage, state, versions)): (ExternalKeyId, _)| ExternalKeyRecord { id, usage, state, versions };
+        let join = |(id, (usage, state, versions)): (ExternalKeyId, _)| ExternalKeyRecord {
+            id,
+            usage,
+            state,
+            versions,
+            destroy_after_ms: None,
+        };
         ids.into_iter().zip(rest).map(join).collect()
     })
 }
@@ -82,7 +87,7 @@ fn policy() -> impl Strategy<Value = ReleasePolicy> {
             for set in &mut measurements {
                 (set.pcr0[0], set.pcr1[0], set.pcr2[0]) = (1, 1, 1);
             }
-            ReleasePolicy { epoch: 1, trust_root, measurements, lease_ms }
+            ReleasePolicy::first(trust_root, measurements, lease_ms)
         },
     )
 }
@@ -115,6 +120,8 @@ proptest! {
             executed: executed.collect(),
             quota: settings.0,
             client_authentication: settings.1,
+            sharing: None,
+            manifest_sequence: None,
         };
         holds(&body, change)?;
         for credential in &body.credentials {
@@ -164,6 +171,8 @@ proptest! {
             host_name: names.0,
             path_prefix: names.1,
             release_policy,
+            succession: None,
+            kms_share: None,
         };
         holds(&manifest, change)?;
     }

@@ -15,7 +15,7 @@ use holdfast_shared::query::{
 };
 use holdfast_shared::register::RegisterEntry;
 use holdfast_shared::release::{
-    ChallengeAnswer, ChallengeRequest, HeldShare, PROTOCOL, ReleaseAnswer, ReleaseContent, ReleaseRequest,
+    ChallengeAnswer, ChallengeRequest, HeldEntry, HeldShare, PROTOCOL, ReleaseAnswer, ReleaseContent, ReleaseRequest,
     ReleaseUserData, Share,
 };
 use holdfast_shared::secrets::{Secret, SecretBytes};
@@ -100,7 +100,7 @@ fn ask() -> impl Strategy<Value = Ask> {
     let blob_id = || any::<[u8; 32]>().prop_map(BlobId);
     prop_oneof![
         (any::<(u64, u64, bool)>(), command_ids()).prop_map(|((overlay_epoch, version, renew), commands)| Ask::Watch {
-            seen: Seen { overlay_epoch, version, commands },
+            seen: Seen { overlay_epoch, version, commands, manifest_sequence: 1 },
             renew
         }),
         blob_id().prop_map(|blob_id| Ask::Fetch { blob_id }),
@@ -108,27 +108,39 @@ fn ask() -> impl Strategy<Value = Ask> {
         (1..u64::MAX, blob_id(), bytes(60), results()).prop_map(|(version, previous, blob, results)| Ask::Publish {
             version,
             previous: (version > 1).then_some(previous),
+            evidence: blob.clone(),
             blob,
             results
         }),
         results().prop_map(|results| Ask::Report { results }),
+        (bytes(60), bytes(60), bytes(60)).prop_map(|(register, blob, evidence)| Ask::Copy { register, blob, evidence }),
+        (any::<u64>(), blob_id()).prop_map(|(version, blob_id)| Ask::Commit { version, blob_id }),
+        any::<u32>().prop_map(|generation| Ask::Retire { generation }),
     ]
 }
 
+fn held_entry() -> impl Strategy<Value = HeldEntry> {
+    (bytes(60), any::<bool>()).prop_map(|(signed, is_committed)| HeldEntry { signed, is_committed })
+}
+
 fn reply() -> impl Strategy<Value = Reply> {
-    let news = (option::of(LEASE_MS), signed(), signed(), byte_vecs(), 1..u32::MAX);
+    let news = (option::of(LEASE_MS), signed(), option::of(held_entry()), byte_vecs(), 1..u32::MAX);
     prop_oneof![
         news.prop_map(|(lease_ms, overlay, register, commands, enclaves)| Reply::News {
+            successors: commands.iter().take(3).cloned().collect(),
             lease_ms,
             overlay,
             register,
             commands,
             enclaves: NonZeroU32::new(enclaves).unwrap()
         }),
-        bytes(60).prop_map(|blob| Reply::Blob { blob }),
+        (bytes(60), bytes(60)).prop_map(|(blob, evidence)| Reply::Blob { blob, evidence }),
+        any::<()>().prop_map(|()| Reply::Copied),
+        any::<()>().prop_map(|()| Reply::Committed),
+        any::<()>().prop_map(|()| Reply::Retired),
         any::<()>().prop_map(|()| Reply::Deposited),
         bytes(60).prop_map(|register| Reply::Published { register }),
-        signed().prop_map(|register| Reply::Conflict { register }),
+        option::of(held_entry()).prop_map(|register| Reply::Conflict { register }),
         any::<()>().prop_map(|()| Reply::Reported),
         any::<(String, bool)>().prop_map(|(reason, lease_ended)| Reply::Refused { reason, lease_ended }),
     ]
@@ -172,6 +184,10 @@ fn answer() -> impl Strategy<Value = Answer> {
                     emulated_root,
                     leases,
                     pending,
+                    generations: vec![1, 2],
+                    manifest_sequence: 1,
+                    is_committed: true,
+                    waiting_releases: 0,
                 })
             }
         ),
@@ -189,13 +205,14 @@ fn question() -> impl Strategy<Value = Question> {
 fn release() -> impl Strategy<Value = ReleaseContent> {
     let share = (1..=u8::MAX, any::<[u8; 32]>(), share_set())
         .prop_map(|(index, mut value, set)| HeldShare { share: Share { index, value: Secret::take(&mut value) }, set });
-    (any::<[u8; 16]>(), LEASE_MS, option::of(share), signed(), signed(), byte_vecs()).prop_map(
+    (any::<[u8; 16]>(), LEASE_MS, option::of(share), signed(), option::of(held_entry()), byte_vecs()).prop_map(
         |(lease, lease_ms, share, overlay, register, audit_heads)| ReleaseContent {
             lease_id: LeaseId(lease),
             lease_ms,
-            share,
+            shares: share.into_iter().collect(),
             overlay,
             register,
+            successors: audit_heads.iter().take(3).cloned().collect(),
             audit_heads,
         },
     )

@@ -91,8 +91,14 @@ pub(crate) fn command_ids() -> impl Strategy<Value = Vec<CommandId>> {
 }
 
 pub(crate) fn share_set() -> impl Strategy<Value = ShareSet> {
-    (any::<u32>(), any::<u8>(), vec(any::<[u8; 32]>().prop_map(Commitment), 0..4))
-        .prop_map(|(generation, shares_needed, commitments)| ShareSet { generation, shares_needed, commitments })
+    (1..=u32::MAX, 1..=u8::MAX, vec(any::<[u8; 32]>().prop_map(Commitment), 0..4)).prop_map(
+        |(generation, shares_needed, commitments)| ShareSet {
+            generation,
+            shares_needed,
+            commitments,
+            kms_ciphertext: None,
+        },
+    )
 }
 
 pub(crate) fn credential() -> impl Strategy<Value = CredentialRecord> {

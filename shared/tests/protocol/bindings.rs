@@ -12,7 +12,9 @@ use holdfast_shared::labels;
 use holdfast_shared::manifest::Thresholds;
 use holdfast_shared::query::{self, Answer, Query, Question, ResultState};
 use holdfast_shared::register::{self, RegisterEntry, RegisterError};
-use holdfast_shared::release::{self, Commitment, HeldShare, ReleaseBinding, ReleaseContent, Share, ShareSet};
+use holdfast_shared::release::{
+    self, Commitment, HeldEntry, HeldShare, ReleaseBinding, ReleaseContent, Share, ShareSet,
+};
 use holdfast_shared::secrets::{Secret, SecretBytes};
 use holdfast_shared::signature::SignatureError;
 
@@ -23,14 +25,20 @@ const OTHER: KeyStoreId = KeyStoreId([2; 32]);
 
 fn content() -> ReleaseContent {
     let share = Share { index: 1, value: Secret::take(&mut [7; 32]) };
-    let set = ShareSet { generation: 1, shares_needed: 1, commitments: vec![Commitment(share.commitment())] };
+    let set = ShareSet {
+        generation: 1,
+        shares_needed: 1,
+        commitments: vec![Commitment(share.commitment())],
+        kms_ciphertext: None,
+    };
     ReleaseContent {
         lease_id: LeaseId([3; 16]),
         lease_ms: 60_000,
-        share: Some(HeldShare { share, set }),
+        shares: vec![HeldShare { share, set }],
         overlay: Some(vec![1, 2]),
         register: None,
         audit_heads: vec![vec![9].into()],
+        successors: vec![vec![8].into()],
     }
 }
 
@@ -106,23 +114,31 @@ fn every_kind_of_channel_message_survives_its_encoding() {
     let vault = Party::new();
     let share = Share { index: 1, value: Secret::take(&mut [7; 32]) };
     let sealed = release::seal_share(&share, ID, CustodianId([0; 32]), vault.encryption.public_key()).unwrap();
-    let set = ShareSet { generation: 1, shares_needed: 1, commitments: vec![Commitment([1; 32])] };
+    let set =
+        ShareSet { generation: 1, shares_needed: 1, commitments: vec![Commitment([1; 32])], kms_ciphertext: None };
     let result = || command::SealedResult {
         command_id: CommandId([1; 16]),
         recipient: vault.administrator("a").id(),
         sealed: sealed.clone(),
     };
     let asks = [
-        Ask::Watch { seen: Seen { overlay_epoch: 1, version: 2, commands: vec![CommandId([1; 16])] }, renew: false },
+        Ask::Watch {
+            seen: Seen { overlay_epoch: 1, version: 2, commands: vec![CommandId([1; 16])], manifest_sequence: 1 },
+            renew: false,
+        },
         Ask::Fetch { blob_id: BlobId([1; 32]) },
         Ask::Deposit { set, share: sealed.clone() },
-        Ask::Publish { version: 1, previous: None, blob: vec![1], results: vec![result()] },
-        Ask::Publish { version: 2, previous: Some(BlobId([1; 32])), blob: vec![], results: vec![] },
+        Ask::Publish { version: 1, previous: None, blob: vec![1], results: vec![result()], evidence: vec![4] },
+        Ask::Publish { version: 2, previous: Some(BlobId([1; 32])), blob: vec![], results: vec![], evidence: vec![] },
         Ask::Report { results: vec![result()] },
+        Ask::Copy { register: vec![1], blob: vec![2], evidence: vec![3] },
+        Ask::Commit { version: 3, blob_id: BlobId([1; 32]) },
+        Ask::Retire { generation: 2 },
     ];
     for ask in asks {
         assert_eq!(cbor::decode::<Ask>(&cbor::encode(&ask)).unwrap(), ask);
     }
+    let held = HeldEntry { signed: vec![2], is_committed: true };
     let replies = [
         Reply::News {
             lease_ms: Some(60_000),
@@ -130,26 +146,31 @@ fn every_kind_of_channel_message_survives_its_encoding() {
             register: None,
             commands: vec![vec![1].into()],
             enclaves: NonZeroU32::MAX,
+            successors: vec![vec![5].into()],
         },
         Reply::News {
             lease_ms: None,
             overlay: None,
-            register: Some(vec![2]),
+            register: Some(held.clone()),
             commands: vec![],
             enclaves: NonZeroU32::MIN,
+            successors: vec![],
         },
-        Reply::Blob { blob: vec![1, 2] },
+        Reply::Blob { blob: vec![1, 2], evidence: vec![3] },
+        Reply::Copied,
+        Reply::Committed,
+        Reply::Retired,
         Reply::Deposited,
         Reply::Published { register: vec![1] },
         Reply::Conflict { register: None },
-        Reply::Conflict { register: Some(vec![3]) },
+        Reply::Conflict { register: Some(held) },
         Reply::Reported,
         Reply::Refused { reason: "no".to_owned(), lease_ended: true },
     ];
     for reply in replies {
         assert_eq!(cbor::decode::<Reply>(&cbor::encode(&reply)).unwrap(), reply);
     }
-    let orphan = Ask::Publish { version: 2, previous: None, blob: vec![], results: vec![] };
+    let orphan = Ask::Publish { version: 2, previous: None, blob: vec![], results: vec![], evidence: vec![] };
     assert!(cbor::decode::<Ask>(&cbor::encode(&orphan)).is_err());
     let eternal = Reply::News {
         lease_ms: Some(u64::MAX),
@@ -157,6 +178,7 @@ fn every_kind_of_channel_message_survives_its_encoding() {
         register: None,
         commands: vec![],
         enclaves: NonZeroU32::MIN,
+        successors: vec![],
     };
     assert!(cbor::decode::<Reply>(&cbor::encode(&eternal)).is_err());
 }

@@ -74,12 +74,9 @@ pub(crate) fn manifest(administrators: &[&Party], custodians: &[&Party]) -> Mani
         hostile_tolerated: 0,
         host_name: HostName::parse("xks.example.com").unwrap(),
         path_prefix: PathPrefix::parse("/ward-7").unwrap(),
-        release_policy: ReleasePolicy {
-            epoch: 1,
-            trust_root: [3; 32],
-            measurements: vec![measurements(1)],
-            lease_ms: 86_400_000,
-        },
+        release_policy: ReleasePolicy::first([3; 32], vec![measurements(1)], 86_400_000),
+        succession: None,
+        kms_share: None,
     }
 }
 
@@ -91,6 +88,7 @@ pub(crate) fn key_record(id: &str, versions: u32) -> ExternalKeyRecord {
         versions: (1..=versions)
             .map(|number| KeyVersionRecord::new(number, Secret::take(&mut [number.to_le_bytes()[0]; 32])))
             .collect(),
+        destroy_after_ms: None,
     }
 }
 
@@ -109,5 +107,7 @@ pub(crate) fn body(administrator: Administrator) -> Body {
         executed: vec![ExecutedCommand { command_id: CommandId([8; 16]), expires_ms: 99 }],
         quota: None,
         client_authentication: None,
+        sharing: None,
+        manifest_sequence: None,
     }
 }

@@ -63,8 +63,8 @@ fn rules() {
         ("address must be host:port", |m| "vault:0".clone_into(&mut m.custodians[0].address)),
         ("needs 1 to 6 TLS roots", |m| m.custodians[0].tls_roots.clear()),
         ("the first release policy has epoch 1", |m| m.release_policy.epoch = 2),
-        ("needs 1 to 16 accepted measurements", |m| m.release_policy.measurements.clear()),
-        ("must not accept debug mode", |m| m.release_policy.measurements[0].pcr1 = [0; 48]),
+        ("needs 1 to 16 accepted measurements", |m| m.release_policy.images.clear()),
+        ("must not accept debug mode", |m| m.release_policy.images[0].measurements.pcr1 = [0; 48]),
         ("a lease lasts from 10 seconds", |m| m.release_policy.lease_ms = 9_999),
         ("a lease lasts from 10 seconds", |m| m.release_policy.lease_ms = u64::MAX),
     ];

@@ -147,6 +147,7 @@ proptest! {
         let run = |(at, ends): (usize, &[u32])| VersionRun { first: ends[0], last: ends[1], state: states[at % 3] };
         let runs: Vec<_> = ends.chunks_exact(2).enumerate().map(run).collect();
         let key = |id: ExternalKeyId| KeyDescription {
+            destroy_after_ms: None,
             id,
             usage: KeyUsage::DECRYPT,
             state: KeyState::Disabled,
@@ -190,10 +191,10 @@ proptest! {
         flip: u8,
     ) {
         let commands = commands.into_iter().map(CommandId).collect();
-        let seen = Seen { overlay_epoch: epochs.0, version: epochs.1, commands };
+        let seen = Seen { overlay_epoch: epochs.0, version: epochs.1, commands, manifest_sequence: 1 };
         holds(&Ask::Watch { seen, renew }, position, flip);
         let previous = Some(BlobId([1; 32]));
-        holds(&Ask::Publish { version: epochs.0.max(2), previous, blob, results: vec![] }, position, flip);
+        holds(&Ask::Publish { version: epochs.0.max(2), previous, blob, results: vec![], evidence: vec![] }, position, flip);
     }
 
     #[test]
@@ -211,7 +212,7 @@ proptest! {
             pcr3: pinned.map(|fill| [fill; 48]),
             ..fixture::measurements(pcrs[1].max(1))
         };
-        let release_policy = ReleasePolicy { epoch: 1, trust_root: [pcrs[2]; 32], measurements: vec![accepted], lease_ms };
+        let release_policy = ReleasePolicy::first([pcrs[2]; 32], vec![accepted], lease_ms);
         holds(&Manifest { name, release_policy, ..fixture::manifest(&[&alice], &[&alice]) }, position, flip);
     }
 

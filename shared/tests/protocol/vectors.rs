@@ -143,6 +143,7 @@ fn orders_about_keys_quotas_and_clients() {
         "outcome-keys.hex",
         &Outcome::Keys {
             keys: vec![KeyDescription {
+                destroy_after_ms: None,
                 id: key(),
                 usage: KeyUsage::DECRYPT,
                 state: KeyState::Enabled,

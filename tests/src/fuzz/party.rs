@@ -87,6 +87,8 @@ pub(super) fn manifest(trust_root: [u8; 32]) -> Manifest {
         hostile_tolerated: 0,
         host_name: HostName::parse("xks.example.com").unwrap(),
         path_prefix: PathPrefix::parse("/ward-7").unwrap(),
-        release_policy: ReleasePolicy { epoch: 1, trust_root, measurements: vec![measurements], lease_ms: 86_400_000 },
+        release_policy: ReleasePolicy::first(trust_root, vec![measurements], 86_400_000),
+        succession: None,
+        kms_share: None,
     }
 }

@@ -31,6 +31,7 @@ const fn state_name(state: KeyState) -> &'static str {
         KeyState::Enabled => "enabled",
         KeyState::Disabled => "disabled",
         KeyState::PendingDestruction => "pending destruction",
+        KeyState::Destroyed => "destroyed",
     }
 }
 
@@ -49,7 +50,13 @@ pub(super) fn create(body: &mut Body, id: &ExternalKeyId, usage: KeyUsage, first
     if body.external_keys.len() >= limits::EXTERNAL_KEYS_MAX {
         return refused("the key store is full");
     }
-    let record = ExternalKeyRecord { id: id.clone(), usage, state: KeyState::Enabled, versions: vec![first] };
+    let record = ExternalKeyRecord {
+        id: id.clone(),
+        usage,
+        state: KeyState::Enabled,
+        versions: vec![first],
+        destroy_after_ms: None,
+    };
     body.external_keys.insert(place, record);
     DONE
 }
@@ -138,5 +145,6 @@ fn describe(key: &ExternalKeyRecord) -> KeyDescription {
         current_version: key.versions.last().map_or(0, |version| version.number),
         versions: u32::try_from(live).unwrap_or(u32::MAX),
         runs,
+        destroy_after_ms: key.destroy_after_ms,
     }
 }

@@ -37,6 +37,8 @@ impl Desk {
             encryption_key: *encryption.public_key(),
         };
         let body = Body {
+            sharing: None,
+            manifest_sequence: None,
             host_name: HostName::parse("xks.example.com").unwrap(),
             path_prefix: PathPrefix::parse("").unwrap(),
             tls: TlsIdentity { private_key: identity::tls_key().unwrap(), chain: vec![] },

@@ -21,7 +21,8 @@ use holdfast_shared::limits::WATCH_HOLD_MS;
 use holdfast_shared::manifest::{Custodian, DerCertificate};
 use holdfast_shared::register::{self, RegisterEntry};
 use holdfast_shared::release::{
-    self, ChallengeAnswer, ChannelKeys, HeldShare, ReleaseBinding, ReleaseContent, ReleaseRequest, Share, ShareSet,
+    self, ChallengeAnswer, ChannelKeys, HeldEntry, HeldShare, ReleaseBinding, ReleaseContent, ReleaseRequest, Share,
+    ShareSet,
 };
 use holdfast_shared::secrets::Secret;
 use holdfast_shared::signature::{Envelope, SigningKey};
@@ -251,10 +252,11 @@ impl FakeCustodian {
         let content = ReleaseContent {
             lease_id,
             lease_ms: state.lease_ms,
-            share,
+            shares: share.into_iter().collect(),
             overlay: state.signed_overlay.clone(),
-            register: state.versions.last().map(|(_, register)| register.clone()),
+            register: state.versions.last().map(|(_, register)| held(register)),
             audit_heads: Vec::new(),
+            successors: Vec::new(),
         };
         let binding = ReleaseBinding {
             custodian_id: self.in_manifest().id(),
@@ -303,7 +305,7 @@ impl FakeCustodian {
                 let state = self.state();
                 let found = state.versions.iter().find(|(blob, _)| keystore::blob_id(blob) == blob_id);
                 found.map_or(Reply::Refused { reason: "no such blob".to_owned(), lease_ended: false }, |(blob, _)| {
-                    Reply::Blob { blob: blob.clone() }
+                    Reply::Blob { blob: blob.clone(), evidence: Vec::new() }
                 })
             }
             Ask::Deposit { set, share } => {
@@ -316,7 +318,10 @@ impl FakeCustodian {
                 state.share = Some((set, share.value));
                 Reply::Deposited
             }
-            Ask::Publish { version, previous, blob, results } => self.publish(version, previous, blob, results),
+            Ask::Publish { version, previous, blob, results, .. } => self.publish(version, previous, blob, results),
+            Ask::Copy { .. } | Ask::Commit { .. } | Ask::Retire { .. } => {
+                Reply::Refused { reason: "one custodian has nothing to copy".to_owned(), lease_ended: false }
+            }
             Ask::Report { results } => {
                 Self::keep(&mut self.state(), results);
                 Reply::Reported
@@ -334,7 +339,7 @@ impl FakeCustodian {
         let mut state = self.state();
         let newest = state.versions.last().map(|(blob, _)| keystore::blob_id(blob));
         if newest != previous {
-            return Reply::Conflict { register: state.versions.last().map(|(_, register)| register.clone()) };
+            return Reply::Conflict { register: state.versions.last().map(|(_, register)| held(register)) };
         }
         let entry = RegisterEntry {
             label: labels::REGISTER.to_owned(),
@@ -372,6 +377,7 @@ impl FakeCustodian {
                     register: None,
                     commands: Vec::new(),
                     enclaves: NonZeroU32::MIN,
+                    successors: Vec::new(),
                 };
             }
         }
@@ -387,8 +393,13 @@ impl FakeCustodian {
         let lease_ms = renew.then_some(state.lease_ms);
         let empty = overlay.is_none() && register.is_none() && unseen.is_empty() && lease_ms.is_none();
         let commands = unseen.into_iter().map(|(_, signed)| signed.clone().into()).collect();
-        (!empty).then_some(Reply::News { lease_ms, overlay, register, commands, enclaves: NonZeroU32::MIN })
+        let (register, successors) = (register.map(|register| held(&register)), Vec::new());
+        (!empty).then_some(Reply::News { lease_ms, overlay, register, commands, enclaves: NonZeroU32::MIN, successors })
     }
+}
+
+fn held(signed: &[u8]) -> HeldEntry {
+    HeldEntry { signed: signed.to_vec(), is_committed: true }
 }
 
 /// A fresh signing key.

@@ -20,7 +20,7 @@ use holdfast_shared::labels;
 use holdfast_shared::manifest::{DerCertificate, Thresholds};
 use holdfast_shared::query::{Answer, KeyStoreStatus, Query, QueryAnswer, Question, ResultState, VersionInfo};
 use holdfast_shared::release::{
-    ChallengeAnswer, ChallengeRequest, Commitment, HeldShare, PROTOCOL, ReleaseAnswer, ReleaseContent, ReleaseRequest,
+    ChallengeAnswer, ChallengeRequest, Commitment, HeldEntry, HeldShare, PROTOCOL, ReleaseAnswer, ReleaseContent, ReleaseRequest,
     ReleaseUserData, Share, ShareSet,
 };
 use holdfast_shared::secrets::{Secret, SecretBytes};
@@ -41,12 +41,15 @@ fn encoded<T: Encode<()>>(value: &T) -> Vec<u8> {
 
 fn body() -> Body {
     let key = |id: &str, versions: u32| ExternalKeyRecord {
+        destroy_after_ms: None,
         id: id.parse().unwrap(),
         usage: KeyUsage::ENCRYPT_DECRYPT,
         state: KeyState::Enabled,
         versions: (1..=versions).map(|number| KeyVersionRecord::new(number, Secret::take(&mut [5; 32]))).collect(),
     };
     Body {
+        sharing: None,
+        manifest_sequence: None,
         host_name: "xks.example.com".parse().unwrap(),
         path_prefix: "/ward-7".parse().unwrap(),
         tls: TlsIdentity { private_key: SecretBytes::new(vec![6; 138]), chain: vec![DerCertificate(vec![5; 40])] },
@@ -140,7 +143,7 @@ fn sealed_result() -> SealedResult {
 }
 
 fn share_set() -> ShareSet {
-    ShareSet { generation: 1, shares_needed: 1, commitments: vec![Commitment([1; 32])] }
+    ShareSet { generation: 1, shares_needed: 1, commitments: vec![Commitment([1; 32])], kms_ciphertext: None }
 }
 
 fn share() -> Share {
@@ -151,37 +154,46 @@ fn release() -> ReleaseContent {
     ReleaseContent {
         lease_id: LeaseId([1; 16]),
         lease_ms: 60_000,
-        share: Some(HeldShare { share: share(), set: share_set() }),
+        shares: vec![HeldShare { share: share(), set: share_set() }],
         overlay: Some(vec![1; 10]),
         register: None,
         audit_heads: vec![b"head\n".to_vec().into()],
+        successors: vec![vec![1; 5].into()],
     }
 }
 
 fn asks() -> Vec<Ask> {
     vec![
-        Ask::Watch { seen: Seen { overlay_epoch: 1, version: 2, commands: vec![CommandId([1; 16])] }, renew: true },
+        Ask::Watch { seen: Seen { overlay_epoch: 1, version: 2, commands: vec![CommandId([1; 16])], manifest_sequence: 1 }, renew: true },
         Ask::Fetch { blob_id: BlobId([1; 32]) },
         Ask::Deposit { set: share_set(), share: sealed_bytes() },
-        Ask::Publish { version: 2, previous: Some(BlobId([1; 32])), blob: vec![1; 30], results: vec![sealed_result()] },
+        Ask::Publish { version: 2, previous: Some(BlobId([1; 32])), blob: vec![1; 30], results: vec![sealed_result()], evidence: vec![1; 9] },
         Ask::Report { results: vec![sealed_result()] },
+        Ask::Copy { register: vec![1; 20], blob: vec![1; 30], evidence: vec![1; 9] },
+        Ask::Commit { version: 2, blob_id: BlobId([1; 32]) },
+        Ask::Retire { generation: 2 },
     ]
 }
 
 fn replies() -> Vec<Reply> {
     let some = || Some(vec![1; 20]);
+    let held = || HeldEntry { signed: vec![1; 20], is_committed: true };
     vec![
         Reply::News {
             lease_ms: Some(60_000),
             overlay: some(),
-            register: some(),
+            register: Some(held()),
             commands: vec![vec![1; 5].into()],
             enclaves: NonZeroU32::MIN,
+            successors: vec![vec![1; 5].into()],
         },
-        Reply::Blob { blob: vec![1; 30] },
+        Reply::Blob { blob: vec![1; 30], evidence: vec![1; 9] },
+        Reply::Copied,
+        Reply::Committed,
+        Reply::Retired,
         Reply::Deposited,
         Reply::Published { register: vec![1; 20] },
-        Reply::Conflict { register: some() },
+        Reply::Conflict { register: Some(held()) },
         Reply::Reported,
         Reply::Refused { reason: "no".to_owned(), lease_ended: true },
     ]
@@ -198,6 +210,7 @@ fn outcomes() -> Vec<Outcome> {
             VersionRun { first: 1, last: 1, state: VersionState::Destroyed },
             VersionRun { first: 2, last: 2, state: VersionState::Live },
         ],
+        destroy_after_ms: Some(NOW_MS),
     };
     vec![
         Outcome::Done,
@@ -223,6 +236,10 @@ fn answers() -> Vec<QueryAnswer> {
         emulated_root: false,
         leases: Vec::new(),
         pending: vec![CommandId([1; 16])],
+        generations: vec![1],
+        manifest_sequence: 1,
+        is_committed: true,
+        waiting_releases: 0,
     };
     [
         Answer::Result(ResultState::Unknown),

@@ -88,6 +88,7 @@ fn a_key_store_that_is_full_says_so() {
     // A body beyond the bound, made as no order could: 128 keys of 1,024 versions.
     desk.body.external_keys = (0..128)
         .map(|at| ExternalKeyRecord {
+            destroy_after_ms: None,
             id: id(&format!("{at:04}")),
             usage: KeyUsage::DECRYPT,
             state: KeyState::Enabled,
@@ -115,6 +116,7 @@ fn the_list_of_the_largest_key_store_fits_into_a_result() {
     for listed in [true, false] {
         desk.body.external_keys = (0..4096)
             .map(|at| ExternalKeyRecord {
+                destroy_after_ms: None,
                 id: id(&format!("{at:04}{}", "x".repeat(124))),
                 usage: KeyUsage::DECRYPT,
                 state: KeyState::Enabled,
