@@ -136,9 +136,7 @@ impl App {
         }
         in_time(body.read_to(CHANNEL_HEAD_MAX)).await?;
         let lease_id = lease_of(&body.bytes).ok_or_else(|| malformed("channel message: not a well-formed message"))?;
-        if !self.custodian.is_live(lease_id) {
-            return Err(ServiceError::NotFound("this lease is unknown or has ended; ask for a new release".to_owned()));
-        }
+        self.custodian.check_live(lease_id).await?;
         let place = place_in(&self.long_messages).await?;
         in_time(body.read_to(length)).await?;
         body.complete(Some(place))

@@ -49,7 +49,6 @@ use lease::Lease;
 
 pub use challenge::ChallengeError;
 pub use error::ServiceError;
-pub use lease::ReplayWindow;
 pub use release::ReleaseDenied;
 
 /// Verifications of signatures that run at once.
@@ -202,27 +201,16 @@ impl Custodian {
             stopping: watch::Sender::new(false),
         };
         custodian.load_key_stores().await?;
-        custodian.load_leases().await?;
         Ok(Arc::new(custodian))
     }
 
     async fn load_key_stores(&self) -> Result<(), StartError> {
         for stored in self.store.key_stores().await? {
             let key_store_id = stored.key_store_id;
-            let manifest = VerifiedManifest::verify(&stored.manifest)
+            let manifest = VerifiedManifest::verify(stored.manifests.first().map_or(&[], Vec::as_slice))
                 .map_err(|source| StartError::Manifest { key_store_id, source })?;
             let key_store = KeyStore::new(manifest, self.id).ok_or(StartError::NotOurs(key_store_id))?;
             self.remember(key_store);
-        }
-        Ok(())
-    }
-
-    async fn load_leases(&self) -> Result<(), StartError> {
-        for stored in self.store.leases(self.clock.now_ms()).await? {
-            let key_store =
-                self.known_key_store(stored.key_store_id).ok_or(StartError::NotOurs(stored.key_store_id))?;
-            let lease = Lease::restore(stored, key_store, self.id, &self.storage_key)?;
-            self.leases().insert(lease.id, Arc::new(lease));
         }
         Ok(())
     }

@@ -1,31 +1,39 @@
 //! What the custodian remembers, in a database.
 //!
-//! Guarantees: every change is one transaction, on disk before the function returns (write-ahead log, `synchronous = FULL`);
-//! changes are applied one after the other. Every query of the custodian is in this module and below, and no type of the
-//! database shows outside, so that another backend replaces these files and nothing else. Assumes: secrets come wrapped.
-//! Refuses: a database of a newer version.
+//! Guarantees: every change is one transaction, on disk before the function returns; changes to one key store are applied one
+//! after the other, whichever replica makes them. Every query of the custodian is in this module and below, written once for
+//! both kinds of database, and no type of the database shows outside. Assumes: secrets come wrapped. Refuses: a database of a
+//! newer version, and a PostgreSQL server that could lose what it acknowledged.
 
+mod changes;
+mod commands;
+mod database;
 mod key_stores;
 mod leases;
-mod orders;
+mod overlays;
+mod policies;
+mod records;
 mod schema;
+mod shares;
 mod versions;
+mod window;
 
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Sqlite, Transaction};
+use holdfast_shared::ids::LeaseId;
 
-pub use key_stores::StoredKeyStore;
-pub use leases::{Granted, NewLease, ReleaseRecord, StoredLease};
-pub use orders::{News, Queued, StoredCommand, StoredOverlay};
-pub use versions::{Deposited, NewShare, NewVersion, Origin, Published, StoredRegister, StoredShare};
+pub use changes::{Change, Changes};
+pub use commands::{Merged, Queued, StoredCommand};
+pub use key_stores::{Adopted, StoredKeyStore};
+pub use leases::{Granted, LeaseHolder, LeaseTimes, NewLease, StoredLease};
+pub use overlays::{News, StoredOverlay};
+pub use policies::{StoredPolicy, WaitingRelease};
+pub use records::{ReleaseRecord, StoredRecord};
+pub use shares::{Deposited, NewShare, Retired, StoredShare};
+pub use versions::{Committed, Copied, CopiedVersion, HistoryEntry, NewVersion, Published, StoredRegister};
+pub use window::{ReplayWindow, Replayed};
 
-/// How long a statement waits for another process's lock on the file.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections that only read.
-const READERS: u32 = 4;
+use database::{Database, PostgresDatabase, SqliteDatabase};
 
 /// Why the database did not do what it should.
 #[derive(Debug, thiserror::Error)]
@@ -47,58 +55,116 @@ pub enum StoreError {
     /// A stored value is not what was written.
     #[error("database: the stored {0} is damaged")]
     Damaged(&'static str),
+    /// A message on behalf of a lease that ended meanwhile. Nothing was changed.
+    #[error("this lease has ended; ask for a new release")]
+    LeaseEnded,
+    /// A message whose counter was used, here or at another replica. Nothing was changed.
+    #[error(transparent)]
+    Replayed(#[from] Replayed),
+    /// Only a file can be copied by this program.
+    #[error("database: is a PostgreSQL server; back it up with its own tools (docs/custodian-database.md)")]
+    NotAFile,
 }
 
-/// The database. Cheap to use from many tasks; one connection writes.
+/// A PostgreSQL server, as the configuration names it.
+#[derive(Clone)]
+pub struct PostgresServer {
+    /// Its name, or the directory of its Unix socket.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// The database's name.
+    pub name: String,
+    /// The role.
+    pub user: String,
+    /// The role's password.
+    pub password: Option<zeroize::Zeroizing<String>>,
+    /// None for a Unix socket.
+    pub tls: Option<PostgresTls>,
+}
+
+impl core::fmt::Debug for PostgresServer {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "PostgresServer({}@{}:{}/{})", self.user, self.host, self.port, self.name)
+    }
+}
+
+/// How a PostgreSQL server is known under TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PostgresTls {
+    /// PEM file of roots, one of which its certificate must stand under.
+    pub roots: PathBuf,
+    /// PEM files of the custodian's own certificate and key.
+    pub client: Option<(PathBuf, PathBuf)>,
+}
+
+/// On account of which message something changes.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin {
+    /// The lease.
+    pub lease_id: LeaseId,
+    /// The message's counter.
+    pub counter: u64,
+    /// The time.
+    pub now_ms: u64,
+}
+
+/// The database. Cheap to use from many tasks.
 #[derive(Debug)]
 pub struct Store {
-    writer: SqlitePool,
-    reader: SqlitePool,
+    database: Database,
 }
 
 impl Store {
-    /// Makes the database if there is none.
+    /// Makes the database file if there is none.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn create(file: &Path) -> Result<Self, StoreError> {
-        Self::connect(file, true).await
+        Ok(Self { database: Database::Sqlite(SqliteDatabase::connect(file, true).await?) })
     }
 
-    /// Opens the database, which must exist, and brings it to the current version.
+    /// Opens the database file, which must exist, and brings it to the current version.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn open(file: &Path) -> Result<Self, StoreError> {
-        Self::connect(file, false).await
+        Ok(Self { database: Database::Sqlite(SqliteDatabase::connect(file, false).await?) })
     }
 
-    async fn connect(file: &Path, create: bool) -> Result<Self, StoreError> {
-        let options = SqliteConnectOptions::new()
-            .filename(file)
-            .create_if_missing(create)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(BUSY_TIMEOUT)
-            // What is deleted is overwritten: a wrapped share that was given up does not linger in free pages.
-            .pragma("secure_delete", "on");
-        let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
-        schema::migrate(&writer).await?;
-        let reader =
-            SqlitePoolOptions::new().max_connections(READERS).connect_with(options.pragma("query_only", "on")).await?;
-        Ok(Self { writer, reader })
+    /// Connects to a server and brings the database, which may be empty, to the current version.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn connect(server: &PostgresServer) -> Result<Self, StoreError> {
+        Ok(Self { database: Database::Postgres(PostgresDatabase::connect(server).await?) })
     }
 
-    /// Waits for running statements and closes the files.
+    /// Whether other replicas can change it.
+    #[must_use]
+    pub const fn is_shared(&self) -> bool {
+        self.database.is_shared()
+    }
+
+    /// What other replicas change from now on.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn changes(&self) -> Result<Changes, StoreError> {
+        self.database.changes().await
+    }
+
+    /// Writes a copy of the database, as it is at one moment, to a file that must not exist.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn back_up(&self, to: &Path) -> Result<(), StoreError> {
+        self.database.back_up(to).await
+    }
+
+    /// Waits for running statements and closes the connections.
     pub async fn close(&self) {
-        self.reader.close().await;
-        self.writer.close().await;
-    }
-
-    /// A transaction that holds the write lock from its start, so that what it reads is still so when it writes.
-    async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
-        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+        self.database.close().await;
     }
 }
 
@@ -110,6 +176,14 @@ fn from_integer(value: i64, what: &'static str) -> Result<u64, StoreError> {
     u64::try_from(value).map_err(|_| StoreError::Damaged(what))
 }
 
+fn generation_from(value: i64) -> Result<u32, StoreError> {
+    u32::try_from(value).map_err(|_| StoreError::Damaged("generation"))
+}
+
 fn array<const N: usize>(bytes: &[u8], what: &'static str) -> Result<[u8; N], StoreError> {
     bytes.try_into().map_err(|_| StoreError::Damaged(what))
+}
+
+fn to_bytes<const N: usize>(id: Option<&[u8; N]>) -> Option<&[u8]> {
+    id.map(<[u8; N]>::as_slice)
 }

@@ -1,9 +1,10 @@
 //! The ceremony's last step at a custodian: it takes its share.
 //!
-//! Guarantees: a share is accepted once for a key store; it is the one that its own set commits to, at this custodian's place
+//! Guarantees: a share is the one that its own set commits to, at this custodian's place
 //! in the manifest, with as many shares as the manifest says; it is wrapped before it touches the disk, and the attestation
 //! document of the enclave that made it stays beside it as the record of where the root key came from. The same set again is
-//! acknowledged again, so that a ceremony that broke off can be repeated; another set is a conflict.
+//! acknowledged again; another set replaces it until version 1 is held here, so that a ceremony that broke off can be
+//! repeated, and is a conflict from then on.
 
 use std::sync::Arc;
 
@@ -66,7 +67,6 @@ impl Custodian {
                 let register = self.store.register(id).await?.map(|register| register.signed);
                 Ok(Reply::Conflict { register })
             }
-            Deposited::LeaseEnded => Err(lease_gone()),
         }
     }
 
@@ -94,11 +94,6 @@ pub(super) fn decode_share_set(bytes: &[u8]) -> Result<ShareSet, ServiceError> {
     cbor::decode::<StoredShareSet>(bytes)
         .map(|stored| stored.0)
         .map_err(|_| ServiceError::Internal("the stored share set is damaged".to_owned()))
-}
-
-/// A lease that ended while its message was being worked on.
-pub(super) fn lease_gone() -> ServiceError {
-    ServiceError::NotFound("this lease has ended; ask for a new release".to_owned())
 }
 
 fn check_set(key_store: &KeyStore, set: &ShareSet) -> Result<(), &'static str> {
@@ -140,7 +135,7 @@ mod tests {
     #[test]
     fn a_share_must_be_the_one_committed_to_at_this_place() {
         let commitments = vec![Commitment(share(1, 1).commitment()), Commitment(share(2, 2).commitment())];
-        let set = ShareSet { generation: 1, shares_needed: 2, commitments };
+        let set = ShareSet { generation: 1, shares_needed: 2, commitments, kms_ciphertext: None };
         let table = [
             (1, share(1, 1), true),
             (2, share(2, 2), true),

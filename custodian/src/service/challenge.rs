@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use holdfast_shared::cbor;
 use holdfast_shared::hpke;
-use holdfast_shared::ids::{CustodianId, KeyStoreId};
+use holdfast_shared::ids::{CustodianId, KeyStoreId, LeaseId};
 use holdfast_shared::labels;
 use holdfast_shared::limits;
 use holdfast_shared::release::{ChallengeAnswer, ChallengeRequest};
@@ -87,6 +87,21 @@ impl Challenges {
         if alive { Ok(()) } else { Err(ChallengeError::Expired) }
     }
 
+    /// An id for a lease: half random, half a MAC, so that one that was made up is told without looking for it.
+    pub(super) fn lease_id(&self, random: [u8; 8]) -> LeaseId {
+        let parts: [&[u8]; 2] = [self.custodian_id.as_bytes(), &random];
+        let tag = hmac::sign(&self.key, &hpke::bind(labels::LEASE_ID, &parts));
+        let mut id = [0; 16];
+        id.iter_mut().zip(random.iter().chain(tag.as_ref())).for_each(|(to, from)| *to = *from);
+        LeaseId(id)
+    }
+
+    /// Whether an id was made by [`Challenges::lease_id`], by this or another replica.
+    pub(super) fn is_lease_id(&self, id: LeaseId) -> bool {
+        let [random, _mac] = id.as_bytes().as_chunks::<8>().0 else { return false };
+        self.lease_id(*random).as_bytes().ct_eq(id.as_bytes()).into()
+    }
+
     fn mac(&self, key_store_id: KeyStoreId, time: [u8; 8], random: [u8; 8]) -> [u8; 16] {
         let parts: [&[u8]; 4] = [self.custodian_id.as_bytes(), key_store_id.as_bytes(), &time, &random];
         let tag = hmac::sign(&self.key, &hpke::bind(labels::CHALLENGE, &parts));
@@ -151,6 +166,20 @@ mod tests {
         {
             assert_eq!(other.check(&nonce, STORE, NOW_MS), Err(ChallengeError::NotOurs));
         }
+    }
+
+    #[test]
+    fn a_lease_id_is_told_from_one_that_was_made_up() {
+        let id = challenges().lease_id([3; 8]);
+        assert_eq!(id.as_bytes()[..8], [3; 8]);
+        assert!(challenges().is_lease_id(id));
+        for bit in 0..128 {
+            let mut changed = *id.as_bytes();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            assert!(!challenges().is_lease_id(LeaseId(changed)), "bit {bit}");
+        }
+        assert!(!Challenges::new(&[8; 32], CustodianId([2; 32])).is_lease_id(id));
+        assert!(!Challenges::new(&[7; 32], CustodianId([3; 32])).is_lease_id(id));
     }
 
     #[test]

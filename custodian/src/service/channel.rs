@@ -1,7 +1,7 @@
 //! The sealed channel: one message in, one message out, under the keys of a lease.
 //!
-//! Guarantees: a message is acted on only if it opens under its lease and its counter was not used; after a restart, whatever
-//! changed something before it is not accepted again. A refusal of what an authentic message asks travels sealed; refusals
+//! Guarantees: a message is acted on only if it opens under its lease and its counter was not used; what changed something
+//! changes nothing again, after a restart or at another replica. A refusal of what an authentic message asks travels sealed; refusals
 //! before that travel open, and an enclave must not believe more of them than that it got no answer.
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use holdfast_shared::limits;
 
 use super::lease::Lease;
 use super::{Custodian, ServiceError, carried_through};
-use crate::store::Origin;
+use crate::store::{Origin, StoreError};
 
 impl Custodian {
     /// `channel`: a message of an enclave that holds a lease.
@@ -21,15 +21,12 @@ impl Custodian {
     /// [`ServiceError`]: no such lease, or a message that does not open or was used.
     pub async fn channel(self: &Arc<Self>, body: &[u8]) -> Result<Vec<u8>, ServiceError> {
         let message: ChannelMessage = cbor::decode(body)?;
-        let lease = self.lease(message.lease_id)?;
+        let lease = self.lease(message.lease_id).await?;
         let now_ms = self.clock.now_ms();
         let counter = message.counter;
         let ask = self.open_ask(&lease, message).await?;
-        {
-            let mut state = lease.state();
-            state.counters.accept(counter).map_err(|error| ServiceError::Denied(error.to_string()))?;
-            state.seen_ms = state.seen_ms.max(now_ms);
-        }
+        lease.state().counters.accept(counter).map_err(StoreError::from)?;
+        self.note_seen(&lease, now_ms).await?;
         let origin = Origin { lease_id: lease.id, counter, now_ms };
         let reply = self.answer(&lease, ask, origin).await?;
         let sealed = channel::seal(&reply, Direction::Reply, &lease.keys.reply, lease.id, counter, &self.rng);
@@ -54,10 +51,11 @@ impl Custodian {
                 let change = async move { custodian.deposit(&held, set, share, origin).await };
                 self.change(lease, change).await
             }
-            Ask::Publish { version, previous, blob, results } => {
+            Ask::Publish { version, previous, blob, results, evidence: _ } => {
                 let change = async move { custodian.publish(&held, version, previous, blob, results, origin).await };
                 self.change(lease, change).await
             }
+            Ask::Copy { .. } | Ask::Commit { .. } | Ask::Retire { .. } => Ok(refused(lease, "is not done here yet")),
             Ask::Report { results } => {
                 carried_through(async move { custodian.report(&held, results, origin).await }).await
             }
@@ -79,7 +77,8 @@ impl Custodian {
 
     /// Ends a lease whose enclave the policy in force does not accept.
     pub(super) async fn end(&self, lease: &Lease, reason: &str) -> Result<Reply, ServiceError> {
-        self.store.end_lease(lease.id).await?;
+        self.store.end_lease(lease.key_store.id(), lease.id).await?;
+        lease.key_store.wake();
         self.leases().remove(&lease.id);
         tracing::warn!(key_store_id = %lease.key_store.id(), lease_id = %lease.id, boot_id = %lease.boot_id,
             "ended a lease: {reason}");

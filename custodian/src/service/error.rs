@@ -29,7 +29,7 @@ pub enum ServiceError {
     TooMany(String),
     /// The database.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Store(StoreError),
     /// The key-encryption key.
     #[error(transparent)]
     Kek(#[from] KekError),
@@ -41,6 +41,16 @@ pub enum ServiceError {
 impl From<DecodeError> for ServiceError {
     fn from(error: DecodeError) -> Self {
         Self::Malformed(error.to_string())
+    }
+}
+
+impl From<StoreError> for ServiceError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::LeaseEnded => Self::NotFound(error.to_string()),
+            StoreError::Replayed(_) => Self::Denied(error.to_string()),
+            _ => Self::Store(error),
+        }
     }
 }
 

@@ -106,7 +106,7 @@ pub(super) fn encode_policy(policy: &ReleasePolicy) -> Vec<u8> {
 impl Custodian {
     /// The release policy in force.
     pub(super) async fn policy(&self, key_store: &KeyStore) -> Result<ReleasePolicy, ServiceError> {
-        let bytes = self.store.release_policy(key_store.id()).await?;
+        let bytes = self.store.release_policy(key_store.id()).await?.policy;
         let stored: StoredPolicy = cbor::decode(&bytes).map_err(|_| StoreError::Damaged("release policy"))?;
         Ok(stored.0)
     }

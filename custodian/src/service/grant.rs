@@ -1,23 +1,23 @@
 //! What an accepted document obtains: a lease, and the share unless the key store is blocked.
 //!
 //! Guarantees: the nonce is spent, the lease kept and the release recorded in one step, and only then is the answer sent;
-//! a block that came between the decision and that step makes it be decided anew. A key store has a bounded number of leases: beyond it the one that was silent longest ends, which is a boot that is long gone.
+//! a block that came between the decision and that step makes it be decided anew. A key store has a bounded number of leases: beyond
+//! it the one that was silent longest ends, which is a boot that is long gone.
 
 use std::sync::{Arc, Mutex};
 
 use holdfast_shared::cbor;
 use holdfast_shared::ids::{KeyStoreId, LeaseId};
-use holdfast_shared::limits;
 use holdfast_shared::manifest::ReleasePolicy;
 use holdfast_shared::release::{self, ChannelKeys, HeldShare, ReleaseBinding, ReleaseContent, ReleaseError};
 
 use super::ceremony::decode_share_set;
 use super::evidence::Evidence;
-use super::lease::{Lease, LeaseState, ReplayWindow, wrap_keys};
+use super::lease::{Lease, LeaseState, wrap_keys};
 use super::orders::stored_overlay;
 use super::release::{Accepted, ReleaseDenied, encode_measurements};
 use super::{Custodian, KeyStore, ServiceError};
-use crate::store::{Granted, NewLease, ReleaseRecord, StoredOverlay, StoredShare};
+use crate::store::{Granted, NewLease, ReleaseRecord, ReplayWindow, StoredOverlay, StoredShare};
 
 /// How often a release is decided again because a block overlay came between.
 const GRANT_TRIES: usize = 8;
@@ -73,22 +73,25 @@ impl Custodian {
                 let grant = Arc::clone(&grant);
                 self.blocking(move |custodian| custodian.seal_release(&grant, holdings, share, blocked)).await??
             };
-            let evicted = self.longest_silent(&key_store);
-            match self.store.grant(&sealed.new, &sealed.record, evicted).await.map_err(ServiceError::from)? {
-                Granted::Kept => return Ok(self.granted(&key_store, sealed, evicted)),
+            match self.store.grant(&sealed.new, &sealed.record).await.map_err(ServiceError::from)? {
+                Granted::Kept { ended } => return Ok(self.granted(&key_store, sealed, ended)),
                 Granted::NonceSpent => return Err(Stop::Denied(ReleaseDenied::Replayed)),
                 Granted::OverlayChanged => {}
+                Granted::PolicyChanged => {
+                    let text = "another release policy came into force meanwhile; try again";
+                    return Err(ServiceError::Conflict(text.to_owned()).into());
+                }
             }
         }
         Err(ServiceError::Conflict("block overlays keep coming between; try again".to_owned()).into())
     }
 
     /// The lease is on disk: now it counts.
-    fn granted(&self, key_store: &KeyStore, sealed: Sealed, evicted: Option<LeaseId>) -> Vec<u8> {
+    fn granted(&self, key_store: &KeyStore, sealed: Sealed, ended: Option<LeaseId>) -> Vec<u8> {
         let Sealed { answer, lease, new, record } = sealed;
         {
             let mut leases = self.leases();
-            leases.retain(|id, lease| Some(*id) != evicted && lease.state().expires_ms > new.granted_ms);
+            leases.retain(|id, _| Some(*id) != ended);
             leases.insert(lease.id, Arc::new(lease));
         }
         tracing::info!(
@@ -101,7 +104,7 @@ impl Custodian {
     async fn holdings(&self, key_store: &KeyStore) -> Result<Holdings, ServiceError> {
         Ok(Holdings {
             overlay: self.store.overlay(key_store.id()).await?,
-            share: self.store.share(key_store.id()).await?,
+            share: self.store.shares(key_store.id()).await?.pop(),
             register: self.store.register(key_store.id()).await?.map(|register| register.signed),
         })
     }
@@ -115,7 +118,7 @@ impl Custodian {
     ) -> Result<Sealed, Stop> {
         let Grant { key_store, policy, document, accepted, now_ms } = grant;
         let now_ms = *now_ms;
-        let lease_id = LeaseId(self.random()?);
+        let lease_id = self.challenges.lease_id(self.random()?);
         let overlay_epoch = holdings.overlay.as_ref().map_or(0, |overlay| overlay.epoch);
         let reason = match (&share, blocked) {
             (Some(_), _) => "released the share",
@@ -131,11 +134,7 @@ impl Custodian {
             audit_heads: Vec::new(),
         };
         let (answer, keys) = self.seal_content(key_store, policy, accepted, &content)?;
-        let state = LeaseState {
-            expires_ms: now_ms.saturating_add(policy.lease_ms),
-            seen_ms: now_ms,
-            counters: ReplayWindow::after(0),
-        };
+        let state = LeaseState { seen_ms: now_ms, noted_ms: now_ms, counters: ReplayWindow::after(0) };
         let lease = Lease {
             id: lease_id,
             key_store: Arc::clone(key_store),
@@ -147,12 +146,11 @@ impl Custodian {
             },
             document: document.clone(),
             keys,
-            granted_ms: now_ms,
             state: Mutex::new(state),
         };
         let channel_keys = wrap_keys(&lease.keys, self.id, lease.key_store.id(), lease_id, &self.storage_key)
             .map_err(ServiceError::from)?;
-        let record = self.release_record(&lease, policy, reason);
+        let record = self.release_record(&lease, policy, reason, now_ms);
         let new = NewLease {
             lease_id,
             key_store_id: lease.key_store.id(),
@@ -192,9 +190,9 @@ impl Custodian {
         )
     }
 
-    fn release_record(&self, lease: &Lease, policy: &ReleasePolicy, reason: &str) -> ReleaseRecord {
+    fn release_record(&self, lease: &Lease, policy: &ReleasePolicy, reason: &str, now_ms: u64) -> ReleaseRecord {
         ReleaseRecord {
-            at_ms: lease.granted_ms,
+            at_ms: now_ms,
             key_store_id: lease.key_store.id(),
             released: true,
             reason: reason.to_owned(),
@@ -206,15 +204,6 @@ impl Custodian {
             lease_id: Some(lease.id),
             measurements: Some(encode_measurements(&lease.evidence.measurements)),
         }
-    }
-
-    /// The lease to end when a key store has as many as it may have.
-    fn longest_silent(&self, key_store: &KeyStore) -> Option<LeaseId> {
-        let leases = self.leases_of(key_store.id());
-        if leases.len() < limits::LEASES_MAX {
-            return None;
-        }
-        leases.iter().min_by_key(|lease| lease.state().seen_ms).map(|lease| lease.id)
     }
 
     async fn unwrap_share(&self, key_store_id: KeyStoreId, stored: &StoredShare) -> Result<HeldShare, ServiceError> {

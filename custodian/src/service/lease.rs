@@ -1,15 +1,23 @@
-//! Leases in memory: who may speak on the sealed channel, until when, and which counters were used.
+//! Leases: who may speak on the sealed channel, until when, and which counters were used.
+//!
+//! The database says which leases there are and when they end, for all replicas; memory keeps their keys. A message is taken
+//! once by each process (the window in memory), and what it *changes* once by all replicas (the window in the database, in the
+//! transaction that makes the change). A message that changes nothing, a plain watch or a fetch, can thus be replayed at another
+//! replica or after a restart by somebody who recorded it. That gains nothing: the answer is sealed for the enclave and bound
+//! to the counter, so that an enclave that has its answer does not open another; and a boot that is gone looks alive for as
+//! long as its recorded messages last.
+//!
+//! The id of a lease is half random and half a MAC, so that strangers who make up ids cause no look into the database.
 
 use core::num::NonZeroU32;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use holdfast_shared::cbor;
-use holdfast_shared::channel::ChannelError;
 use holdfast_shared::hpke;
 use holdfast_shared::ids::{BootId, CustodianId, KeyStoreId, LeaseId};
 use holdfast_shared::labels;
-use holdfast_shared::limits::{COUNTER_WINDOW, ENCLAVE_SILENT_MS};
+use holdfast_shared::limits::ENCLAVE_SILENT_MS;
 use holdfast_shared::release::ChannelKeys;
 use holdfast_shared::secrets::Secret;
 use zeroize::Zeroizing;
@@ -17,55 +25,17 @@ use zeroize::Zeroizing;
 use super::evidence::Evidence;
 use super::{Custodian, KeyStore, ServiceError, StartError};
 use crate::kek::{KekError, StorageKey};
-use crate::store::StoredLease;
+use crate::store::{ReplayWindow, StoredLease};
 
-/// Which counters of a lease were used. Concurrent requests overtake each other, so a message may come a little late; it may
-/// not come twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReplayWindow {
-    newest: u64,
-    /// Bit `i`: `newest - i` was used.
-    used: u64,
-}
+/// How often the database is told that an enclave was heard: the rest of [`ENCLAVE_SILENT_MS`] is longer than a watch is held.
+const NOTE_SEEN_MS: u64 = 4_000;
 
-impl ReplayWindow {
-    /// Everything up to `counter` counts as used.
-    #[must_use]
-    pub const fn after(counter: u64) -> Self {
-        Self { newest: counter, used: u64::MAX }
-    }
-
-    /// Uses `counter`.
-    ///
-    /// # Errors
-    /// [`ChannelError::Replayed`] when it was used, or is too far behind to know.
-    pub fn accept(&mut self, counter: u64) -> Result<(), ChannelError> {
-        let replayed = ChannelError::Replayed { last: self.newest, offered: counter };
-        if let Some(ahead) = counter.checked_sub(self.newest)
-            && ahead > 0
-        {
-            self.used = u32::try_from(ahead).ok().and_then(|ahead| self.used.checked_shl(ahead)).unwrap_or(0) | 1;
-            self.newest = counter;
-            return Ok(());
-        }
-        let behind = self.newest.saturating_sub(counter);
-        if behind >= COUNTER_WINDOW {
-            return Err(replayed);
-        }
-        let bit = u32::try_from(behind).ok().and_then(|behind| 1_u64.checked_shl(behind)).ok_or(replayed.clone())?;
-        if self.used & bit != 0 {
-            return Err(replayed);
-        }
-        self.used |= bit;
-        Ok(())
-    }
-}
-
-/// What changes about a lease.
+/// What changes about a lease in memory.
 #[derive(Debug)]
 pub(super) struct LeaseState {
-    pub(super) expires_ms: u64,
     pub(super) seen_ms: u64,
+    /// What the database knows of it.
+    pub(super) noted_ms: u64,
     pub(super) counters: ReplayWindow,
 }
 
@@ -79,7 +49,6 @@ pub(super) struct Lease {
     pub(super) evidence: Evidence,
     pub(super) document: Vec<u8>,
     pub(super) keys: ChannelKeys,
-    pub(super) granted_ms: u64,
     pub(super) state: Mutex<LeaseState>,
 }
 
@@ -95,11 +64,8 @@ impl Lease {
         let (ask, reply) = keys.expose().split_first_chunk::<32>().ok_or(StartError::Damaged("channel keys"))?;
         let keys = ChannelKeys { ask: secret(ask)?, reply: secret(reply)? };
         let evidence = cbor::decode(&stored.evidence).map_err(|_| StartError::Damaged("evidence"))?;
-        let state = LeaseState {
-            expires_ms: stored.expires_ms,
-            seen_ms: stored.seen_ms,
-            counters: ReplayWindow::after(stored.counter),
-        };
+        let state =
+            LeaseState { seen_ms: stored.times.seen_ms, noted_ms: stored.times.seen_ms, counters: stored.counters };
         Ok(Self {
             id: stored.lease_id,
             key_store,
@@ -108,7 +74,6 @@ impl Lease {
             evidence,
             document: stored.document,
             keys,
-            granted_ms: stored.granted_ms,
             state: Mutex::new(state),
         })
     }
@@ -143,61 +108,72 @@ fn aad(custodian_id: CustodianId, key_store_id: KeyStoreId, lease_id: LeaseId) -
 }
 
 impl Custodian {
-    /// Whether a lease has this id and has not ended: to refuse a long message before it is read.
-    pub fn is_live(&self, id: LeaseId) -> bool {
-        self.lease(id).is_ok()
+    /// Refuses an id that no lease has which has not ended: to refuse a long message before it is read.
+    ///
+    /// # Errors
+    /// [`ServiceError`].
+    pub async fn check_live(&self, id: LeaseId) -> Result<(), ServiceError> {
+        self.lease(id).await.map(|_| ())
     }
 
-    /// A lease that has not ended.
-    pub(super) fn lease(&self, id: LeaseId) -> Result<Arc<Lease>, ServiceError> {
+    /// A lease that has not ended, granted by this or another replica.
+    pub(super) async fn lease(&self, id: LeaseId) -> Result<Arc<Lease>, ServiceError> {
+        if !self.challenges.is_lease_id(id) {
+            return Err(unknown_lease());
+        }
         let now_ms = self.clock.now_ms();
-        let lease = self.leases().get(&id).cloned();
-        lease.filter(|lease| lease.state().expires_ms > now_ms).ok_or_else(|| {
-            ServiceError::NotFound("this lease is unknown or has ended; ask for a new release".to_owned())
-        })
+        let known = self.leases().get(&id).cloned();
+        if let Some(lease) = known {
+            if self.store.lease_times(id, now_ms).await?.is_some() {
+                return Ok(lease);
+            }
+            self.leases().remove(&id);
+            return Err(unknown_lease());
+        }
+        let stored = self.store.lease(id, now_ms).await?.ok_or_else(unknown_lease)?;
+        let key_store = self.key_store(stored.key_store_id)?;
+        let lease = Lease::restore(stored, key_store, self.id, &self.storage_key)
+            .map_err(|error| ServiceError::Internal(error.to_string()))?;
+        Ok(Arc::clone(self.leases().entry(id).or_insert_with(|| Arc::new(lease))))
+    }
+
+    /// Notes that an enclave asked something, in the database now and then.
+    pub(super) async fn note_seen(&self, lease: &Lease, now_ms: u64) -> Result<(), ServiceError> {
+        let due = {
+            let mut state = lease.state();
+            state.seen_ms = state.seen_ms.max(now_ms);
+            let due = now_ms.saturating_sub(state.noted_ms) >= NOTE_SEEN_MS;
+            if due {
+                state.noted_ms = now_ms;
+            }
+            due
+        };
+        if due {
+            self.store.note_seen(lease.id, now_ms).await?;
+        }
+        Ok(())
     }
 
     /// How many enclaves serve a key store, as far as they have asked lately; whoever is told this is one of them.
-    pub(super) fn enclaves_of(&self, key_store_id: KeyStoreId) -> NonZeroU32 {
+    pub(super) async fn enclaves_of(&self, key_store_id: KeyStoreId) -> Result<NonZeroU32, ServiceError> {
         let now_ms = self.clock.now_ms();
-        let leases = self.leases_of(key_store_id);
-        let heard = |lease: &&Arc<Lease>| now_ms.saturating_sub(lease.state().seen_ms) <= ENCLAVE_SILENT_MS;
-        let boots: BTreeSet<_> = leases.iter().filter(heard).map(|lease| lease.boot_id).collect();
-        u32::try_from(boots.len()).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN)
+        let holders = self.store.lease_holders(key_store_id, now_ms).await?;
+        let heard =
+            |id: LeaseId, noted_ms: u64| now_ms.saturating_sub(noted_ms.max(self.seen_here(id))) <= ENCLAVE_SILENT_MS;
+        let boots: BTreeSet<_> = holders
+            .into_iter()
+            .filter(|holder| heard(holder.lease_id, holder.seen_ms))
+            .map(|holder| holder.boot_id)
+            .collect();
+        Ok(u32::try_from(boots.len()).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN))
     }
 
-    /// The leases of a key store that have not ended.
-    pub(super) fn leases_of(&self, key_store_id: KeyStoreId) -> Vec<Arc<Lease>> {
-        let now_ms = self.clock.now_ms();
-        let mut leases: Vec<_> = self
-            .leases()
-            .values()
-            .filter(|lease| lease.key_store.id() == key_store_id && lease.state().expires_ms > now_ms)
-            .cloned()
-            .collect();
-        leases.sort_by_key(|lease| (lease.granted_ms, lease.id));
-        leases
+    /// When this process last heard the enclave that holds a lease; 0 for never.
+    pub(super) fn seen_here(&self, id: LeaseId) -> u64 {
+        self.leases().get(&id).map_or(0, |lease| lease.state().seen_ms)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_counter_is_used_once_and_may_come_a_little_late() {
-        let table: [(u64, &[(u64, bool)]); 5] = [
-            (0, &[(0, false), (1, true), (1, false), (2, true), (1, false)]),
-            (0, &[(3, true), (1, true), (2, true), (2, false), (1, false), (3, false), (0, false)]),
-            (10, &[(10, false), (9, false), (12, true), (11, true), (10, false), (11, false)]),
-            (0, &[(COUNTER_WINDOW + 1, true), (1, false), (2, true), (2, false)]),
-            (0, &[(u64::MAX, true), (u64::MAX, false), (u64::MAX - 1, true), (5, false)]),
-        ];
-        for (start, steps) in table {
-            let mut window = ReplayWindow::after(start);
-            for (counter, accepted) in steps {
-                assert_eq!(window.accept(*counter).is_ok(), *accepted, "{counter} after {start}: {window:?}");
-            }
-        }
-    }
+fn unknown_lease() -> ServiceError {
+    ServiceError::NotFound("this lease is unknown or has ended; ask for a new release".to_owned())
 }

@@ -13,7 +13,6 @@ use holdfast_shared::limits;
 use minicbor::bytes::ByteVec;
 use tokio::time::Instant;
 
-use super::ceremony::lease_gone;
 use super::lease::Lease;
 use super::{Custodian, ServiceError, carried_through};
 use crate::store::{News, Origin};
@@ -44,16 +43,14 @@ impl Custodian {
             let news = self.store.news(lease.key_store.id(), seen, self.clock.now_ms()).await?;
             let due = Instant::now() >= deadline || *stopping.borrow_and_update();
             if lease_ms.is_some() || due || !news.is_empty() {
-                return Ok(reply(lease_ms, news, self.enclaves_of(lease.key_store.id())));
+                return Ok(reply(lease_ms, news, self.enclaves_of(lease.key_store.id()).await?));
             }
             tokio::select! {
                 _ = changes.changed() => {}
                 _ = stopping.changed() => {}
                 () = tokio::time::sleep_until(deadline) => {}
             }
-            if !self.is_live(lease.id) {
-                return Err(lease_gone());
-            }
+            self.check_live(lease.id).await?;
         }
     }
 
@@ -64,10 +61,7 @@ impl Custodian {
             return Ok(Err(reason));
         }
         let expires_ms = origin.now_ms.saturating_add(policy.lease_ms);
-        if !self.store.renew(lease.id, origin.counter, origin.now_ms, expires_ms).await? {
-            return Err(lease_gone());
-        }
-        lease.state().expires_ms = expires_ms;
+        self.store.renew(lease.key_store.id(), origin, expires_ms).await?;
         Ok(Ok(policy.lease_ms))
     }
 }

@@ -3,7 +3,7 @@
 //! Guarantees: each is signed by those whom it must be signed by, is durable before it is acknowledged, changes nothing when
 //! it comes twice, and wakes the enclaves that wait for news. A manifest is accepted only from administrators whom the
 //! custodian's own configuration names, so that strangers cannot fill its disk. Approvals on commands are counted by the
-//! enclave; a copy with more signatures replaces the one that waits.
+//! enclave; the copy that waits gathers the signatures of all that come.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use holdfast_shared::signature::Envelope;
 
 use super::evidence::encode_policy;
 use super::{Custodian, KeyStore, ServiceError, carried_through};
-use crate::store::{Queued, StoredCommand, StoredOverlay};
+use crate::store::{Merged, Queued, StoreError, StoredCommand, StoredOverlay};
 
 /// How often a block is judged again because another one came between.
 const BLOCK_TRIES: usize = 8;
@@ -103,14 +103,8 @@ impl Custodian {
         command: StoredCommand,
         offered: &Envelope,
     ) -> Result<(), ServiceError> {
-        if let Some(known) = self.store.command(key_store.id(), command.command_id).await? {
-            let known: Envelope = cbor::decode(&known)?;
-            if known.unverified_payload() != offered.unverified_payload() {
-                let reason = "another command has this id; give each command an id of its own";
-                return Err(ServiceError::Conflict(reason.to_owned()));
-            }
-        }
-        match self.store.queue(&command, self.clock.now_ms()).await? {
+        let merge = |known: &[u8]| merged(known, offered);
+        match self.store.queue(&command, self.clock.now_ms(), &merge).await? {
             Queued::Waits => {
                 key_store.wake();
                 tracing::info!(key_store_id = %key_store.id(), command_id = %command.command_id,
@@ -118,6 +112,10 @@ impl Custodian {
                 Ok(())
             }
             Queued::Known => Ok(()),
+            Queued::Differs => {
+                let reason = "another command has this id; give each command an id of its own";
+                Err(ServiceError::Conflict(reason.to_owned()))
+            }
             Queued::Full => Err(ServiceError::TooMany(
                 "too many commands wait for an enclave; let it carry them out, or let them expire".to_owned(),
             )),
@@ -194,6 +192,19 @@ impl Custodian {
             .await??;
         Ok(judged)
     }
+}
+
+/// Both copies' signatures on one command: each copy was verified when it came.
+fn merged(known: &[u8], offered: &Envelope) -> Result<Merged, StoreError> {
+    let mut both: Envelope = cbor::decode(known).map_err(|_| StoreError::Damaged("command"))?;
+    Ok(match both.merge(offered) {
+        None => Merged::Differs,
+        Some(0) => Merged::Nothing,
+        Some(_) => Merged::Replaced {
+            signers: u32::try_from(both.signature_count()).unwrap_or(u32::MAX),
+            envelope: cbor::encode(&both).to_vec(),
+        },
+    })
 }
 
 /// An overlay from the database. It was verified when it was put in force.

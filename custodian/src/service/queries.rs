@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use holdfast_shared::cbor;
 use holdfast_shared::command::SealedResult;
-use holdfast_shared::ids::CommandId;
+use holdfast_shared::ids::{CommandId, KeyStoreId};
 use holdfast_shared::query::{self, Answer, KeyStoreStatus, LeaseInfo, Question, ResultState, VersionInfo};
 
-use super::lease::Lease;
+use super::evidence::Evidence;
 use super::orders::administrators;
 use super::{Custodian, KeyStore, ServiceError};
+use crate::store::StoredLease;
 
 impl Custodian {
     /// `queries`: what came of a command, what is blocked, how the key store is.
@@ -60,6 +61,11 @@ impl Custodian {
         Ok(if waits { ResultState::Pending } else { ResultState::Unknown })
     }
 
+    async fn lease_infos(&self, key_store_id: KeyStoreId, now_ms: u64) -> Result<Vec<LeaseInfo>, ServiceError> {
+        let leases = self.store.leases_of(key_store_id, now_ms).await?;
+        leases.into_iter().map(|lease| lease_info(self.seen_here(lease.lease_id), lease)).collect()
+    }
+
     async fn status(&self, key_store: &KeyStore, now_ms: u64) -> Result<KeyStoreStatus, ServiceError> {
         let id = key_store.id();
         let policy = self.policy(key_store).await?;
@@ -70,27 +76,28 @@ impl Custodian {
         });
         Ok(KeyStoreStatus {
             now_ms,
-            holds_share: self.store.share(id).await?.is_some(),
+            holds_share: !self.store.shares(id).await?.is_empty(),
             version,
             overlay_epoch: self.store.overlay(id).await?.map_or(0, |overlay| overlay.epoch),
             policy_epoch: policy.epoch,
             emulated_root: self.roots.is_emulated(&policy.trust_root) && self.roots.find(&policy.trust_root).is_some(),
-            leases: self.leases_of(id).iter().map(|lease| lease_info(lease)).collect(),
+            leases: self.lease_infos(id, now_ms).await?,
             pending: self.store.pending(id, now_ms).await?.into_iter().map(|(id, _)| id).collect(),
         })
     }
 }
 
-fn lease_info(lease: &Lease) -> LeaseInfo {
-    let state = lease.state();
-    LeaseInfo {
-        lease_id: lease.id,
+fn lease_info(seen_here_ms: u64, lease: StoredLease) -> Result<LeaseInfo, ServiceError> {
+    let evidence: Evidence =
+        cbor::decode(&lease.evidence).map_err(|_| ServiceError::Internal("stored evidence is damaged".to_owned()))?;
+    Ok(LeaseInfo {
+        lease_id: lease.lease_id,
         boot_id: lease.boot_id,
-        module_id: lease.module_id.clone(),
-        measurements: lease.evidence.measurements.clone(),
+        module_id: lease.module_id,
+        measurements: evidence.measurements,
         granted_ms: lease.granted_ms,
-        expires_ms: state.expires_ms,
-        seen_ms: state.seen_ms,
-        document: lease.document.clone(),
-    }
+        expires_ms: lease.times.expires_ms,
+        seen_ms: lease.times.seen_ms.max(seen_here_ms),
+        document: lease.document,
+    })
 }

@@ -13,17 +13,17 @@ use holdfast_shared::ids::{BlobId, CommandId};
 use holdfast_shared::keystore;
 use holdfast_shared::labels;
 use holdfast_shared::register::{self, RegisterEntry};
+use holdfast_shared::release::HeldEntry;
 
-use super::ceremony::lease_gone;
 use super::channel::refused;
 use super::lease::Lease;
 use super::{Custodian, ServiceError};
-use crate::store::{NewVersion, Origin, Published};
+use crate::store::{NewVersion, Origin, Published, StoredRegister};
 
 impl Custodian {
     pub(super) async fn fetch(&self, lease: &Lease, blob_id: BlobId) -> Result<Reply, ServiceError> {
         match self.store.blob(lease.key_store.id(), blob_id).await? {
-            Some(blob) => Ok(Reply::Blob { blob }),
+            Some(blob) => Ok(Reply::Blob { blob, evidence: Vec::new() }),
             None => Ok(refused(lease, "this custodian has no such sealed key store")),
         }
     }
@@ -42,14 +42,16 @@ impl Custodian {
         if !key_store.is_home() {
             return Ok(refused(lease, "this custodian is not the home custodian, which orders changes"));
         }
-        let Some(share) = self.store.share(key_store_id).await? else {
+        let shares = self.store.shares(key_store_id).await?;
+        if shares.is_empty() {
             return Ok(refused(lease, "the ceremony's share comes before the first version"));
-        };
+        }
         let Ok(header) = keystore::header(&blob) else {
             return Ok(refused(lease, "not a sealed key store"));
         };
-        if (header.key_store_id, header.version, header.previous, header.generation)
-            != (key_store_id, version, previous, share.generation)
+        let share = shares.into_iter().find(|share| share.generation == header.generation);
+        if (header.key_store_id, header.version, header.previous) != (key_store_id, version, previous)
+            || share.is_none()
         {
             return Ok(refused(lease, "the sealed key store's header says something else than the request"));
         }
@@ -69,18 +71,31 @@ impl Custodian {
             .map_err(|error| ServiceError::Internal(error.to_string()))?;
         let results = encode(&results);
         let boot_id = lease.boot_id;
-        let new = NewVersion { key_store_id, version, previous, blob_id, blob, register, results, boot_id };
+        let new = NewVersion {
+            key_store_id,
+            version,
+            previous,
+            blob_id,
+            blob,
+            generation: header.generation,
+            share_set: share.map(|share| share.share_set),
+            register,
+            evidence: Vec::new(),
+            results,
+            boot_id,
+            commit_now: true,
+        };
         match self.store.publish(&new, origin).await? {
             Published::Newest(register) => {
                 key_store.wake();
                 tracing::info!(key_store_id = %key_store_id, version, blob_id = %blob_id, boot_id = %boot_id, "new version");
-                Ok(Reply::Published { register })
+                Ok(Reply::Published { register: register.signed })
             }
             Published::Conflict(register) => {
                 tracing::info!(key_store_id = %key_store_id, version, boot_id = %boot_id, "another version came first");
-                Ok(Reply::Conflict { register })
+                Ok(Reply::Conflict { register: register.map(held) })
             }
-            Published::LeaseEnded => Err(lease_gone()),
+            Published::OtherShares => Ok(refused(lease, "is sealed under other shares than those that are kept here")),
         }
     }
 
@@ -93,8 +108,8 @@ impl Custodian {
         if !self.belong(lease, &results).await? {
             return Ok(refused(lease, "a result belongs to no command of this key store"));
         }
-        let kept = self.store.report(lease.key_store.id(), &encode(&results), origin).await?;
-        if kept { Ok(Reply::Reported) } else { Err(lease_gone()) }
+        self.store.report(lease.key_store.id(), &encode(&results), origin).await?;
+        Ok(Reply::Reported)
     }
 
     /// Whether each result belongs to a command that was queued here, or to the ceremony.
@@ -104,6 +119,11 @@ impl Custodian {
         let ids: Vec<_> = results.iter().map(|result| result.command_id).filter(|id| *id != ceremony).collect();
         Ok(self.store.knows_commands(key_store_id, &ids).await?)
     }
+}
+
+/// As it travels.
+pub(super) fn held(register: StoredRegister) -> HeldEntry {
+    HeldEntry { signed: register.signed, is_committed: register.committed }
 }
 
 fn encode(results: &[SealedResult]) -> Vec<(CommandId, Vec<u8>)> {

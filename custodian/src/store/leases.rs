@@ -1,11 +1,13 @@
-//! Leases, spent nonces, and the record of releases and refusals.
+//! Leases, spent nonces, and which messages of a lease were acted on.
 
 use holdfast_shared::ids::{BootId, KeyStoreId, LeaseId};
 use holdfast_shared::limits;
-use sqlx::{Sqlite, Transaction};
 
-use super::orders::overlay_epoch;
-use super::{Store, StoreError, array, from_integer, to_integer};
+use super::database::{Lock, Session, Transaction, write_transaction};
+use super::overlays::overlay_epoch;
+use super::records::{insert_record, prune_records};
+use super::window::ReplayWindow;
+use super::{Origin, ReleaseRecord, Store, StoreError, array, from_integer, to_integer};
 
 /// How long a spent nonce is remembered: longer than it lives, in case the clock is set back a little.
 const NONCE_KEPT_MS: u64 = 10 * limits::CHALLENGE_LIFE_MS;
@@ -60,241 +62,329 @@ pub struct StoredLease {
     pub channel_keys: Vec<u8>,
     /// When it was granted.
     pub granted_ms: u64,
-    /// When it ends.
-    pub expires_ms: u64,
-    /// When the enclave last changed anything through it.
-    pub seen_ms: u64,
-    /// The highest counter of a message that changed anything.
-    pub counter: u64,
+    /// What changes about it.
+    pub times: LeaseTimes,
+    /// Which counters messages had that changed something.
+    pub counters: ReplayWindow,
 }
 
-/// One line of the record of releases and refusals.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReleaseRecord {
-    /// When.
-    pub at_ms: u64,
-    /// The key store.
-    pub key_store_id: KeyStoreId,
-    /// Whether a lease was granted.
-    pub released: bool,
-    /// What was released, or why not.
-    pub reason: String,
-    /// The policy's epoch.
-    pub policy_epoch: u64,
-    /// Whether the evidence stands under an emulator's root.
-    pub emulated_root: bool,
-    /// The root under which the document was verified, if it was.
-    pub trust_root: Option<[u8; 32]>,
-    /// The enclave's name for itself, if that was verified.
-    pub module_id: Option<String>,
-    /// The boot, if that was verified.
-    pub boot_id: Option<BootId>,
-    /// The lease granted.
-    pub lease_id: Option<LeaseId>,
-    /// What was measured, encoded, if that was verified.
-    pub measurements: Option<Vec<u8>>,
+/// Who holds a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseHolder {
+    /// The lease.
+    pub lease_id: LeaseId,
+    /// The boot.
+    pub boot_id: BootId,
+    /// When it was last heard, to within what [`Store::note_seen`] is called for.
+    pub seen_ms: u64,
+}
+
+/// What changes about a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseTimes {
+    /// When it ends.
+    pub expires_ms: u64,
+    /// When the enclave was last heard, to within what [`Store::note_seen`] is called for.
+    pub seen_ms: u64,
 }
 
 /// What came of granting a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Granted {
-    /// It is kept.
-    Kept,
+    /// It is kept; the key store had too many, so the one that was silent longest ended.
+    Kept {
+        /// Which.
+        ended: Option<LeaseId>,
+    },
     /// The nonce was spent before; nothing was kept.
     NonceSpent,
     /// Another block overlay is in force by now; nothing was kept, and the nonce is not spent: decide again.
     OverlayChanged,
+    /// Another release policy is in force by now; nothing was kept, and the nonce is not spent: judge again.
+    PolicyChanged,
 }
 
 impl Store {
-    /// Spends the nonce, keeps the lease and records the release, and ends the lease `evicted`.
+    /// Spends the nonce, keeps the lease and records the release.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn grant(
-        &self,
-        lease: &NewLease,
-        record: &ReleaseRecord,
-        evicted: Option<LeaseId>,
-    ) -> Result<Granted, StoreError> {
-        let now = to_integer(lease.granted_ms, "time")?;
-        let mut transaction = self.begin().await?;
-        // A block that was acknowledged holds for every release that is not yet on record.
-        if overlay_epoch(&mut transaction, lease.key_store_id).await? != lease.overlay_epoch {
-            return Ok(Granted::OverlayChanged);
-        }
-        sqlx::query("DELETE FROM nonces WHERE expires_ms < ?").bind(now).execute(&mut *transaction).await?;
-        let fresh = sqlx::query("INSERT OR IGNORE INTO nonces (nonce, expires_ms) VALUES (?, ?)")
-            .bind(lease.nonce.as_slice())
-            .bind(to_integer(lease.granted_ms.saturating_add(NONCE_KEPT_MS), "time")?)
-            .execute(&mut *transaction)
+    pub async fn grant(&self, lease: &NewLease, record: &ReleaseRecord) -> Result<Granted, StoreError> {
+        write_transaction!(self, Lock::KeyStore(lease.key_store_id), grant(lease, record))
+    }
+
+    /// A lease that has not ended.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn lease(&self, lease_id: LeaseId, now_ms: u64) -> Result<Option<StoredLease>, StoreError> {
+        let row: Option<LeaseRow> = self
+            .database
+            .read()
             .await?
-            .rows_affected();
-        if fresh == 0 {
-            return Ok(Granted::NonceSpent);
-        }
-        sqlx::query("DELETE FROM leases WHERE expires_ms <= ? OR lease_id = ?")
-            .bind(now)
-            .bind(evicted.as_ref().map(|id| id.as_bytes().as_slice()))
-            .execute(&mut *transaction)
+            .fetch_optional(
+                "SELECT lease_id, key_store_id, boot_id, module_id, evidence, document, channel_keys, granted_ms, \
+                 expires_ms, seen_ms, counter, used FROM leases WHERE lease_id = $1 AND expires_ms > $2",
+                &[lease_id.as_bytes().into(), to_integer(now_ms, "time")?.into()],
+            )
             .await?;
-        sqlx::query(
-            "INSERT INTO leases (lease_id, key_store_id, boot_id, module_id, audit_public_key, evidence, document, \
-             channel_keys, policy_epoch, granted_ms, expires_ms, seen_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        )
-        .bind(lease.lease_id.as_bytes().as_slice())
-        .bind(lease.key_store_id.as_bytes().as_slice())
-        .bind(lease.boot_id.as_bytes().as_slice())
-        .bind(&lease.module_id)
-        .bind(lease.audit_public_key.as_slice())
-        .bind(&lease.evidence)
-        .bind(&lease.document)
-        .bind(&lease.channel_keys)
-        .bind(to_integer(lease.policy_epoch, "policy epoch")?)
-        .bind(now)
-        .bind(to_integer(lease.expires_ms, "time")?)
-        .bind(now)
-        .execute(&mut *transaction)
-        .await?;
-        insert_record(&mut transaction, record).await?;
-        transaction.commit().await?;
-        Ok(Granted::Kept)
+        row.map(StoredLease::try_from).transpose()
     }
 
-    /// Records a refusal; of each key store the newest [`limits::REFUSALS_KEPT_MAX`] are kept.
+    /// What changes about a lease, if it has not ended.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn record_refusal(&self, record: &ReleaseRecord) -> Result<(), StoreError> {
-        let id = record.key_store_id.as_bytes().as_slice();
-        let mut transaction = self.begin().await?;
-        insert_record(&mut transaction, record).await?;
-        sqlx::query(
-            "DELETE FROM releases WHERE key_store_id = ? AND released = 0 AND id <= (SELECT id FROM releases \
-             WHERE key_store_id = ? AND released = 0 ORDER BY id DESC LIMIT 1 OFFSET ?)",
-        )
-        .bind(id)
-        .bind(id)
-        .bind(limits::REFUSALS_KEPT_MAX)
-        .execute(&mut *transaction)
-        .await?;
-        transaction.commit().await?;
-        Ok(())
+    pub async fn lease_times(&self, lease_id: LeaseId, now_ms: u64) -> Result<Option<LeaseTimes>, StoreError> {
+        let row: Option<(i64, i64)> = self
+            .database
+            .read()
+            .await?
+            .fetch_optional(
+                "SELECT expires_ms, seen_ms FROM leases WHERE lease_id = $1 AND expires_ms > $2",
+                &[lease_id.as_bytes().into(), to_integer(now_ms, "time")?.into()],
+            )
+            .await?;
+        row.map(LeaseTimes::try_from).transpose()
     }
 
-    /// The newest records of a key store, newest first.
+    /// The leases of a key store that have not ended, oldest first.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn release_records(
-        &self,
-        key_store_id: KeyStoreId,
-        at_most: u32,
-    ) -> Result<Vec<ReleaseRecord>, StoreError> {
-        let rows: Vec<RecordRow> = sqlx::query_as(
-            "SELECT at_ms, released, reason, policy_epoch, emulated_root, trust_root, module_id, boot_id, lease_id, \
-             measurements FROM releases WHERE key_store_id = ? ORDER BY id DESC LIMIT ?",
-        )
-        .bind(key_store_id.as_bytes().as_slice())
-        .bind(at_most)
-        .fetch_all(&self.reader)
-        .await?;
-        rows.into_iter().map(|row| row.into_record(key_store_id)).collect()
-    }
-
-    /// The leases that have not ended.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn leases(&self, now_ms: u64) -> Result<Vec<StoredLease>, StoreError> {
-        let rows: Vec<LeaseRow> = sqlx::query_as(
-            "SELECT lease_id, key_store_id, boot_id, module_id, evidence, document, channel_keys, granted_ms, expires_ms, \
-             seen_ms, counter FROM leases WHERE expires_ms > ?",
-        )
-        .bind(to_integer(now_ms, "time")?)
-        .fetch_all(&self.reader)
-        .await?;
+    pub async fn leases_of(&self, key_store_id: KeyStoreId, now_ms: u64) -> Result<Vec<StoredLease>, StoreError> {
+        let rows: Vec<LeaseRow> = self
+            .database
+            .read()
+            .await?
+            .fetch_all(
+                "SELECT lease_id, key_store_id, boot_id, module_id, evidence, document, channel_keys, granted_ms, \
+                 expires_ms, seen_ms, counter, used FROM leases WHERE key_store_id = $1 AND expires_ms > $2 \
+                 ORDER BY granted_ms, lease_id",
+                &[key_store_id.as_bytes().into(), to_integer(now_ms, "time")?.into()],
+            )
+            .await?;
         rows.into_iter().map(StoredLease::try_from).collect()
     }
 
-    /// Extends a lease on account of the message with `counter`. False when the lease is gone.
+    /// Who holds the leases of a key store that have not ended.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn renew(
-        &self,
-        lease_id: LeaseId,
-        counter: u64,
-        now_ms: u64,
-        expires_ms: u64,
-    ) -> Result<bool, StoreError> {
-        let mut transaction = self.begin().await?;
-        if !count_message(&mut transaction, lease_id, counter, now_ms).await? {
-            return Ok(false);
-        }
-        sqlx::query("UPDATE leases SET expires_ms = ? WHERE lease_id = ?")
-            .bind(to_integer(expires_ms, "time")?)
-            .bind(lease_id.as_bytes().as_slice())
-            .execute(&mut *transaction)
+    pub async fn lease_holders(&self, key_store_id: KeyStoreId, now_ms: u64) -> Result<Vec<LeaseHolder>, StoreError> {
+        let rows: Vec<(Vec<u8>, Vec<u8>, i64)> = self
+            .database
+            .read()
+            .await?
+            .fetch_all(
+                "SELECT lease_id, boot_id, seen_ms FROM leases WHERE key_store_id = $1 AND expires_ms > $2",
+                &[key_store_id.as_bytes().into(), to_integer(now_ms, "time")?.into()],
+            )
             .await?;
-        transaction.commit().await?;
-        Ok(true)
+        rows.into_iter()
+            .map(|(lease_id, boot_id, seen_ms)| {
+                Ok(LeaseHolder {
+                    lease_id: LeaseId(array(&lease_id, "lease id")?),
+                    boot_id: BootId(array(&boot_id, "boot id")?),
+                    seen_ms: from_integer(seen_ms, "time")?,
+                })
+            })
+            .collect()
+    }
+
+    /// The ids of all leases that have not ended.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn live_leases(&self, now_ms: u64) -> Result<Vec<LeaseId>, StoreError> {
+        let rows: Vec<(Vec<u8>,)> = self
+            .database
+            .read()
+            .await?
+            .fetch_all("SELECT lease_id FROM leases WHERE expires_ms > $1", &[to_integer(now_ms, "time")?.into()])
+            .await?;
+        rows.into_iter().map(|(id,)| Ok(LeaseId(array(&id, "lease id")?))).collect()
+    }
+
+    /// Extends a lease on account of a message.
+    ///
+    /// # Errors
+    /// [`StoreError`], [`StoreError::LeaseEnded`] and [`StoreError::Replayed`] among them.
+    pub async fn renew(&self, key_store_id: KeyStoreId, origin: Origin, expires_ms: u64) -> Result<(), StoreError> {
+        write_transaction!(self, Lock::KeyStore(key_store_id), renew(origin, expires_ms))
+    }
+
+    /// Notes that an enclave was heard that changed nothing.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn note_seen(&self, lease_id: LeaseId, now_ms: u64) -> Result<(), StoreError> {
+        write_transaction!(self, Lock::Nothing, note_seen(lease_id, now_ms))
     }
 
     /// Ends a lease.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn end_lease(&self, lease_id: LeaseId) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM leases WHERE lease_id = ?")
-            .bind(lease_id.as_bytes().as_slice())
-            .execute(&self.writer)
-            .await?;
-        Ok(())
+    pub async fn end_lease(&self, key_store_id: KeyStoreId, lease_id: LeaseId) -> Result<(), StoreError> {
+        write_transaction!(self, Lock::KeyStore(key_store_id), end_lease(key_store_id, lease_id))
     }
 }
 
-/// Notes that the message with `counter` changes something, so that after a restart it is not accepted again. False when the
-/// lease is gone.
-pub(super) async fn count_message(
-    transaction: &mut Transaction<'static, Sqlite>,
-    lease_id: LeaseId,
-    counter: u64,
-    now_ms: u64,
-) -> Result<bool, StoreError> {
-    let updated =
-        sqlx::query("UPDATE leases SET counter = max(counter, ?), seen_ms = max(seen_ms, ?) WHERE lease_id = ?")
-            .bind(to_integer(counter, "counter")?)
-            .bind(to_integer(now_ms, "time")?)
-            .bind(lease_id.as_bytes().as_slice())
-            .execute(&mut **transaction)
-            .await?
-            .rows_affected();
-    Ok(updated == 1)
+async fn grant(transaction: &mut Transaction, lease: &NewLease, record: &ReleaseRecord) -> Result<Granted, StoreError> {
+    let now = to_integer(lease.granted_ms, "time")?;
+    // A block, or a policy, that was acknowledged holds for every release that is not yet on record.
+    if overlay_epoch(transaction, lease.key_store_id).await? != lease.overlay_epoch {
+        return Ok(Granted::OverlayChanged);
+    }
+    if policy_epoch(transaction, lease.key_store_id).await? != lease.policy_epoch {
+        return Ok(Granted::PolicyChanged);
+    }
+    let kept_until = to_integer(lease.granted_ms.saturating_add(NONCE_KEPT_MS), "time")?;
+    let fresh = transaction
+        .execute(
+            "INSERT INTO nonces (nonce, expires_ms) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+            &[(&lease.nonce).into(), kept_until.into()],
+        )
+        .await?;
+    if fresh == 0 {
+        return Ok(Granted::NonceSpent);
+    }
+    transaction.execute("DELETE FROM nonces WHERE expires_ms < $1", &[now.into()]).await?;
+    transaction.execute("DELETE FROM leases WHERE expires_ms <= $1", &[now.into()]).await?;
+    let ended = end_longest_silent(transaction, lease.key_store_id).await?;
+    insert_lease(transaction, lease, now).await?;
+    insert_record(transaction, record).await?;
+    prune_records(transaction, lease.key_store_id, true, limits::RELEASES_KEPT_MAX).await?;
+    Ok(Granted::Kept { ended })
 }
 
-async fn insert_record(
-    transaction: &mut Transaction<'static, Sqlite>,
-    record: &ReleaseRecord,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO releases (at_ms, key_store_id, released, reason, policy_epoch, emulated_root, trust_root, module_id, \
-         boot_id, lease_id, measurements) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-    )
-    .bind(to_integer(record.at_ms, "time")?)
-    .bind(record.key_store_id.as_bytes().as_slice())
-    .bind(record.released)
-    .bind(&record.reason)
-    .bind(to_integer(record.policy_epoch, "policy epoch")?)
-    .bind(record.emulated_root)
-    .bind(record.trust_root.as_ref().map(<[u8; 32]>::as_slice))
-    .bind(&record.module_id)
-    .bind(record.boot_id.as_ref().map(|id| id.as_bytes().as_slice()))
-    .bind(record.lease_id.as_ref().map(|id| id.as_bytes().as_slice()))
-    .bind(&record.measurements)
-    .execute(&mut **transaction)
-    .await?;
+/// Makes room when a key store has as many leases as it may have: a boot that is long gone was silent longest.
+async fn end_longest_silent(
+    transaction: &mut Transaction,
+    key_store_id: KeyStoreId,
+) -> Result<Option<LeaseId>, StoreError> {
+    let id = key_store_id.as_bytes();
+    let (count,): (i64,) =
+        transaction.fetch_one("SELECT count(*) FROM leases WHERE key_store_id = $1", &[id.into()]).await?;
+    if usize::try_from(count).unwrap_or(usize::MAX) < limits::LEASES_MAX {
+        return Ok(None);
+    }
+    let silent: Option<(Vec<u8>,)> = transaction
+        .fetch_optional(
+            "SELECT lease_id FROM leases WHERE key_store_id = $1 ORDER BY seen_ms, granted_ms, lease_id LIMIT 1",
+            &[id.into()],
+        )
+        .await?;
+    let Some((silent,)) = silent else { return Ok(None) };
+    transaction.execute("DELETE FROM leases WHERE lease_id = $1", &[(&silent).into()]).await?;
+    Ok(Some(LeaseId(array(&silent, "lease id")?)))
+}
+
+async fn insert_lease(transaction: &mut Transaction, lease: &NewLease, now: i64) -> Result<(), StoreError> {
+    let (counter, used) = stored_window(ReplayWindow::after(0))?;
+    transaction
+        .execute(
+            "INSERT INTO leases (lease_id, key_store_id, boot_id, module_id, audit_public_key, evidence, document, \
+             channel_keys, policy_epoch, granted_ms, expires_ms, seen_ms, counter, used) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+            &[
+                lease.lease_id.as_bytes().into(),
+                lease.key_store_id.as_bytes().into(),
+                lease.boot_id.as_bytes().into(),
+                lease.module_id.as_str().into(),
+                (&lease.audit_public_key).into(),
+                (&lease.evidence).into(),
+                (&lease.document).into(),
+                (&lease.channel_keys).into(),
+                to_integer(lease.policy_epoch, "policy epoch")?.into(),
+                now.into(),
+                to_integer(lease.expires_ms, "time")?.into(),
+                now.into(),
+                counter.into(),
+                used.into(),
+            ],
+        )
+        .await?;
     Ok(())
+}
+
+async fn policy_epoch(session: &mut Session, key_store_id: KeyStoreId) -> Result<u64, StoreError> {
+    let row: Option<(i64,)> = session
+        .fetch_optional(
+            "SELECT epoch FROM release_policies WHERE key_store_id = $1 ORDER BY epoch DESC LIMIT 1",
+            &[key_store_id.as_bytes().into()],
+        )
+        .await?;
+    row.map_or(Ok(0), |(epoch,)| from_integer(epoch, "policy epoch"))
+}
+
+async fn renew(transaction: &mut Transaction, origin: Origin, expires_ms: u64) -> Result<(), StoreError> {
+    count_message(transaction, origin).await?;
+    transaction
+        .execute(
+            "UPDATE leases SET expires_ms = $1 WHERE lease_id = $2",
+            &[to_integer(expires_ms, "time")?.into(), origin.lease_id.as_bytes().into()],
+        )
+        .await?;
+    Ok(())
+}
+
+async fn note_seen(transaction: &mut Transaction, lease_id: LeaseId, now_ms: u64) -> Result<(), StoreError> {
+    transaction
+        .execute(
+            "UPDATE leases SET seen_ms = $1 WHERE lease_id = $2 AND seen_ms < $1",
+            &[to_integer(now_ms, "time")?.into(), lease_id.as_bytes().into()],
+        )
+        .await?;
+    Ok(())
+}
+
+async fn end_lease(
+    transaction: &mut Transaction,
+    key_store_id: KeyStoreId,
+    lease_id: LeaseId,
+) -> Result<(), StoreError> {
+    transaction.execute("DELETE FROM leases WHERE lease_id = $1", &[lease_id.as_bytes().into()]).await?;
+    transaction.announce(key_store_id).await
+}
+
+/// Uses the counter of a message that changes something, so that it is acted on once: after a restart, and at whichever replica.
+/// The transaction holds the lock of the lease's key store.
+pub(super) async fn count_message(transaction: &mut Transaction, origin: Origin) -> Result<(), StoreError> {
+    let now = to_integer(origin.now_ms, "time")?;
+    let lease_id = origin.lease_id.as_bytes();
+    let row: Option<(i64, i64)> = transaction
+        .fetch_optional(
+            "SELECT counter, used FROM leases WHERE lease_id = $1 AND expires_ms > $2",
+            &[lease_id.into(), now.into()],
+        )
+        .await?;
+    let Some((counter, used)) = row else { return Err(StoreError::LeaseEnded) };
+    let mut window = ReplayWindow::stored(from_integer(counter, "counter")?, used.cast_unsigned());
+    window.accept(origin.counter)?;
+    let (counter, used) = stored_window(window)?;
+    transaction
+        .execute(
+            "UPDATE leases SET counter = $1, used = $2, \
+             seen_ms = CASE WHEN seen_ms < $3 THEN $3 ELSE seen_ms END WHERE lease_id = $4",
+            &[counter.into(), used.into(), now.into(), lease_id.into()],
+        )
+        .await?;
+    Ok(())
+}
+
+fn stored_window(window: ReplayWindow) -> Result<(i64, i64), StoreError> {
+    let (counter, used) = window.parts();
+    Ok((to_integer(counter, "counter")?, used.cast_signed()))
+}
+
+impl TryFrom<(i64, i64)> for LeaseTimes {
+    type Error = StoreError;
+
+    fn try_from((expires_ms, seen_ms): (i64, i64)) -> Result<Self, StoreError> {
+        Ok(Self { expires_ms: from_integer(expires_ms, "time")?, seen_ms: from_integer(seen_ms, "time")? })
+    }
 }
 
 #[derive(sqlx::FromRow)]
@@ -310,6 +400,7 @@ struct LeaseRow {
     expires_ms: i64,
     seen_ms: i64,
     counter: i64,
+    used: i64,
 }
 
 impl TryFrom<LeaseRow> for StoredLease {
@@ -325,41 +416,8 @@ impl TryFrom<LeaseRow> for StoredLease {
             document: row.document,
             channel_keys: row.channel_keys,
             granted_ms: from_integer(row.granted_ms, "time")?,
-            expires_ms: from_integer(row.expires_ms, "time")?,
-            seen_ms: from_integer(row.seen_ms, "time")?,
-            counter: from_integer(row.counter, "counter")?,
-        })
-    }
-}
-
-#[derive(sqlx::FromRow)]
-struct RecordRow {
-    at_ms: i64,
-    released: bool,
-    reason: String,
-    policy_epoch: i64,
-    emulated_root: bool,
-    trust_root: Option<Vec<u8>>,
-    module_id: Option<String>,
-    boot_id: Option<Vec<u8>>,
-    lease_id: Option<Vec<u8>>,
-    measurements: Option<Vec<u8>>,
-}
-
-impl RecordRow {
-    fn into_record(self, key_store_id: KeyStoreId) -> Result<ReleaseRecord, StoreError> {
-        Ok(ReleaseRecord {
-            at_ms: from_integer(self.at_ms, "time")?,
-            key_store_id,
-            released: self.released,
-            reason: self.reason,
-            policy_epoch: from_integer(self.policy_epoch, "policy epoch")?,
-            emulated_root: self.emulated_root,
-            trust_root: self.trust_root.map(|root| array(&root, "trust root")).transpose()?,
-            module_id: self.module_id,
-            boot_id: self.boot_id.map(|id| array(&id, "boot id")).transpose()?.map(BootId),
-            lease_id: self.lease_id.map(|id| array(&id, "lease id")).transpose()?.map(LeaseId),
-            measurements: self.measurements,
+            times: LeaseTimes::try_from((row.expires_ms, row.seen_ms))?,
+            counters: ReplayWindow::stored(from_integer(row.counter, "counter")?, row.used.cast_unsigned()),
         })
     }
 }

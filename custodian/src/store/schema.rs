@@ -1,14 +1,26 @@
 //! The tables, and how a database reaches the current version.
 //!
-//! Versions are steps that are never changed once released; `user_version` counts those that were applied. Each step and its
-//! count are one transaction.
+//! Versions are steps that are never changed once released; SQLite's `user_version` and PostgreSQL's table `schema_version`
+//! count those that were applied. Each step and its count are one transaction. A step is written once, with SQLite's names of
+//! types; [`for_postgres`] puts PostgreSQL's in their place.
 
+use sqlx::postgres::PgPool;
 use sqlx::sqlite::SqlitePool;
 
 use super::StoreError;
 
 /// Step `i` brings version `i` to `i + 1`.
 const STEPS: [&str; 1] = [STEP_1];
+
+/// What SQLite's dialect has and PostgreSQL's has under another name.
+const POSTGRES_NAMES: [(&str, &str); 4] = [
+    ("INTEGER PRIMARY KEY AUTOINCREMENT", "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY"),
+    ("INTEGER", "BIGINT"),
+    ("BLOB", "BYTEA"),
+    (") STRICT;", ");"),
+];
+/// Two replicas that start at once migrate one after the other: a number of ours among those of the server's applications.
+const MIGRATION_LOCK: i64 = 0x0068_6f6c_6466_6173;
 
 const STEP_1: &str = "
 CREATE TABLE settings (
@@ -18,23 +30,55 @@ CREATE TABLE settings (
 
 CREATE TABLE key_stores (
     key_store_id BLOB PRIMARY KEY CHECK (length(key_store_id) = 32),
-    manifest     BLOB NOT NULL,
     enrolled_ms  INTEGER NOT NULL
 ) STRICT;
 
-CREATE TABLE release_policies (
+-- Sequence 0 is the manifest that gave the key store its id; each further one is a successor.
+CREATE TABLE manifests (
     key_store_id BLOB NOT NULL REFERENCES key_stores,
-    epoch        INTEGER NOT NULL CHECK (epoch >= 1),
-    policy       BLOB NOT NULL,
+    sequence     INTEGER NOT NULL CHECK (sequence >= 0),
+    signed       BLOB NOT NULL,
     recorded_ms  INTEGER NOT NULL,
+    PRIMARY KEY (key_store_id, sequence)
+) STRICT;
+
+-- The first comes with the manifest, each further one by a signed update.
+CREATE TABLE release_policies (
+    key_store_id  BLOB NOT NULL REFERENCES key_stores,
+    epoch         INTEGER NOT NULL CHECK (epoch >= 1),
+    policy        BLOB NOT NULL,
+    signed_update BLOB,
+    recorded_ms   INTEGER NOT NULL,
     PRIMARY KEY (key_store_id, epoch)
+) STRICT;
+
+CREATE TABLE release_approvals (
+    key_store_id     BLOB NOT NULL REFERENCES key_stores,
+    boot_id          BLOB NOT NULL CHECK (length(boot_id) = 16),
+    administrator_id BLOB NOT NULL CHECK (length(administrator_id) = 32),
+    signed           BLOB NOT NULL,
+    expires_ms       INTEGER NOT NULL,
+    PRIMARY KEY (key_store_id, boot_id, administrator_id)
+) STRICT;
+
+-- Boots that asked for a release and wait for approvals.
+CREATE TABLE release_requests (
+    key_store_id BLOB NOT NULL REFERENCES key_stores,
+    boot_id      BLOB NOT NULL CHECK (length(boot_id) = 16),
+    module_id    TEXT NOT NULL,
+    measurements BLOB NOT NULL,
+    first_ms     INTEGER NOT NULL,
+    last_ms      INTEGER NOT NULL,
+    PRIMARY KEY (key_store_id, boot_id)
 ) STRICT;
 
 CREATE TABLE nonces (
     nonce      BLOB PRIMARY KEY CHECK (length(nonce) = 32),
     expires_ms INTEGER NOT NULL
 ) STRICT;
+CREATE INDEX nonces_by_expiry ON nonces (expires_ms);
 
+-- counter and used: the replay window of messages that changed something, see ReplayWindow.
 CREATE TABLE leases (
     lease_id         BLOB PRIMARY KEY CHECK (length(lease_id) = 16),
     key_store_id     BLOB NOT NULL REFERENCES key_stores,
@@ -48,8 +92,10 @@ CREATE TABLE leases (
     granted_ms       INTEGER NOT NULL,
     expires_ms       INTEGER NOT NULL,
     seen_ms          INTEGER NOT NULL,
-    counter          INTEGER NOT NULL DEFAULT 0
+    counter          INTEGER NOT NULL,
+    used             INTEGER NOT NULL
 ) STRICT;
+CREATE INDEX leases_of_key_store ON leases (key_store_id, expires_ms);
 
 CREATE TABLE shares (
     key_store_id BLOB NOT NULL REFERENCES key_stores,
@@ -65,9 +111,12 @@ CREATE TABLE versions (
     key_store_id BLOB NOT NULL REFERENCES key_stores,
     version      INTEGER NOT NULL CHECK (version >= 1),
     blob_id      BLOB NOT NULL CHECK (length(blob_id) = 32),
+    generation   INTEGER NOT NULL CHECK (generation >= 1),
     register     BLOB NOT NULL,
+    evidence     BLOB NOT NULL,
     recorded_ms  INTEGER NOT NULL,
     boot_id      BLOB NOT NULL CHECK (length(boot_id) = 16),
+    committed    INTEGER NOT NULL CHECK (committed IN (0, 1)),
     blob         BLOB NOT NULL,
     PRIMARY KEY (key_store_id, version),
     UNIQUE (key_store_id, blob_id)
@@ -81,24 +130,38 @@ CREATE TABLE overlays (
     PRIMARY KEY (key_store_id, epoch)
 ) STRICT;
 
+-- They wait in the order of their places. Those that a version carried out are kept for good: the history shows who ordered
+-- what.
 CREATE TABLE commands (
     key_store_id BLOB NOT NULL REFERENCES key_stores,
     command_id   BLOB NOT NULL CHECK (length(command_id) = 16),
     envelope     BLOB NOT NULL,
     signers      INTEGER NOT NULL,
+    place        INTEGER NOT NULL,
     received_ms  INTEGER NOT NULL,
     expires_ms   INTEGER NOT NULL,
     done         INTEGER NOT NULL DEFAULT 0 CHECK (done IN (0, 1)),
     PRIMARY KEY (key_store_id, command_id)
 ) STRICT;
 
+-- The version is missing where a result came without one.
 CREATE TABLE results (
     key_store_id BLOB NOT NULL REFERENCES key_stores,
     command_id   BLOB NOT NULL CHECK (length(command_id) = 16),
+    version      INTEGER,
     sealed       BLOB NOT NULL,
     recorded_ms  INTEGER NOT NULL,
     PRIMARY KEY (key_store_id, command_id)
 ) STRICT;
+
+-- Which commands a version carried out; stays when results are forgotten.
+CREATE TABLE version_commands (
+    key_store_id BLOB NOT NULL REFERENCES key_stores,
+    version      INTEGER NOT NULL,
+    command_id   BLOB NOT NULL CHECK (length(command_id) = 16),
+    PRIMARY KEY (key_store_id, version, command_id)
+) STRICT;
+CREATE INDEX versions_of_command ON version_commands (key_store_id, command_id);
 
 CREATE TABLE releases (
     id            INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -114,23 +177,59 @@ CREATE TABLE releases (
     lease_id      BLOB,
     measurements  BLOB
 ) STRICT;
-CREATE INDEX releases_of_key_store ON releases (key_store_id, released, id);
+CREATE INDEX releases_of_key_store ON releases (key_store_id, id);
+CREATE INDEX releases_by_outcome ON releases (key_store_id, released, id);
 ";
 
-pub(super) async fn migrate(writer: &SqlitePool) -> Result<(), StoreError> {
-    let known = i64::try_from(STEPS.len()).map_err(|_| StoreError::OutOfRange("schema version"))?;
-    let mut transaction = writer.begin_with("BEGIN EXCLUSIVE").await?;
-    let (found,): (i64,) = sqlx::query_as("PRAGMA user_version").fetch_one(&mut *transaction).await?;
+fn for_postgres(step: &str) -> String {
+    POSTGRES_NAMES.iter().fold(step.to_owned(), |step, (sqlite, postgres)| step.replace(sqlite, postgres))
+}
+
+/// The steps that a database of version `found` lacks.
+fn missing_steps(found: i64) -> Result<impl Iterator<Item = &'static str>, StoreError> {
+    let known = known_version()?;
     if found > known {
         return Err(StoreError::Newer { found, known });
     }
     let applied = usize::try_from(found).map_err(|_| StoreError::Damaged("schema version"))?;
-    for step in STEPS.iter().skip(applied) {
-        sqlx::raw_sql(*step).execute(&mut *transaction).await?;
+    Ok(STEPS.into_iter().skip(applied))
+}
+
+fn known_version() -> Result<i64, StoreError> {
+    i64::try_from(STEPS.len()).map_err(|_| StoreError::OutOfRange("schema version"))
+}
+
+pub(super) async fn migrate_sqlite(writer: &SqlitePool) -> Result<(), StoreError> {
+    let known = known_version()?;
+    let mut transaction = writer.begin_with("BEGIN EXCLUSIVE").await?;
+    let (found,): (i64,) = sqlx::query_as("PRAGMA user_version").fetch_one(&mut *transaction).await?;
+    for step in missing_steps(found)? {
+        sqlx::raw_sql(step).execute(&mut *transaction).await?;
     }
     if found < known {
         // A pragma takes no parameters; `known` is a count of ours.
         sqlx::query(sqlx::AssertSqlSafe(format!("PRAGMA user_version = {known}"))).execute(&mut *transaction).await?;
+    }
+    transaction.commit().await?;
+    Ok(())
+}
+
+pub(super) async fn migrate_postgres(pool: &PgPool) -> Result<(), StoreError> {
+    let known = known_version()?;
+    let mut transaction = pool.begin().await?;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(MIGRATION_LOCK).execute(&mut *transaction).await?;
+    sqlx::raw_sql("CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL)")
+        .execute(&mut *transaction)
+        .await?;
+    let row: Option<(i64,)> =
+        sqlx::query_as("SELECT version FROM schema_version").fetch_optional(&mut *transaction).await?;
+    let found = row.map_or(0, |(version,)| version);
+    for step in missing_steps(found)? {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(for_postgres(step))).execute(&mut *transaction).await?;
+    }
+    if found < known {
+        sqlx::raw_sql("DELETE FROM schema_version").execute(&mut *transaction).await?;
+        sqlx::query("INSERT INTO schema_version (version) VALUES ($1)").bind(known).execute(&mut *transaction).await?;
     }
     transaction.commit().await?;
     Ok(())

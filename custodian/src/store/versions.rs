@@ -1,60 +1,19 @@
-//! Shares, versions of key stores with the register, and results.
+//! Versions of key stores with the register, and results.
+//!
+//! A version is *held* once it is here, and *committed* once an enclave said that enough custodians hold it. Versions are held
+//! for good; numbers may be missing where this custodian was away.
 
-use holdfast_shared::ids::{BlobId, BootId, CommandId, KeyStoreId, LeaseId};
-use sqlx::{Sqlite, Transaction};
+use std::collections::BTreeMap;
 
+use holdfast_shared::ids::{BlobId, BootId, CommandId, KeyStoreId};
+
+use super::commands::keep_result;
+use super::database::{Lock, Session, Transaction, write_transaction};
 use super::leases::count_message;
-use super::{Store, StoreError, array, from_integer, to_integer};
+use super::shares::{drop_losing_share, share_set};
+use super::{Origin, Store, StoreError, array, from_integer, to_integer};
 
-/// On account of which message something changes.
-#[derive(Clone, Copy, Debug)]
-pub struct Origin {
-    /// The lease.
-    pub lease_id: LeaseId,
-    /// The message's counter.
-    pub counter: u64,
-    /// The time.
-    pub now_ms: u64,
-}
-
-/// A share to be kept.
-#[derive(Debug)]
-pub struct NewShare {
-    /// The key store.
-    pub key_store_id: KeyStoreId,
-    /// Generation of the root key.
-    pub generation: u32,
-    /// The public part, encoded.
-    pub share_set: Vec<u8>,
-    /// The share, wrapped.
-    pub wrapped: Vec<u8>,
-    /// The attestation document of the enclave that deposits it: the record of where the root key came from.
-    pub document: Vec<u8>,
-}
-
-/// A share as it is kept.
-#[derive(Debug)]
-pub struct StoredShare {
-    /// Generation of the root key.
-    pub generation: u32,
-    /// The public part, encoded.
-    pub share_set: Vec<u8>,
-    /// The share, wrapped.
-    pub wrapped: Vec<u8>,
-}
-
-/// What came of depositing a share.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Deposited {
-    /// It is kept, now or since an earlier try.
-    Kept,
-    /// Another share is there.
-    Conflict,
-    /// The lease is gone.
-    LeaseEnded,
-}
-
-/// A version to be published.
+/// A version to be published, at the custodian that orders changes.
 #[derive(Debug)]
 pub struct NewVersion {
     /// The key store.
@@ -67,23 +26,78 @@ pub struct NewVersion {
     pub blob_id: BlobId,
     /// The new blob.
     pub blob: Vec<u8>,
+    /// Generation of the root key under which it is sealed.
+    pub generation: u32,
+    /// The share set of that generation, encoded: it must be the one that is kept here. None: any.
+    pub share_set: Option<Vec<u8>>,
     /// Its signed register entry.
     pub register: Vec<u8>,
+    /// The attestation document over it.
+    pub evidence: Vec<u8>,
     /// Results by command, encoded.
     pub results: Vec<(CommandId, Vec<u8>)>,
     /// The boot that publishes.
     pub boot_id: BootId,
+    /// Whether it is committed by being published: where no other custodian needs to hold it.
+    pub commit_now: bool,
 }
 
 /// What came of publishing a version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Published {
-    /// It is the newest, now or since an earlier try; with its signed register entry.
-    Newest(Vec<u8>),
-    /// Another version came first; with the newest signed register entry.
-    Conflict(Option<Vec<u8>>),
-    /// The lease is gone.
-    LeaseEnded,
+    /// It is the newest, now or since an earlier try.
+    Newest(StoredRegister),
+    /// Another version came first; with the newest register entry.
+    Conflict(Option<StoredRegister>),
+    /// The share set under which it is sealed is not the one that is kept here.
+    OtherShares,
+}
+
+/// A version that was published elsewhere.
+#[derive(Debug)]
+pub struct CopiedVersion {
+    /// The key store.
+    pub key_store_id: KeyStoreId,
+    /// Its number.
+    pub version: u64,
+    /// The blob before it.
+    pub previous: Option<BlobId>,
+    /// The blob's id.
+    pub blob_id: BlobId,
+    /// The blob.
+    pub blob: Vec<u8>,
+    /// Generation of the root key under which it is sealed.
+    pub generation: u32,
+    /// The share set of that generation, encoded: a share of another set is given up. None: whatever is kept stays.
+    pub share_set: Option<Vec<u8>>,
+    /// The signed register entry.
+    pub register: Vec<u8>,
+    /// The attestation document over it.
+    pub evidence: Vec<u8>,
+    /// The boot that brings it.
+    pub boot_id: BootId,
+}
+
+/// What came of copying a version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Copied {
+    /// It is the newest here now.
+    Kept,
+    /// It is held here already.
+    Same,
+    /// Its number is below the newest one's and not held here; with the newest register entry.
+    Older(StoredRegister),
+    /// Another blob has its number here, or it does not follow the newest that is held; with that register entry.
+    Conflict(StoredRegister),
+}
+
+/// What came of committing a version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Committed {
+    /// It is committed, with all before it.
+    Done,
+    /// It is not held here; with the newest register entry.
+    Unknown(Option<StoredRegister>),
 }
 
 /// A register entry as it is kept.
@@ -97,131 +111,61 @@ pub struct StoredRegister {
     pub recorded_ms: u64,
     /// The signed entry.
     pub signed: Vec<u8>,
+    /// The attestation document over it.
+    pub evidence: Vec<u8>,
+    /// Whether enough custodians hold it.
+    pub committed: bool,
+}
+
+/// One line of a key store's history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistoryEntry {
+    /// The register entry.
+    pub register: StoredRegister,
+    /// The boot that published it, or brought it here.
+    pub boot_id: BootId,
+    /// The commands whose results came with it.
+    pub commands: Vec<CommandId>,
 }
 
 impl Store {
-    /// Keeps a share, if none is kept.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn deposit(&self, share: &NewShare, origin: Origin) -> Result<Deposited, StoreError> {
-        let id = share.key_store_id.as_bytes().as_slice();
-        let mut transaction = self.begin().await?;
-        if !count_message(&mut transaction, origin.lease_id, origin.counter, origin.now_ms).await? {
-            return Ok(Deposited::LeaseEnded);
-        }
-        let kept: Option<(Vec<u8>,)> =
-            sqlx::query_as("SELECT share_set FROM shares WHERE key_store_id = ? ORDER BY generation DESC LIMIT 1")
-                .bind(id)
-                .fetch_optional(&mut *transaction)
-                .await?;
-        let deposited = match kept {
-            // The set commits to the share, so the same set brings the same share.
-            Some((share_set,)) if share_set == share.share_set => Deposited::Kept,
-            Some(_) => Deposited::Conflict,
-            None => {
-                sqlx::query(
-                    "INSERT INTO shares (key_store_id, generation, share_set, wrapped, document, deposited_ms) \
-                     VALUES (?, ?, ?, ?, ?, ?)",
-                )
-                .bind(id)
-                .bind(share.generation)
-                .bind(&share.share_set)
-                .bind(&share.wrapped)
-                .bind(&share.document)
-                .bind(to_integer(origin.now_ms, "time")?)
-                .execute(&mut *transaction)
-                .await?;
-                Deposited::Kept
-            }
-        };
-        transaction.commit().await?;
-        Ok(deposited)
-    }
-
-    /// The newest share of a key store.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn share(&self, key_store_id: KeyStoreId) -> Result<Option<StoredShare>, StoreError> {
-        let row: Option<(u32, Vec<u8>, Vec<u8>)> = sqlx::query_as(
-            "SELECT generation, share_set, wrapped FROM shares WHERE key_store_id = ? ORDER BY generation DESC LIMIT 1",
-        )
-        .bind(key_store_id.as_bytes().as_slice())
-        .fetch_optional(&self.reader)
-        .await?;
-        Ok(row.map(|(generation, share_set, wrapped)| StoredShare { generation, share_set, wrapped }))
-    }
-
     /// Makes a version the newest, if the one before it still is, and keeps its results in the same step.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// [`StoreError`], [`StoreError::LeaseEnded`] and [`StoreError::Replayed`] among them.
     pub async fn publish(&self, new: &NewVersion, origin: Origin) -> Result<Published, StoreError> {
-        let mut transaction = self.begin().await?;
-        if !count_message(&mut transaction, origin.lease_id, origin.counter, origin.now_ms).await? {
-            return Ok(Published::LeaseEnded);
-        }
-        let newest = newest(&mut *transaction, new.key_store_id).await?;
-        if let Some(newest) = &newest
-            && newest.blob_id == new.blob_id
-        {
-            transaction.commit().await?;
-            return Ok(Published::Newest(newest.signed.clone()));
-        }
-        let place = newest.as_ref().map_or((0, None), |newest| (newest.version, Some(newest.blob_id)));
-        if (Some(place.0), place.1) != (new.version.checked_sub(1), new.previous) {
-            transaction.commit().await?;
-            return Ok(Published::Conflict(newest.map(|newest| newest.signed)));
-        }
-        sqlx::query(
-            "INSERT INTO versions (key_store_id, version, blob_id, register, recorded_ms, boot_id, blob) \
-             VALUES (?, ?, ?, ?, ?, ?, ?)",
-        )
-        .bind(new.key_store_id.as_bytes().as_slice())
-        .bind(to_integer(new.version, "version")?)
-        .bind(new.blob_id.as_bytes().as_slice())
-        .bind(&new.register)
-        .bind(to_integer(origin.now_ms, "time")?)
-        .bind(new.boot_id.as_bytes().as_slice())
-        .bind(&new.blob)
-        .execute(&mut *transaction)
-        .await?;
-        // A version is the truth about its commands: its results replace what another enclave reported meanwhile.
-        for (command_id, sealed) in &new.results {
-            keep_result(&mut transaction, new.key_store_id, *command_id, sealed, origin.now_ms, true).await?;
-        }
-        transaction.commit().await?;
-        Ok(Published::Newest(new.register.clone()))
+        write_transaction!(self, Lock::KeyStore(new.key_store_id), publish(new, origin))
     }
 
-    /// Keeps results that come without a version; the first result of a command stays. False when the lease is gone.
+    /// Keeps a version that was published elsewhere, if its number is above the newest one's. The caller has judged whose
+    /// signature it bears.
     ///
     /// # Errors
-    /// [`StoreError`].
-    pub async fn report(
-        &self,
-        key_store_id: KeyStoreId,
-        results: &[(CommandId, Vec<u8>)],
-        origin: Origin,
-    ) -> Result<bool, StoreError> {
-        let mut transaction = self.begin().await?;
-        if !count_message(&mut transaction, origin.lease_id, origin.counter, origin.now_ms).await? {
-            return Ok(false);
-        }
-        for (command_id, sealed) in results {
-            keep_result(&mut transaction, key_store_id, *command_id, sealed, origin.now_ms, false).await?;
-        }
-        transaction.commit().await?;
-        Ok(true)
+    /// [`StoreError`], [`StoreError::LeaseEnded`] and [`StoreError::Replayed`] among them.
+    pub async fn copy(&self, version: &CopiedVersion, origin: Origin) -> Result<Copied, StoreError> {
+        write_transaction!(self, Lock::KeyStore(version.key_store_id), copy(version, origin))
     }
 
-    /// The newest register entry.
+    /// Marks a version, and all before it, as committed, and so shows their results.
+    ///
+    /// # Errors
+    /// [`StoreError`], [`StoreError::LeaseEnded`] and [`StoreError::Replayed`] among them.
+    pub async fn commit(
+        &self,
+        key_store_id: KeyStoreId,
+        version: u64,
+        blob_id: BlobId,
+        origin: Origin,
+    ) -> Result<Committed, StoreError> {
+        write_transaction!(self, Lock::KeyStore(key_store_id), commit(key_store_id, version, blob_id, origin))
+    }
+
+    /// The newest register entry, committed or not.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn register(&self, key_store_id: KeyStoreId) -> Result<Option<StoredRegister>, StoreError> {
-        newest(&self.reader, key_store_id).await
+        newest(&mut self.database.read().await?, key_store_id).await
     }
 
     /// A blob of a key store.
@@ -229,62 +173,255 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn blob(&self, key_store_id: KeyStoreId, blob_id: BlobId) -> Result<Option<Vec<u8>>, StoreError> {
-        let row: Option<(Vec<u8>,)> =
-            sqlx::query_as("SELECT blob FROM versions WHERE key_store_id = ? AND blob_id = ?")
-                .bind(key_store_id.as_bytes().as_slice())
-                .bind(blob_id.as_bytes().as_slice())
-                .fetch_optional(&self.reader)
-                .await?;
+        let row: Option<(Vec<u8>,)> = self
+            .database
+            .read()
+            .await?
+            .fetch_optional(
+                "SELECT blob FROM versions WHERE key_store_id = $1 AND blob_id = $2",
+                &[key_store_id.as_bytes().into(), blob_id.as_bytes().into()],
+            )
+            .await?;
         Ok(row.map(|(blob,)| blob))
+    }
+
+    /// The versions held from this number on, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn history(
+        &self,
+        key_store_id: KeyStoreId,
+        from_version: u64,
+        at_most: u32,
+    ) -> Result<Vec<HistoryEntry>, StoreError> {
+        let mut session = self.database.read().await?;
+        let id = key_store_id.as_bytes();
+        let from = to_integer(from_version, "version")?;
+        let rows: Vec<HistoryRow> = session
+            .fetch_all(
+                "SELECT version, blob_id, recorded_ms, register, evidence, committed, boot_id FROM versions \
+                 WHERE key_store_id = $1 AND version >= $2 ORDER BY version LIMIT $3",
+                &[id.into(), from.into(), at_most.into()],
+            )
+            .await?;
+        let Some(last) = rows.last() else { return Ok(Vec::new()) };
+        let pairs: Vec<(i64, Vec<u8>)> = session
+            .fetch_all(
+                "SELECT version, command_id FROM version_commands WHERE key_store_id = $1 AND version >= $2 \
+                 AND version <= $3 ORDER BY version, command_id",
+                &[id.into(), from.into(), last.version.into()],
+            )
+            .await?;
+        let mut commands: BTreeMap<i64, Vec<CommandId>> = BTreeMap::new();
+        for (version, command_id) in pairs {
+            commands.entry(version).or_default().push(CommandId(array(&command_id, "command id")?));
+        }
+        rows.into_iter().map(|row| row.into_entry(&mut commands)).collect()
     }
 }
 
-pub(super) async fn newest(
-    executor: impl sqlx::Executor<'_, Database = Sqlite>,
-    key_store_id: KeyStoreId,
-) -> Result<Option<StoredRegister>, StoreError> {
-    let row: Option<(i64, Vec<u8>, i64, Vec<u8>)> = sqlx::query_as(
-        "SELECT version, blob_id, recorded_ms, register FROM versions WHERE key_store_id = ? \
-         ORDER BY version DESC LIMIT 1",
-    )
-    .bind(key_store_id.as_bytes().as_slice())
-    .fetch_optional(executor)
-    .await?;
-    row.map(|(version, blob_id, recorded_ms, signed)| {
-        Ok(StoredRegister {
-            version: from_integer(version, "version")?,
-            blob_id: BlobId(array(&blob_id, "blob id")?),
-            recorded_ms: from_integer(recorded_ms, "time")?,
-            signed,
-        })
-    })
-    .transpose()
+async fn publish(transaction: &mut Transaction, new: &NewVersion, origin: Origin) -> Result<Published, StoreError> {
+    count_message(transaction, origin).await?;
+    let newest = newest(transaction, new.key_store_id).await?;
+    if let Some(newest) = &newest
+        && newest.blob_id == new.blob_id
+    {
+        return Ok(Published::Newest(newest.clone()));
+    }
+    let place = newest.as_ref().map_or((0, None), |newest| (newest.version, Some(newest.blob_id)));
+    if (Some(place.0), place.1) != (new.version.checked_sub(1), new.previous) {
+        return Ok(Published::Conflict(newest));
+    }
+    if let Some(named) = &new.share_set
+        && share_set(transaction, new.key_store_id, new.generation).await?.as_ref() != Some(named)
+    {
+        return Ok(Published::OtherShares);
+    }
+    let row = VersionRow {
+        key_store_id: new.key_store_id,
+        version: new.version,
+        blob_id: new.blob_id,
+        generation: new.generation,
+        register: &new.register,
+        evidence: &new.evidence,
+        boot_id: new.boot_id,
+        committed: new.commit_now,
+        blob: &new.blob,
+    };
+    insert_version(transaction, &row, origin.now_ms).await?;
+    let number = to_integer(new.version, "version")?;
+    for (command_id, sealed) in &new.results {
+        keep_result(transaction, new.key_store_id, *command_id, Some(number), sealed, origin.now_ms).await?;
+    }
+    if new.commit_now {
+        commit_up_to(transaction, new.key_store_id, number).await?;
+    }
+    transaction.announce(new.key_store_id).await?;
+    Ok(Published::Newest(StoredRegister {
+        version: new.version,
+        blob_id: new.blob_id,
+        recorded_ms: origin.now_ms,
+        signed: new.register.clone(),
+        evidence: new.evidence.clone(),
+        committed: new.commit_now,
+    }))
 }
 
-async fn keep_result(
-    transaction: &mut Transaction<'static, Sqlite>,
-    key_store_id: KeyStoreId,
-    command_id: CommandId,
-    sealed: &[u8],
-    now_ms: u64,
-    replace: bool,
-) -> Result<(), StoreError> {
-    let insert = if replace {
-        "INSERT OR REPLACE INTO results (key_store_id, command_id, sealed, recorded_ms) VALUES (?, ?, ?, ?)"
-    } else {
-        "INSERT OR IGNORE INTO results (key_store_id, command_id, sealed, recorded_ms) VALUES (?, ?, ?, ?)"
+async fn copy(transaction: &mut Transaction, version: &CopiedVersion, origin: Origin) -> Result<Copied, StoreError> {
+    count_message(transaction, origin).await?;
+    if let Some(newest) = newest(transaction, version.key_store_id).await? {
+        if newest.version >= version.version {
+            let held = blob_of(transaction, version.key_store_id, version.version).await?;
+            return Ok(match held {
+                Some(held) if held == version.blob_id => Copied::Same,
+                Some(_) => Copied::Conflict(newest),
+                None => Copied::Older(newest),
+            });
+        }
+        let is_next = newest.version.checked_add(1) == Some(version.version);
+        if is_next && version.previous != Some(newest.blob_id) {
+            return Ok(Copied::Conflict(newest));
+        }
+    }
+    let row = VersionRow {
+        key_store_id: version.key_store_id,
+        version: version.version,
+        blob_id: version.blob_id,
+        generation: version.generation,
+        register: &version.register,
+        evidence: &version.evidence,
+        boot_id: version.boot_id,
+        committed: false,
+        blob: &version.blob,
     };
-    sqlx::query(insert)
-        .bind(key_store_id.as_bytes().as_slice())
-        .bind(command_id.as_bytes().as_slice())
-        .bind(sealed)
-        .bind(to_integer(now_ms, "time")?)
-        .execute(&mut **transaction)
+    insert_version(transaction, &row, origin.now_ms).await?;
+    if let Some(winning) = &version.share_set {
+        drop_losing_share(transaction, version.key_store_id, version.generation, winning).await?;
+    }
+    transaction.announce(version.key_store_id).await?;
+    Ok(Copied::Kept)
+}
+
+async fn commit(
+    transaction: &mut Transaction,
+    key_store_id: KeyStoreId,
+    version: u64,
+    blob_id: BlobId,
+    origin: Origin,
+) -> Result<Committed, StoreError> {
+    count_message(transaction, origin).await?;
+    if blob_of(transaction, key_store_id, version).await? != Some(blob_id) {
+        return Ok(Committed::Unknown(newest(transaction, key_store_id).await?));
+    }
+    if commit_up_to(transaction, key_store_id, to_integer(version, "version")?).await? {
+        transaction.announce(key_store_id).await?;
+    }
+    Ok(Committed::Done)
+}
+
+/// Whether any version was not committed before.
+async fn commit_up_to(
+    transaction: &mut Transaction,
+    key_store_id: KeyStoreId,
+    version: i64,
+) -> Result<bool, StoreError> {
+    let changed = transaction
+        .execute(
+            "UPDATE versions SET committed = 1 WHERE key_store_id = $1 AND version <= $2 AND committed = 0",
+            &[key_store_id.as_bytes().into(), version.into()],
+        )
         .await?;
-    sqlx::query("UPDATE commands SET done = 1 WHERE key_store_id = ? AND command_id = ?")
-        .bind(key_store_id.as_bytes().as_slice())
-        .bind(command_id.as_bytes().as_slice())
-        .execute(&mut **transaction)
+    Ok(changed > 0)
+}
+
+struct VersionRow<'a> {
+    key_store_id: KeyStoreId,
+    version: u64,
+    blob_id: BlobId,
+    generation: u32,
+    register: &'a [u8],
+    evidence: &'a [u8],
+    boot_id: BootId,
+    committed: bool,
+    blob: &'a [u8],
+}
+
+async fn insert_version(transaction: &mut Transaction, row: &VersionRow<'_>, now_ms: u64) -> Result<(), StoreError> {
+    transaction
+        .execute(
+            "INSERT INTO versions (key_store_id, version, blob_id, generation, register, evidence, recorded_ms, boot_id, \
+             committed, blob) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+            &[
+                row.key_store_id.as_bytes().into(),
+                to_integer(row.version, "version")?.into(),
+                row.blob_id.as_bytes().into(),
+                row.generation.into(),
+                row.register.into(),
+                row.evidence.into(),
+                to_integer(now_ms, "time")?.into(),
+                row.boot_id.as_bytes().into(),
+                row.committed.into(),
+                row.blob.into(),
+            ],
+        )
         .await?;
     Ok(())
+}
+
+/// The blob that a version has here.
+async fn blob_of(session: &mut Session, key_store_id: KeyStoreId, version: u64) -> Result<Option<BlobId>, StoreError> {
+    let row: Option<(Vec<u8>,)> = session
+        .fetch_optional(
+            "SELECT blob_id FROM versions WHERE key_store_id = $1 AND version = $2",
+            &[key_store_id.as_bytes().into(), to_integer(version, "version")?.into()],
+        )
+        .await?;
+    row.map(|(id,)| Ok(BlobId(array(&id, "blob id")?))).transpose()
+}
+
+pub(super) async fn newest(
+    session: &mut Session,
+    key_store_id: KeyStoreId,
+) -> Result<Option<StoredRegister>, StoreError> {
+    let row: Option<HistoryRow> = session
+        .fetch_optional(
+            "SELECT version, blob_id, recorded_ms, register, evidence, committed, boot_id FROM versions \
+             WHERE key_store_id = $1 ORDER BY version DESC LIMIT 1",
+            &[key_store_id.as_bytes().into()],
+        )
+        .await?;
+    row.map(|row| row.into_register()).transpose()
+}
+
+#[derive(sqlx::FromRow)]
+struct HistoryRow {
+    version: i64,
+    blob_id: Vec<u8>,
+    recorded_ms: i64,
+    register: Vec<u8>,
+    evidence: Vec<u8>,
+    committed: i64,
+    boot_id: Vec<u8>,
+}
+
+impl HistoryRow {
+    fn into_register(self) -> Result<StoredRegister, StoreError> {
+        Ok(StoredRegister {
+            version: from_integer(self.version, "version")?,
+            blob_id: BlobId(array(&self.blob_id, "blob id")?),
+            recorded_ms: from_integer(self.recorded_ms, "time")?,
+            signed: self.register,
+            evidence: self.evidence,
+            committed: self.committed != 0,
+        })
+    }
+
+    fn into_entry(self, commands: &mut BTreeMap<i64, Vec<CommandId>>) -> Result<HistoryEntry, StoreError> {
+        Ok(HistoryEntry {
+            boot_id: BootId(array(&self.boot_id, "boot id")?),
+            commands: commands.remove(&self.version).unwrap_or_default(),
+            register: self.into_register()?,
+        })
+    }
 }

@@ -92,6 +92,7 @@ async fn a_share_that_does_not_fit_is_refused() {
         generation,
         shares_needed,
         commitments: commitments.to_vec(),
+        kms_ciphertext: None,
     };
     let good = set(1, 1, &[commitment(1, 7)]);
     let seal = |share: &Share, id: KeyStoreId, own: CustodianId, key: &hpke::PublicKey| {
@@ -202,7 +203,7 @@ async fn only_the_home_custodian_orders_changes() {
     let mut enclave = world.obtain().await;
     let share = |index: u8| Share { index, value: Secret::take(&mut [index; 32]) };
     let commitments = vec![Commitment(share(1).commitment()), Commitment(share(2).commitment())];
-    let set = ShareSet { generation: 1, shares_needed: 2, commitments };
+    let set = ShareSet { generation: 1, shares_needed: 2, commitments, kms_ciphertext: None };
     let deposit = |index: u8| Ask::Deposit {
         set: set.clone(),
         share: seal_share(&share(index), world.key_store_id, world.id(), &world.record.encryption_key).unwrap(),
@@ -426,7 +427,7 @@ async fn the_disk_holds_no_secret_in_clear() {
     let root_key: [u8; 32] = random();
     let mut enclave = world.obtain().await;
     let share = Share { index: 1, value: Secret::take(&mut root_key.clone()) };
-    let set = ShareSet { generation: 1, shares_needed: 1, commitments: vec![Commitment(share.commitment())] };
+    let set = ShareSet { generation: 1, shares_needed: 1, commitments: vec![Commitment(share.commitment())], kms_ciphertext: None };
     let sealed = seal_share(&share, world.key_store_id, world.id(), &world.record.encryption_key).unwrap();
     assert_eq!(enclave.ask(&world, &Ask::Deposit { set, share: sealed }).await.unwrap(), Reply::Deposited);
     let secrets = [&root_key, enclave.keys.ask.expose(), enclave.keys.reply.expose()];

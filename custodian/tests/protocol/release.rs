@@ -266,10 +266,10 @@ async fn a_block_that_comes_before_the_lease_is_kept_makes_it_be_decided_anew() 
     };
     let store = world.custodian.store();
     // Decided before the block: nothing is kept, not even the nonce as spent.
-    assert_eq!(store.grant(&new(0), &record, None).await.unwrap(), Granted::OverlayChanged);
+    assert_eq!(store.grant(&new(0), &record).await.unwrap(), Granted::OverlayChanged);
     assert_eq!(world.records().await.len(), 1);
-    assert_eq!(store.grant(&new(1), &record, None).await.unwrap(), Granted::Kept);
-    assert_eq!(store.grant(&new(1), &record, None).await.unwrap(), Granted::NonceSpent);
+    assert_eq!(store.grant(&new(1), &record).await.unwrap(), Granted::Kept { ended: None });
+    assert_eq!(store.grant(&new(1), &record).await.unwrap(), Granted::NonceSpent);
 }
 
 #[tokio::test]

@@ -226,13 +226,14 @@ impl World {
     }
 
     pub(crate) async fn records(&self) -> Vec<ReleaseRecord> {
-        self.custodian.store().release_records(self.key_store_id, 1000).await.unwrap()
+        let stored = self.custodian.store().records(self.key_store_id, None, 1000).await.unwrap();
+        stored.into_iter().map(|stored| stored.record).collect()
     }
 
     /// The ceremony of one custodian: the share is the root key.
     pub(crate) fn shares(&self, root_key: u8) -> (ShareSet, hpke::Sealed) {
         let share = Share { index: 1, value: Secret::take(&mut [root_key; 32]) };
-        let set = ShareSet { generation: 1, shares_needed: 1, commitments: vec![Commitment(share.commitment())] };
+        let set = ShareSet { generation: 1, shares_needed: 1, commitments: vec![Commitment(share.commitment())], kms_ciphertext: None };
         let sealed = release::seal_share(&share, self.key_store_id, self.id(), &self.record.encryption_key).unwrap();
         (set, sealed)
     }
@@ -257,6 +258,8 @@ impl World {
 
     pub(crate) fn blob_at(&self, place: &Place) -> SealedKeyStore {
         let body = Body {
+            sharing: None,
+            manifest_sequence: None,
             host_name: self.manifest.host_name.clone(),
             path_prefix: self.manifest.path_prefix.clone(),
             tls: TlsIdentity { private_key: SecretBytes::new(vec![5; 40]), chain: Vec::new() },

@@ -1,0 +1,123 @@
+//! Block overlays, and what is news to an enclave.
+
+use holdfast_shared::channel::Seen;
+use holdfast_shared::ids::KeyStoreId;
+use holdfast_shared::limits;
+
+use super::commands::pending;
+use super::database::{Lock, Session, Transaction, write_transaction};
+use super::versions::newest;
+use super::{Store, StoreError, from_integer, to_integer};
+
+/// A signed block overlay as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredOverlay {
+    /// Its epoch.
+    pub epoch: u64,
+    /// The signed overlay.
+    pub signed: Vec<u8>,
+}
+
+/// What an enclave has not seen.
+#[derive(Debug, Default)]
+pub struct News {
+    /// The signed overlay, if newer.
+    pub overlay: Option<Vec<u8>>,
+    /// The signed register entry, if newer.
+    pub register: Option<Vec<u8>>,
+    /// Signed commands that wait, oldest first.
+    pub commands: Vec<Vec<u8>>,
+}
+
+impl News {
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.overlay.is_none() && self.register.is_none() && self.commands.is_empty()
+    }
+}
+
+impl Store {
+    /// The signed overlay in force.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn overlay(&self, key_store_id: KeyStoreId) -> Result<Option<StoredOverlay>, StoreError> {
+        overlay(&mut self.database.read().await?, key_store_id).await
+    }
+
+    /// Puts an overlay in force, if the one that it was judged against still is. False when it is not: judge again.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn put_overlay(
+        &self,
+        key_store_id: KeyStoreId,
+        judged_against_epoch: u64,
+        new: &StoredOverlay,
+        now_ms: u64,
+    ) -> Result<bool, StoreError> {
+        write_transaction!(
+            self,
+            Lock::KeyStore(key_store_id),
+            put_overlay(key_store_id, judged_against_epoch, new, now_ms)
+        )
+    }
+
+    /// What an enclave that has seen `seen` does not know.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn news(&self, key_store_id: KeyStoreId, seen: &Seen, now_ms: u64) -> Result<News, StoreError> {
+        let mut session = self.database.read().await?;
+        let overlay = overlay(&mut session, key_store_id).await?.filter(|overlay| overlay.epoch > seen.overlay_epoch);
+        let register = newest(&mut session, key_store_id).await?.filter(|register| register.version > seen.version);
+        let commands = pending(&mut session, key_store_id, now_ms).await?;
+        let unseen = commands.into_iter().filter(|(id, _)| !seen.commands.contains(id));
+        Ok(News {
+            overlay: overlay.map(|overlay| overlay.signed),
+            register: register.map(|register| register.signed),
+            commands: unseen.map(|(_, envelope)| envelope).take(limits::PENDING_COMMANDS_MAX).collect(),
+        })
+    }
+}
+
+async fn put_overlay(
+    transaction: &mut Transaction,
+    key_store_id: KeyStoreId,
+    judged_against_epoch: u64,
+    new: &StoredOverlay,
+    now_ms: u64,
+) -> Result<bool, StoreError> {
+    if overlay_epoch(transaction, key_store_id).await? != judged_against_epoch {
+        return Ok(false);
+    }
+    transaction
+        .execute(
+            "INSERT INTO overlays (key_store_id, epoch, overlay, recorded_ms) VALUES ($1, $2, $3, $4)",
+            &[
+                key_store_id.as_bytes().into(),
+                to_integer(new.epoch, "block overlay's epoch")?.into(),
+                (&new.signed).into(),
+                to_integer(now_ms, "time")?.into(),
+            ],
+        )
+        .await?;
+    transaction.announce(key_store_id).await?;
+    Ok(true)
+}
+
+/// The epoch in force, 0 for none.
+pub(super) async fn overlay_epoch(session: &mut Session, key_store_id: KeyStoreId) -> Result<u64, StoreError> {
+    Ok(overlay(session, key_store_id).await?.map_or(0, |overlay| overlay.epoch))
+}
+
+async fn overlay(session: &mut Session, key_store_id: KeyStoreId) -> Result<Option<StoredOverlay>, StoreError> {
+    let row: Option<(i64, Vec<u8>)> = session
+        .fetch_optional(
+            "SELECT epoch, overlay FROM overlays WHERE key_store_id = $1 ORDER BY epoch DESC LIMIT 1",
+            &[key_store_id.as_bytes().into()],
+        )
+        .await?;
+    row.map(|(epoch, signed)| Ok(StoredOverlay { epoch: from_integer(epoch, "epoch")?, signed })).transpose()
+}

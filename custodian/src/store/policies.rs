@@ -1,0 +1,284 @@
+//! Release policies, approvals of single releases, and the boots that wait for them.
+
+use holdfast_shared::ids::{AdministratorId, BootId, KeyStoreId};
+use holdfast_shared::limits;
+
+use super::database::{Lock, Transaction, write_transaction};
+use super::{Store, StoreError, array, from_integer, to_integer};
+
+/// A release policy as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredPolicy {
+    /// Its epoch.
+    pub epoch: u64,
+    /// The policy, encoded.
+    pub policy: Vec<u8>,
+    /// The signed update that brought it; none for the manifest's own.
+    pub signed_update: Option<Vec<u8>>,
+}
+
+/// A boot that asked for a release and waits for approvals.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WaitingRelease {
+    /// The boot.
+    pub boot_id: BootId,
+    /// The enclave's name for itself.
+    pub module_id: String,
+    /// What was measured, encoded.
+    pub measurements: Vec<u8>,
+    /// When it asked first.
+    pub first_ms: u64,
+    /// When it asked last.
+    pub last_ms: u64,
+}
+
+impl Store {
+    /// The release policy in force.
+    ///
+    /// # Errors
+    /// [`StoreError`], also when there is none, since each key store has one from its enrolment.
+    pub async fn release_policy(&self, key_store_id: KeyStoreId) -> Result<StoredPolicy, StoreError> {
+        let row: Option<(i64, Vec<u8>, Option<Vec<u8>>)> = self
+            .database
+            .read()
+            .await?
+            .fetch_optional(
+                "SELECT epoch, policy, signed_update FROM release_policies WHERE key_store_id = $1 \
+                 ORDER BY epoch DESC LIMIT 1",
+                &[key_store_id.as_bytes().into()],
+            )
+            .await?;
+        let (epoch, policy, signed_update) = row.ok_or(StoreError::Damaged("release policy"))?;
+        Ok(StoredPolicy { epoch: from_integer(epoch, "policy epoch")?, policy, signed_update })
+    }
+
+    /// Puts a policy in force, if the one that it was judged against still is and its epoch is higher. False when it is not:
+    /// judge again.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn put_policy(
+        &self,
+        key_store_id: KeyStoreId,
+        judged_against_epoch: u64,
+        new: &StoredPolicy,
+        now_ms: u64,
+    ) -> Result<bool, StoreError> {
+        write_transaction!(
+            self,
+            Lock::KeyStore(key_store_id),
+            put_policy(key_store_id, judged_against_epoch, new, now_ms)
+        )
+    }
+
+    /// Keeps an administrator's approval of one boot's release, in place of an earlier one of the same administrator.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn approve_release(
+        &self,
+        key_store_id: KeyStoreId,
+        boot_id: BootId,
+        administrator_id: AdministratorId,
+        signed: &[u8],
+        expires_ms: u64,
+        now_ms: u64,
+    ) -> Result<(), StoreError> {
+        let expires = to_integer(expires_ms, "expiry")?;
+        let now = to_integer(now_ms, "time")?;
+        write_transaction!(
+            self,
+            Lock::KeyStore(key_store_id),
+            approve_release(key_store_id, boot_id, administrator_id, signed, expires, now)
+        )
+    }
+
+    /// The approvals of one boot's release that have not expired, by administrator.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn release_approvals(
+        &self,
+        key_store_id: KeyStoreId,
+        boot_id: BootId,
+        now_ms: u64,
+    ) -> Result<Vec<(AdministratorId, Vec<u8>)>, StoreError> {
+        let rows: Vec<(Vec<u8>, Vec<u8>)> = self
+            .database
+            .read()
+            .await?
+            .fetch_all(
+                "SELECT administrator_id, signed FROM release_approvals \
+                 WHERE key_store_id = $1 AND boot_id = $2 AND expires_ms > $3 ORDER BY administrator_id",
+                &[key_store_id.as_bytes().into(), boot_id.as_bytes().into(), to_integer(now_ms, "time")?.into()],
+            )
+            .await?;
+        rows.into_iter().map(|(id, signed)| Ok((AdministratorId(array(&id, "administrator id")?), signed))).collect()
+    }
+
+    /// Notes that a boot asked for a release that needs approvals. Of each key store the
+    /// [`limits::WAITING_RELEASES_MAX`] that asked last are kept.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn note_waiting(
+        &self,
+        key_store_id: KeyStoreId,
+        boot_id: BootId,
+        module_id: &str,
+        measurements: &[u8],
+        now_ms: u64,
+    ) -> Result<(), StoreError> {
+        let now = to_integer(now_ms, "time")?;
+        write_transaction!(
+            self,
+            Lock::KeyStore(key_store_id),
+            note_waiting(key_store_id, boot_id, module_id, measurements, now)
+        )
+    }
+
+    /// Forgets that a boot waits: it obtained its release.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn forget_waiting(&self, key_store_id: KeyStoreId, boot_id: BootId) -> Result<(), StoreError> {
+        write_transaction!(self, Lock::KeyStore(key_store_id), forget_waiting(key_store_id, boot_id))
+    }
+
+    /// The boots that wait, those that asked last first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn waiting_releases(&self, key_store_id: KeyStoreId) -> Result<Vec<WaitingRelease>, StoreError> {
+        let rows: Vec<(Vec<u8>, String, Vec<u8>, i64, i64)> = self
+            .database
+            .read()
+            .await?
+            .fetch_all(
+                "SELECT boot_id, module_id, measurements, first_ms, last_ms FROM release_requests \
+                 WHERE key_store_id = $1 ORDER BY last_ms DESC, boot_id LIMIT $2",
+                &[key_store_id.as_bytes().into(), limits::WAITING_RELEASES_MAX.into()],
+            )
+            .await?;
+        rows.into_iter()
+            .map(|(boot_id, module_id, measurements, first_ms, last_ms)| {
+                Ok(WaitingRelease {
+                    boot_id: BootId(array(&boot_id, "boot id")?),
+                    module_id,
+                    measurements,
+                    first_ms: from_integer(first_ms, "time")?,
+                    last_ms: from_integer(last_ms, "time")?,
+                })
+            })
+            .collect()
+    }
+}
+
+async fn put_policy(
+    transaction: &mut Transaction,
+    key_store_id: KeyStoreId,
+    judged_against_epoch: u64,
+    new: &StoredPolicy,
+    now_ms: u64,
+) -> Result<bool, StoreError> {
+    let id = key_store_id.as_bytes();
+    let newest: Option<(i64,)> = transaction
+        .fetch_optional(
+            "SELECT epoch FROM release_policies WHERE key_store_id = $1 ORDER BY epoch DESC LIMIT 1",
+            &[id.into()],
+        )
+        .await?;
+    let newest = newest.map_or(Ok(0), |(epoch,)| from_integer(epoch, "policy epoch"))?;
+    if newest != judged_against_epoch || new.epoch <= newest {
+        return Ok(false);
+    }
+    transaction
+        .execute(
+            "INSERT INTO release_policies (key_store_id, epoch, policy, signed_update, recorded_ms) \
+             VALUES ($1, $2, $3, $4, $5)",
+            &[
+                id.into(),
+                to_integer(new.epoch, "policy epoch")?.into(),
+                (&new.policy).into(),
+                new.signed_update.as_deref().into(),
+                to_integer(now_ms, "time")?.into(),
+            ],
+        )
+        .await?;
+    transaction.announce(key_store_id).await?;
+    Ok(true)
+}
+
+async fn approve_release(
+    transaction: &mut Transaction,
+    key_store_id: KeyStoreId,
+    boot_id: BootId,
+    administrator_id: AdministratorId,
+    signed: &[u8],
+    expires: i64,
+    now: i64,
+) -> Result<(), StoreError> {
+    transaction
+        .execute(
+            "DELETE FROM release_approvals WHERE key_store_id = $1 AND expires_ms <= $2",
+            &[key_store_id.as_bytes().into(), now.into()],
+        )
+        .await?;
+    transaction
+        .execute(
+            "INSERT INTO release_approvals (key_store_id, boot_id, administrator_id, signed, expires_ms) \
+             VALUES ($1, $2, $3, $4, $5) ON CONFLICT (key_store_id, boot_id, administrator_id) \
+             DO UPDATE SET signed = excluded.signed, expires_ms = excluded.expires_ms",
+            &[
+                key_store_id.as_bytes().into(),
+                boot_id.as_bytes().into(),
+                administrator_id.as_bytes().into(),
+                signed.into(),
+                expires.into(),
+            ],
+        )
+        .await?;
+    Ok(())
+}
+
+async fn note_waiting(
+    transaction: &mut Transaction,
+    key_store_id: KeyStoreId,
+    boot_id: BootId,
+    module_id: &str,
+    measurements: &[u8],
+    now: i64,
+) -> Result<(), StoreError> {
+    let id = key_store_id.as_bytes();
+    transaction
+        .execute(
+            "INSERT INTO release_requests (key_store_id, boot_id, module_id, measurements, first_ms, last_ms) \
+             VALUES ($1, $2, $3, $4, $5, $5) ON CONFLICT (key_store_id, boot_id) \
+             DO UPDATE SET module_id = excluded.module_id, measurements = excluded.measurements, \
+             last_ms = excluded.last_ms",
+            &[id.into(), boot_id.as_bytes().into(), module_id.into(), measurements.into(), now.into()],
+        )
+        .await?;
+    transaction
+        .execute(
+            "DELETE FROM release_requests WHERE key_store_id = $1 AND boot_id NOT IN (SELECT boot_id \
+             FROM release_requests WHERE key_store_id = $1 ORDER BY last_ms DESC, boot_id LIMIT $2)",
+            &[id.into(), limits::WAITING_RELEASES_MAX.into()],
+        )
+        .await?;
+    Ok(())
+}
+
+async fn forget_waiting(
+    transaction: &mut Transaction,
+    key_store_id: KeyStoreId,
+    boot_id: BootId,
+) -> Result<(), StoreError> {
+    transaction
+        .execute(
+            "DELETE FROM release_requests WHERE key_store_id = $1 AND boot_id = $2",
+            &[key_store_id.as_bytes().into(), boot_id.as_bytes().into()],
+        )
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,209 @@
+//! Shares of the root key, by generation.
+//!
+//! A share set is *provisional* until a version sealed under its generation is held here: a ceremony or a rotation that broke
+//! off leaves sets behind that the next one replaces. From then on the set of that generation stays as it is.
+
+use holdfast_shared::ids::KeyStoreId;
+
+use super::database::{Lock, Session, Transaction, write_transaction};
+use super::leases::count_message;
+use super::{Origin, Store, StoreError, generation_from, to_integer};
+
+/// How many generations a release can carry: the one in force, and the next while a rotation is under way.
+const GENERATIONS: u32 = 2;
+
+/// A share to be kept.
+#[derive(Debug)]
+pub struct NewShare {
+    /// The key store.
+    pub key_store_id: KeyStoreId,
+    /// Generation of the root key.
+    pub generation: u32,
+    /// The public part, encoded.
+    pub share_set: Vec<u8>,
+    /// The share, wrapped.
+    pub wrapped: Vec<u8>,
+    /// The attestation document of the enclave that deposits it: the record of where the root key came from.
+    pub document: Vec<u8>,
+}
+
+/// A share as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredShare {
+    /// Generation of the root key.
+    pub generation: u32,
+    /// The public part, encoded.
+    pub share_set: Vec<u8>,
+    /// The share, wrapped.
+    pub wrapped: Vec<u8>,
+}
+
+/// What came of depositing a share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deposited {
+    /// It is kept, now or since an earlier try.
+    Kept,
+    /// Another share is there for good, or its generation is not one that may come now.
+    Conflict,
+}
+
+/// What came of giving up old shares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retired {
+    /// So many shares were deleted; none of these generations is left.
+    Deleted(u64),
+    /// No committed version under a later generation is held here, or no share of it: nothing was deleted.
+    TooEarly,
+}
+
+impl Store {
+    /// Keeps a share. While no version under its generation is held, it replaces another one of that generation; a generation
+    /// may come if it is that of the newest version held, or the next one.
+    ///
+    /// # Errors
+    /// [`StoreError`], [`StoreError::LeaseEnded`] and [`StoreError::Replayed`] among them.
+    pub async fn deposit(&self, share: &NewShare, origin: Origin) -> Result<Deposited, StoreError> {
+        write_transaction!(self, Lock::KeyStore(share.key_store_id), deposit(share, origin))
+    }
+
+    /// The shares of the newest two generations, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn shares(&self, key_store_id: KeyStoreId) -> Result<Vec<StoredShare>, StoreError> {
+        let rows: Vec<(i64, Vec<u8>, Vec<u8>)> = self
+            .database
+            .read()
+            .await?
+            .fetch_all(
+                "SELECT generation, share_set, wrapped FROM shares WHERE key_store_id = $1 \
+                 ORDER BY generation DESC LIMIT $2",
+                &[key_store_id.as_bytes().into(), GENERATIONS.into()],
+            )
+            .await?;
+        rows.into_iter()
+            .rev()
+            .map(|(generation, share_set, wrapped)| {
+                Ok(StoredShare { generation: generation_from(generation)?, share_set, wrapped })
+            })
+            .collect()
+    }
+
+    /// Deletes the shares of generations below this one, if a committed version under it or a later one is held, and its share.
+    ///
+    /// # Errors
+    /// [`StoreError`], [`StoreError::LeaseEnded`] and [`StoreError::Replayed`] among them.
+    pub async fn retire(
+        &self,
+        key_store_id: KeyStoreId,
+        below_generation: u32,
+        origin: Origin,
+    ) -> Result<Retired, StoreError> {
+        write_transaction!(self, Lock::KeyStore(key_store_id), retire(key_store_id, below_generation, origin))
+    }
+}
+
+async fn deposit(transaction: &mut Transaction, share: &NewShare, origin: Origin) -> Result<Deposited, StoreError> {
+    count_message(transaction, origin).await?;
+    let id = share.key_store_id.as_bytes();
+    let in_force = generation_in_force(transaction, share.key_store_id).await?;
+    if let Some(kept) = share_set(transaction, share.key_store_id, share.generation).await? {
+        // The set commits to the share, so the same set brings the same share.
+        if kept == share.share_set {
+            return Ok(Deposited::Kept);
+        }
+        if share.generation <= in_force {
+            return Ok(Deposited::Conflict);
+        }
+    }
+    // Generation 1 is the first, and none is in force before version 1.
+    if share.generation < in_force.max(1) || share.generation > in_force.saturating_add(1) {
+        return Ok(Deposited::Conflict);
+    }
+    transaction
+        .execute(
+            "INSERT INTO shares (key_store_id, generation, share_set, wrapped, document, deposited_ms) \
+             VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (key_store_id, generation) DO UPDATE SET \
+             share_set = excluded.share_set, wrapped = excluded.wrapped, document = excluded.document, \
+             deposited_ms = excluded.deposited_ms",
+            &[
+                id.into(),
+                share.generation.into(),
+                (&share.share_set).into(),
+                (&share.wrapped).into(),
+                (&share.document).into(),
+                to_integer(origin.now_ms, "time")?.into(),
+            ],
+        )
+        .await?;
+    Ok(Deposited::Kept)
+}
+
+async fn retire(
+    transaction: &mut Transaction,
+    key_store_id: KeyStoreId,
+    below_generation: u32,
+    origin: Origin,
+) -> Result<Retired, StoreError> {
+    count_message(transaction, origin).await?;
+    let id = key_store_id.as_bytes();
+    let (replaced,): (i64,) = transaction
+        .fetch_one(
+            "SELECT count(*) FROM versions JOIN shares USING (key_store_id, generation) \
+             WHERE key_store_id = $1 AND generation >= $2 AND committed = 1",
+            &[id.into(), below_generation.into()],
+        )
+        .await?;
+    if replaced == 0 {
+        return Ok(Retired::TooEarly);
+    }
+    let deleted = transaction
+        .execute(
+            "DELETE FROM shares WHERE key_store_id = $1 AND generation < $2",
+            &[id.into(), below_generation.into()],
+        )
+        .await?;
+    Ok(Retired::Deleted(deleted))
+}
+
+/// The generation of the newest version held, 0 before the first.
+async fn generation_in_force(session: &mut Session, key_store_id: KeyStoreId) -> Result<u32, StoreError> {
+    let row: Option<(i64,)> = session
+        .fetch_optional(
+            "SELECT generation FROM versions WHERE key_store_id = $1 ORDER BY version DESC LIMIT 1",
+            &[key_store_id.as_bytes().into()],
+        )
+        .await?;
+    row.map_or(Ok(0), |(generation,)| generation_from(generation))
+}
+
+/// The public part of the share of one generation.
+pub(super) async fn share_set(
+    session: &mut Session,
+    key_store_id: KeyStoreId,
+    generation: u32,
+) -> Result<Option<Vec<u8>>, StoreError> {
+    let row: Option<(Vec<u8>,)> = session
+        .fetch_optional(
+            "SELECT share_set FROM shares WHERE key_store_id = $1 AND generation = $2",
+            &[key_store_id.as_bytes().into(), generation.into()],
+        )
+        .await?;
+    Ok(row.map(|(share_set,)| share_set))
+}
+
+/// Gives up the share of a generation that belongs to another set: it lost to the one that a version was sealed under.
+pub(super) async fn drop_losing_share(
+    transaction: &mut Transaction,
+    key_store_id: KeyStoreId,
+    generation: u32,
+    winning: &[u8],
+) -> Result<(), StoreError> {
+    transaction
+        .execute(
+            "DELETE FROM shares WHERE key_store_id = $1 AND generation = $2 AND share_set <> $3",
+            &[key_store_id.as_bytes().into(), generation.into(), winning.into()],
+        )
+        .await?;
+    Ok(())
+}
