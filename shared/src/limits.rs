@@ -243,8 +243,6 @@ pub const UNPROVEN_REFUSALS_PER_SECOND: u32 = 50;
 
 /// Bytes of `CiphertextForRecipient` (`Decrypt`, response elements).
 pub const CIPHERTEXT_FOR_RECIPIENT_MAX: usize = 6144;
-/// Bytes of `CiphertextBlob` (`Encrypt`, response elements; `Decrypt`, request parameters).
-pub const KMS_CIPHERTEXT_MAX: usize = 6144;
 /// Bytes of `Plaintext` (`Encrypt`, request parameters).
 pub const KMS_PLAINTEXT_MAX: usize = 4096;
 /// Bytes of the key identifier of a recipient; KMS sends 32 (ours).
