@@ -216,8 +216,6 @@ pub const LEASES_MAX: usize = 256;
 pub const REFUSALS_KEPT_MAX: u32 = 10_000;
 /// Releases that a custodian keeps on record for one key store: some years of a fleet of 10 that starts anew each day.
 pub const RELEASES_KEPT_MAX: u32 = 10_000;
-/// Boots of one key store that wait for approvals of their release, of which a custodian keeps record.
-pub const WAITING_RELEASES_MAX: u32 = 64;
 /// How far behind the newest counter of a lease a message may arrive: concurrent requests overtake each other.
 pub const COUNTER_WINDOW: u64 = 64;
 /// How long a custodian keeps an expired command and its result for the administrator, in milliseconds (31 days).

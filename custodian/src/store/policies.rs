@@ -3,6 +3,10 @@
 use holdfast_shared::ids::{AdministratorId, BootId, KeyStoreId};
 use holdfast_shared::limits;
 
+/// [`limits::WAITING_RELEASES_MAX`], as a query takes it.
+#[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "a small constant")]
+const WAITING_KEPT: u32 = limits::WAITING_RELEASES_MAX as u32;
+
 use super::database::{Lock, Transaction, write_transaction};
 use super::{Store, StoreError, array, from_integer, to_integer};
 
@@ -157,7 +161,7 @@ impl Store {
             .fetch_all(
                 "SELECT boot_id, module_id, measurements, first_ms, last_ms FROM release_requests \
                  WHERE key_store_id = $1 ORDER BY last_ms DESC, boot_id LIMIT $2",
-                &[key_store_id.as_bytes().into(), limits::WAITING_RELEASES_MAX.into()],
+                &[key_store_id.as_bytes().into(), WAITING_KEPT.into()],
             )
             .await?;
         rows.into_iter()
@@ -263,7 +267,7 @@ async fn note_waiting(
         .execute(
             "DELETE FROM release_requests WHERE key_store_id = $1 AND boot_id NOT IN (SELECT boot_id \
              FROM release_requests WHERE key_store_id = $1 ORDER BY last_ms DESC, boot_id LIMIT $2)",
-            &[id.into(), limits::WAITING_RELEASES_MAX.into()],
+            &[id.into(), WAITING_KEPT.into()],
         )
         .await?;
     Ok(())
