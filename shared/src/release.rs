@@ -148,7 +148,7 @@ message!(ShareSet, 2048, "share set", |set| {
         Err("generations and shares needed start at 1")
     } else if set.commitments.len() > limits::CUSTODIANS_MAX + 1 {
         Err("commits to too many shares")
-    } else if set.kms_ciphertext.as_ref().is_some_and(|ciphertext| ciphertext.len() > limits::KMS_CIPHERTEXT_MAX) {
+    } else if set.kms_ciphertext.as_ref().is_some_and(|ciphertext| ciphertext.len() > limits::KMS_SHARE_MAX) {
         Err("the share at AWS KMS is too long")
     } else {
         Ok(())
