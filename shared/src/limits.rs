@@ -67,6 +67,8 @@ pub const ATTESTATION_SKEW_MS: u64 = 60_000;
 pub const MANIFEST_MAX: usize = 64 * 1024;
 /// Manifests of one key store, the first and its successors: all of them travel in one release.
 pub const MANIFEST_CHAIN_MAX: usize = 12;
+/// Bytes of a ciphertext that AWS KMS makes or takes (AWS KMS API Reference, `Decrypt`: at most 6144).
+pub const KMS_CIPHERTEXT_MAX: usize = 6144;
 /// Bytes of a share's ciphertext by AWS KMS, in a share set; for 64 bytes it writes about 250.
 pub const KMS_SHARE_MAX: usize = 1024;
 /// Generations of shares in one release: while the root key changes there are two.
@@ -130,6 +132,8 @@ pub const COMMIT_WAIT_MS: u64 = 2_000;
 pub const DESTRUCTION_WAIT_MS: core::ops::RangeInclusive<u64> = 24 * 3_600_000..=366 * 24 * 3_600_000;
 /// Longest life of the approval of a boot's releases, in milliseconds (31 days).
 pub const APPROVAL_LIFE_MAX_MS: u64 = 31 * 24 * 3_600_000;
+/// Boots that wait for approval, of which a custodian keeps a record, for one key store.
+pub const WAITING_RELEASES_MAX: usize = 64;
 /// Versions in one answer about a key store's history.
 pub const HISTORY_PAGE_MAX: usize = 64;
 /// Entries in one answer about releases and refusals.
