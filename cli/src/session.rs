@@ -119,6 +119,16 @@ pub enum SessionError {
     /// The enclave answered something else than the command asks for.
     #[error("the enclave answered with something else than the command asks for")]
     OtherOutcome,
+    /// Nobody but the custodian can say that an overlay is in force, and it did not.
+    #[error(
+        "the custodian does not confirm the block overlay of epoch {ordered}: it shows {shown} as the one in force; what was ordered may not be in force: see holdfast status, and order it again"
+    )]
+    Unconfirmed {
+        /// The epoch of the overlay that was sent.
+        ordered: u64,
+        /// The epoch that the custodian shows, 0 for none.
+        shown: u64,
+    },
     /// No lease that could take a credential.
     #[error("no enclave holds a lease, so there is none to encrypt the credential to; start one and try again")]
     NoLease,
@@ -376,16 +386,22 @@ impl Session {
         }
     }
 
-    /// Signs an overlay and sends it; when this returns, the custodian has stored it durably.
+    /// Signs an overlay and sends it; when this returns, the custodian has said under its signature that exactly this is in force. The
+    /// empty answer to the overlay itself is worth no more than the TLS connection that it came over.
     ///
     /// # Errors
-    /// [`SessionError`].
+    /// [`SessionError`]; [`SessionError::Unconfirmed`] also when another administrator's overlay replaced it in between.
     pub async fn put_overlay(&self, overlay: &BlockOverlay) -> Result<(), SessionError> {
         let envelope = block::sign(overlay, &self.keys.signing_key, &self.rng)?;
         let signed = cbor::encode(&envelope).to_vec();
         // Before it is sent: an answer that is lost does not unsign it.
         self.note_overlay(overlay, &signed);
-        self.send(api::BLOCKS, signed).await
+        self.send(api::BLOCKS, signed).await?;
+        let shown = self.overlay().await?;
+        if shown.as_ref() == Some(overlay) {
+            return Ok(());
+        }
+        Err(SessionError::Unconfirmed { ordered: overlay.epoch, shown: shown.map_or(0, |shown| shown.epoch) })
     }
 
     async fn ask(&self, question: Question) -> Result<Answer, SessionError> {

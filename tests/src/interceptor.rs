@@ -166,6 +166,7 @@ pub struct Exchange {
 struct State {
     target: Option<SocketAddr>,
     rules: Vec<Rule>,
+    statuses: HashMap<&'static str, StatusCode>,
     counts: HashMap<String, usize>,
     exchanges: Vec<Exchange>,
 }
@@ -227,6 +228,13 @@ impl Interceptor {
         state.counts.clear();
     }
 
+    /// Answers on a path have this status from now on, whatever the custodian answered.
+    pub fn set_status(&self, path: &'static str, status: Option<StatusCode>) {
+        let mut state = self.shared.state.lock().unwrap();
+        state.statuses.remove(path);
+        state.statuses.extend(status.map(|status| (path, status)));
+    }
+
     /// Everything that was said so far.
     #[must_use]
     pub fn exchanges(&self) -> Vec<Exchange> {
@@ -279,6 +287,7 @@ async fn intercept(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Re
         exchange.answer = answer;
         exchange.delivered = Some(Instant::now());
     }
+    let status = shared.state.lock().unwrap().statuses.get(path.as_str()).copied().unwrap_or(status);
     let mut response = Response::builder().status(status);
     if let Some(content_type) = content_type {
         response = response.header(header::CONTENT_TYPE, content_type);

@@ -40,3 +40,4 @@ pub mod signers;
 pub mod system;
 pub mod tap;
 pub mod wait;
+pub mod witness;

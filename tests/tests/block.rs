@@ -1,4 +1,5 @@
-//! Blocks: seen by the enclave within a second of the tool's return, kept through every restart, lifted by nothing old.
+//! Blocks: seen by the enclave, kept through every restart, lifted by nothing old. How fast they are seen is measured in
+//! `revocation.rs`.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking, in its helpers too")]
 
@@ -15,9 +16,6 @@ use holdfast_tests::system::{AAD, KEY, Options, System, static_configuration};
 use holdfast_tests::wait::until;
 use ring::rand::SystemRandom;
 use serde_json::{Value, json};
-
-/// "Seen by every enclave within one second" (design, section 5).
-const BUDGET: Duration = Duration::from_secs(1);
 
 /// Requests one after the other until told to stop: when each was answered, and with what status.
 struct Poller {
@@ -57,7 +55,7 @@ impl Poller {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_block_is_seen_within_a_second() {
+async fn a_block_is_seen_and_lifted() {
     let system = System::start(Options {
         keys: vec![(KEY, "encrypt,decrypt"), ("other", "encrypt,decrypt")],
         ..Options::default()
@@ -69,7 +67,6 @@ async fn a_block_is_seen_within_a_second() {
         let blocked = system.order(&[&["block"], scope].concat());
         let waited = poller.first(400, Instant::now()).await;
         eprintln!("block of the {name}: seen {} ms after the tool returned", waited.as_millis());
-        assert!(waited < BUDGET, "{waited:?}");
         assert_eq!(blocked["store"], json!(name == "store"));
         let answer = system.client().decrypt(KEY, &encrypted.body, Some(AAD)).await.unwrap();
         assert_eq!(answer.text("errorName"), Some("InvalidStateException"), "{}", answer.body);

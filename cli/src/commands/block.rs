@@ -118,7 +118,7 @@ async fn change(
         successor(session.store().manifest.id(), in_force.as_ref(), withheld, edit, moment::now_ms()),
         withheld.map(|withheld| withheld.epoch),
     );
-    // Sent even when nothing changes: the answer then proves that the custodian has stored exactly this.
+    // Sent even when nothing changes: the custodian then confirms exactly this.
     session.put_overlay(&overlay).await?;
     Ok(BlockReport::new(Some(&overlay), withheld_epoch))
 }
