@@ -30,7 +30,7 @@ pub use overlays::{News, StoredOverlay};
 pub use policies::{StoredPolicy, WaitingRelease};
 pub use records::{ReleaseRecord, StoredRecord};
 pub use shares::{Deposited, NewShare, Retired, StoredShare};
-pub use versions::{Committed, Copied, CopiedVersion, HistoryEntry, NewVersion, Published, StoredRegister};
+pub use versions::{Committed, Copied, CopiedVersion, HistoryEntry, NewVersion, Published, StoredBlob, StoredRegister};
 pub use window::{ReplayWindow, Replayed};
 
 use database::{Database, PostgresDatabase, SqliteDatabase};

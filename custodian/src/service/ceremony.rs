@@ -64,7 +64,7 @@ impl Custodian {
             }
             Deposited::Conflict => {
                 tracing::warn!(key_store_id = %id, boot_id = %lease.boot_id, "refused a second, different share");
-                let register = self.store.register(id).await?.map(|register| register.signed);
+                let register = self.store.register(id).await?.map(super::versions::held);
                 Ok(Reply::Conflict { register })
             }
         }

@@ -51,8 +51,9 @@ impl Custodian {
                 let change = async move { custodian.deposit(&held, set, share, origin).await };
                 self.change(lease, change).await
             }
-            Ask::Publish { version, previous, blob, results, evidence: _ } => {
-                let change = async move { custodian.publish(&held, version, previous, blob, results, origin).await };
+            Ask::Publish { version, previous, blob, results, evidence } => {
+                let change =
+                    async move { custodian.publish(&held, version, previous, blob, evidence, results, origin).await };
                 self.change(lease, change).await
             }
             Ask::Copy { .. } | Ask::Commit { .. } | Ask::Retire { .. } => Ok(refused(lease, "is not done here yet")),
@@ -69,7 +70,7 @@ impl Custodian {
         change: impl Future<Output = Result<Reply, ServiceError>> + Send + 'static,
     ) -> Result<Reply, ServiceError> {
         let policy = self.policy(&lease.key_store).await?;
-        if let Err(reason) = lease.evidence.satisfies(&policy, &self.roots) {
+        if let Err(reason) = lease.evidence.satisfies(&policy, &self.roots, self.clock.now_ms()) {
             return self.end(lease, reason).await;
         }
         carried_through(change).await

@@ -64,7 +64,12 @@ impl Message for Evidence {
 
 impl Evidence {
     /// Whether the policy in force, and this custodian's configuration, accept it.
-    pub(super) fn satisfies(&self, policy: &ReleasePolicy, roots: &TrustRoots) -> Result<(), &'static str> {
+    pub(super) fn satisfies(
+        &self,
+        policy: &ReleasePolicy,
+        roots: &TrustRoots,
+        now_ms: u64,
+    ) -> Result<(), &'static str> {
         if self.trust_root != policy.trust_root {
             return Err("the release policy names another trust root by now");
         }
@@ -77,7 +82,7 @@ impl Evidence {
         for (index, value) in [(3, shown.pcr3), (4, shown.pcr4), (8, shown.pcr8)] {
             pcrs.extend(value.map(|value| (index, value)));
         }
-        if policy.measurements.iter().any(|accepted| accepted.accepts(&pcrs)) {
+        if policy.accepted(now_ms).iter().any(|accepted| accepted.accepts(&pcrs)) {
             Ok(())
         } else {
             Err("the release policy no longer accepts these measurements")
@@ -125,12 +130,8 @@ mod tests {
     fn evidence_is_judged_by_the_policy_in_force_and_by_the_configuration() {
         let roots = TrustRoots::new(None);
         let aws = roots.aws().fingerprint();
-        let policy = |trust_root, measurements: Vec<Measurements>| ReleasePolicy {
-            epoch: 2,
-            trust_root,
-            measurements,
-            lease_ms: 60_000,
-        };
+        let policy =
+            |trust_root, measurements: Vec<Measurements>| ReleasePolicy::first(trust_root, measurements, 60_000);
         let pinned = |pcr8| Measurements { pcr8: Some([pcr8; 48]), ..set(1) };
         let evidence = |measurements, trust_root| Evidence { measurements, trust_root };
         let table = [
@@ -144,7 +145,7 @@ mod tests {
             ("root not configured", evidence(set(1), [9; 32]), policy([9; 32], vec![set(1)]), false),
         ];
         for (what, evidence, policy, accepted) in table {
-            assert_eq!(evidence.satisfies(&policy, &roots).is_ok(), accepted, "{what}");
+            assert_eq!(evidence.satisfies(&policy, &roots, 0).is_ok(), accepted, "{what}");
             let bytes = cbor::encode(&evidence);
             assert_eq!(cbor::decode::<Evidence>(&bytes), Ok(evidence), "{what}");
         }
@@ -152,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_policy_survives_storage() {
-        let policy = ReleasePolicy { epoch: 7, trust_root: [3; 32], measurements: vec![set(1)], lease_ms: 60_000 };
+        let policy = ReleasePolicy { epoch: 7, ..ReleasePolicy::first([3; 32], vec![set(1)], 60_000) };
         assert_eq!(cbor::decode::<StoredPolicy>(&encode_policy(&policy)).unwrap().0, policy);
     }
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use holdfast_shared::cbor;
 use holdfast_shared::ids::{KeyStoreId, LeaseId};
 use holdfast_shared::manifest::ReleasePolicy;
-use holdfast_shared::release::{self, ChannelKeys, HeldShare, ReleaseBinding, ReleaseContent, ReleaseError};
+use holdfast_shared::release::{self, ChannelKeys, HeldEntry, HeldShare, ReleaseBinding, ReleaseContent, ReleaseError};
 
 use super::ceremony::decode_share_set;
 use super::evidence::Evidence;
@@ -34,8 +34,8 @@ pub(super) struct Grant {
 /// What a release needs from the database.
 struct Holdings {
     overlay: Option<StoredOverlay>,
-    share: Option<StoredShare>,
-    register: Option<Vec<u8>>,
+    shares: Vec<StoredShare>,
+    register: Option<HeldEntry>,
 }
 
 /// A release that is ready to be kept and sent.
@@ -65,13 +65,15 @@ impl Custodian {
         for _ in 0..GRANT_TRIES {
             let holdings = self.holdings(&key_store).await?;
             let blocked = blocks_store(&key_store, holdings.overlay.as_ref())?;
-            let share = match &holdings.share {
-                Some(stored) if !blocked => Some(self.unwrap_share(key_store.id(), stored).await?),
-                _ => None,
-            };
+            let mut shares = Vec::new();
+            if !blocked {
+                for stored in &holdings.shares {
+                    shares.push(self.unwrap_share(key_store.id(), stored).await?);
+                }
+            }
             let sealed = {
                 let grant = Arc::clone(&grant);
-                self.blocking(move |custodian| custodian.seal_release(&grant, holdings, share, blocked)).await??
+                self.blocking(move |custodian| custodian.seal_release(&grant, holdings, shares, blocked)).await??
             };
             match self.store.grant(&sealed.new, &sealed.record).await.map_err(ServiceError::from)? {
                 Granted::Kept { ended } => return Ok(self.granted(&key_store, sealed, ended)),
@@ -104,8 +106,8 @@ impl Custodian {
     async fn holdings(&self, key_store: &KeyStore) -> Result<Holdings, ServiceError> {
         Ok(Holdings {
             overlay: self.store.overlay(key_store.id()).await?,
-            share: self.store.shares(key_store.id()).await?.pop(),
-            register: self.store.register(key_store.id()).await?.map(|register| register.signed),
+            shares: self.store.shares(key_store.id()).await?,
+            register: self.store.register(key_store.id()).await?.map(super::versions::held),
         })
     }
 
@@ -113,25 +115,26 @@ impl Custodian {
         &self,
         grant: &Grant,
         holdings: Holdings,
-        share: Option<HeldShare>,
+        shares: Vec<HeldShare>,
         blocked: bool,
     ) -> Result<Sealed, Stop> {
         let Grant { key_store, policy, document, accepted, now_ms } = grant;
         let now_ms = *now_ms;
         let lease_id = self.challenges.lease_id(self.random()?);
         let overlay_epoch = holdings.overlay.as_ref().map_or(0, |overlay| overlay.epoch);
-        let reason = match (&share, blocked) {
-            (Some(_), _) => "released the share",
-            (None, true) => "granted a lease without the share: the key store is blocked",
-            (None, false) => "granted a lease without a share: there was no ceremony yet",
+        let reason = match (shares.is_empty(), blocked) {
+            (false, _) => "released the share",
+            (true, true) => "granted a lease without the share: the key store is blocked",
+            (true, false) => "granted a lease without a share: there was no ceremony yet",
         };
         let content = ReleaseContent {
             lease_id,
             lease_ms: policy.lease_ms,
-            share,
+            shares,
             overlay: holdings.overlay.map(|overlay| overlay.signed),
             register: holdings.register,
             audit_heads: Vec::new(),
+            successors: Vec::new(),
         };
         let (answer, keys) = self.seal_content(key_store, policy, accepted, &content)?;
         let state = LeaseState { seen_ms: now_ms, noted_ms: now_ms, counters: ReplayWindow::after(0) };

@@ -57,7 +57,7 @@ impl Custodian {
     /// Extends a lease: its new duration, or why the policy in force no longer accepts the enclave.
     async fn renew(&self, lease: &Lease, origin: Origin) -> Result<Result<u64, &'static str>, ServiceError> {
         let policy = self.policy(&lease.key_store).await?;
-        if let Err(reason) = lease.evidence.satisfies(&policy, &self.roots) {
+        if let Err(reason) = lease.evidence.satisfies(&policy, &self.roots, origin.now_ms) {
             return Ok(Err(reason));
         }
         let expires_ms = origin.now_ms.saturating_add(policy.lease_ms);
@@ -68,5 +68,12 @@ impl Custodian {
 
 fn reply(lease_ms: Option<u64>, news: News, enclaves: NonZeroU32) -> Reply {
     let commands = news.commands.into_iter().map(ByteVec::from).collect();
-    Reply::News { lease_ms, overlay: news.overlay, register: news.register, commands, enclaves }
+    Reply::News {
+        lease_ms,
+        overlay: news.overlay,
+        register: news.register.map(super::versions::held),
+        commands,
+        enclaves,
+        successors: Vec::new(),
+    }
 }

@@ -37,6 +37,13 @@ impl Custodian {
             Question::Overlay => {
                 Answer::Overlay { overlay: self.store.overlay(key_store.id()).await?.map(|overlay| overlay.signed) }
             }
+            Question::Pending
+            | Question::History(_)
+            | Question::Custody
+            | Question::Records(_)
+            | Question::WaitingReleases => {
+                return Err(ServiceError::Malformed("this custodian does not answer this question yet".to_owned()));
+            }
             Question::Status => Answer::Status(self.status(&key_store, now_ms).await?),
         };
         let signed =
@@ -69,14 +76,21 @@ impl Custodian {
     async fn status(&self, key_store: &KeyStore, now_ms: u64) -> Result<KeyStoreStatus, ServiceError> {
         let id = key_store.id();
         let policy = self.policy(key_store).await?;
-        let version = self.store.register(id).await?.map(|register| VersionInfo {
+        let newest = self.store.register(id).await?;
+        let is_committed = newest.as_ref().is_some_and(|newest| newest.committed);
+        let shares = self.store.shares(id).await?;
+        let version = newest.map(|register| VersionInfo {
             version: register.version,
             blob_id: register.blob_id,
             recorded_ms: register.recorded_ms,
         });
         Ok(KeyStoreStatus {
             now_ms,
-            holds_share: !self.store.shares(id).await?.is_empty(),
+            holds_share: !shares.is_empty(),
+            generations: shares.iter().map(|share| share.generation).collect(),
+            manifest_sequence: key_store.manifest.sequence(),
+            is_committed,
+            waiting_releases: 0,
             version,
             overlay_epoch: self.store.overlay(id).await?.map_or(0, |overlay| overlay.epoch),
             policy_epoch: policy.epoch,

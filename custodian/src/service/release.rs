@@ -180,7 +180,7 @@ impl Custodian {
         let expected = Expectations {
             nonce: &nonce,
             max_age_ms: limits::CHALLENGE_LIFE_MS,
-            accepted: &policy.measurements,
+            accepted: &policy.accepted(now_ms),
             user_data: Expected::Exactly(&user_data_bytes),
             public_key: Expected::Present,
         };

@@ -18,12 +18,12 @@ use holdfast_shared::release::HeldEntry;
 use super::channel::refused;
 use super::lease::Lease;
 use super::{Custodian, ServiceError};
-use crate::store::{NewVersion, Origin, Published, StoredRegister};
+use crate::store::{NewVersion, Origin, Published, StoredBlob, StoredRegister};
 
 impl Custodian {
     pub(super) async fn fetch(&self, lease: &Lease, blob_id: BlobId) -> Result<Reply, ServiceError> {
         match self.store.blob(lease.key_store.id(), blob_id).await? {
-            Some(blob) => Ok(Reply::Blob { blob, evidence: Vec::new() }),
+            Some(StoredBlob { blob, evidence }) => Ok(Reply::Blob { blob, evidence }),
             None => Ok(refused(lease, "this custodian has no such sealed key store")),
         }
     }
@@ -34,6 +34,7 @@ impl Custodian {
         version: u64,
         previous: Option<BlobId>,
         blob: Vec<u8>,
+        evidence: Vec<u8>,
         results: Vec<SealedResult>,
         origin: Origin,
     ) -> Result<Reply, ServiceError> {
@@ -80,7 +81,7 @@ impl Custodian {
             generation: header.generation,
             share_set: share.map(|share| share.share_set),
             register,
-            evidence: Vec::new(),
+            evidence,
             results,
             boot_id,
             commit_now: true,

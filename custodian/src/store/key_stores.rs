@@ -66,7 +66,7 @@ impl Store {
         Ok(key_stores)
     }
 
-    /// Puts a successor in force whose sequence is one more than the newest one's (the first manifest has 0). The caller has
+    /// Puts a successor in force whose sequence is one more than the newest one's (the first manifest has 1). The caller has
     /// made sure that it is signed under its predecessor.
     ///
     /// # Errors
@@ -110,7 +110,7 @@ async fn enrol(
     }
     transaction
         .execute(
-            "INSERT INTO manifests (key_store_id, sequence, signed, recorded_ms) VALUES ($1, 0, $2, $3)",
+            "INSERT INTO manifests (key_store_id, sequence, signed, recorded_ms) VALUES ($1, 1, $2, $3)",
             &[id.into(), manifest.into(), now.into()],
         )
         .await?;

@@ -7,7 +7,7 @@ use holdfast_shared::limits;
 use super::commands::pending;
 use super::database::{Lock, Session, Transaction, write_transaction};
 use super::versions::newest;
-use super::{Store, StoreError, from_integer, to_integer};
+use super::{Store, StoreError, StoredRegister, from_integer, to_integer};
 
 /// A signed block overlay as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,8 +23,8 @@ pub struct StoredOverlay {
 pub struct News {
     /// The signed overlay, if newer.
     pub overlay: Option<Vec<u8>>,
-    /// The signed register entry, if newer.
-    pub register: Option<Vec<u8>>,
+    /// The newest register entry, if newer.
+    pub register: Option<StoredRegister>,
     /// Signed commands that wait, oldest first.
     pub commands: Vec<Vec<u8>>,
 }
@@ -76,7 +76,7 @@ impl Store {
         let unseen = commands.into_iter().filter(|(id, _)| !seen.commands.contains(id));
         Ok(News {
             overlay: overlay.map(|overlay| overlay.signed),
-            register: register.map(|register| register.signed),
+            register,
             commands: unseen.map(|(_, envelope)| envelope).take(limits::PENDING_COMMANDS_MAX).collect(),
         })
     }

@@ -30,6 +30,8 @@ pub struct WaitingRelease {
     pub module_id: String,
     /// What was measured, encoded.
     pub measurements: Vec<u8>,
+    /// The newest attestation document with which it asked.
+    pub document: Vec<u8>,
     /// When it asked first.
     pub first_ms: u64,
     /// When it asked last.
@@ -54,6 +56,24 @@ impl Store {
             .await?;
         let (epoch, policy, signed_update) = row.ok_or(StoreError::Damaged("release policy"))?;
         Ok(StoredPolicy { epoch: from_integer(epoch, "policy epoch")?, policy, signed_update })
+    }
+
+    /// The signed updates of the release policy, oldest first; the newest `at_most` of them.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn policy_updates(&self, key_store_id: KeyStoreId, at_most: u32) -> Result<Vec<Vec<u8>>, StoreError> {
+        let rows: Vec<(Vec<u8>,)> = self
+            .database
+            .read()
+            .await?
+            .fetch_all(
+                "SELECT signed_update FROM release_policies WHERE key_store_id = $1 AND signed_update IS NOT NULL \
+                 ORDER BY epoch DESC LIMIT $2",
+                &[key_store_id.as_bytes().into(), at_most.into()],
+            )
+            .await?;
+        Ok(rows.into_iter().rev().map(|(signed,)| signed).collect())
     }
 
     /// Puts a policy in force, if the one that it was judged against still is and its epoch is higher. False when it is not:
@@ -120,25 +140,13 @@ impl Store {
         rows.into_iter().map(|(id, signed)| Ok((AdministratorId(array(&id, "administrator id")?), signed))).collect()
     }
 
-    /// Notes that a boot asked for a release that needs approvals. Of each key store the
+    /// Notes that a boot asked, at `last_ms`, for a release that needs approvals; when it asked first stays. Of each key store the
     /// [`limits::WAITING_RELEASES_MAX`] that asked last are kept.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn note_waiting(
-        &self,
-        key_store_id: KeyStoreId,
-        boot_id: BootId,
-        module_id: &str,
-        measurements: &[u8],
-        now_ms: u64,
-    ) -> Result<(), StoreError> {
-        let now = to_integer(now_ms, "time")?;
-        write_transaction!(
-            self,
-            Lock::KeyStore(key_store_id),
-            note_waiting(key_store_id, boot_id, module_id, measurements, now)
-        )
+    pub async fn note_waiting(&self, key_store_id: KeyStoreId, waiting: &WaitingRelease) -> Result<(), StoreError> {
+        write_transaction!(self, Lock::KeyStore(key_store_id), note_waiting(key_store_id, waiting))
     }
 
     /// Forgets that a boot waits: it obtained its release.
@@ -154,22 +162,23 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn waiting_releases(&self, key_store_id: KeyStoreId) -> Result<Vec<WaitingRelease>, StoreError> {
-        let rows: Vec<(Vec<u8>, String, Vec<u8>, i64, i64)> = self
+        let rows: Vec<(Vec<u8>, String, Vec<u8>, Vec<u8>, i64, i64)> = self
             .database
             .read()
             .await?
             .fetch_all(
-                "SELECT boot_id, module_id, measurements, first_ms, last_ms FROM release_requests \
+                "SELECT boot_id, module_id, measurements, document, first_ms, last_ms FROM release_requests \
                  WHERE key_store_id = $1 ORDER BY last_ms DESC, boot_id LIMIT $2",
                 &[key_store_id.as_bytes().into(), WAITING_KEPT.into()],
             )
             .await?;
         rows.into_iter()
-            .map(|(boot_id, module_id, measurements, first_ms, last_ms)| {
+            .map(|(boot_id, module_id, measurements, document, first_ms, last_ms)| {
                 Ok(WaitingRelease {
                     boot_id: BootId(array(&boot_id, "boot id")?),
                     module_id,
                     measurements,
+                    document,
                     first_ms: from_integer(first_ms, "time")?,
                     last_ms: from_integer(last_ms, "time")?,
                 })
@@ -248,19 +257,24 @@ async fn approve_release(
 async fn note_waiting(
     transaction: &mut Transaction,
     key_store_id: KeyStoreId,
-    boot_id: BootId,
-    module_id: &str,
-    measurements: &[u8],
-    now: i64,
+    waiting: &WaitingRelease,
 ) -> Result<(), StoreError> {
     let id = key_store_id.as_bytes();
     transaction
         .execute(
-            "INSERT INTO release_requests (key_store_id, boot_id, module_id, measurements, first_ms, last_ms) \
-             VALUES ($1, $2, $3, $4, $5, $5) ON CONFLICT (key_store_id, boot_id) \
+            "INSERT INTO release_requests (key_store_id, boot_id, module_id, measurements, document, first_ms, last_ms) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (key_store_id, boot_id) \
              DO UPDATE SET module_id = excluded.module_id, measurements = excluded.measurements, \
-             last_ms = excluded.last_ms",
-            &[id.into(), boot_id.as_bytes().into(), module_id.into(), measurements.into(), now.into()],
+             document = excluded.document, last_ms = excluded.last_ms",
+            &[
+                id.into(),
+                waiting.boot_id.as_bytes().into(),
+                waiting.module_id.as_str().into(),
+                (&waiting.measurements).into(),
+                (&waiting.document).into(),
+                to_integer(waiting.first_ms, "time")?.into(),
+                to_integer(waiting.last_ms, "time")?.into(),
+            ],
         )
         .await?;
     transaction

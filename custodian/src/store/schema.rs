@@ -33,10 +33,10 @@ CREATE TABLE key_stores (
     enrolled_ms  INTEGER NOT NULL
 ) STRICT;
 
--- Sequence 0 is the manifest that gave the key store its id; each further one is a successor.
+-- Sequence 1 is the manifest that gave the key store its id; each further one is a successor.
 CREATE TABLE manifests (
     key_store_id BLOB NOT NULL REFERENCES key_stores,
-    sequence     INTEGER NOT NULL CHECK (sequence >= 0),
+    sequence     INTEGER NOT NULL CHECK (sequence >= 1),
     signed       BLOB NOT NULL,
     recorded_ms  INTEGER NOT NULL,
     PRIMARY KEY (key_store_id, sequence)
@@ -67,6 +67,7 @@ CREATE TABLE release_requests (
     boot_id      BLOB NOT NULL CHECK (length(boot_id) = 16),
     module_id    TEXT NOT NULL,
     measurements BLOB NOT NULL,
+    document     BLOB NOT NULL,
     first_ms     INTEGER NOT NULL,
     last_ms      INTEGER NOT NULL,
     PRIMARY KEY (key_store_id, boot_id)

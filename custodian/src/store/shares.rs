@@ -7,7 +7,7 @@ use holdfast_shared::ids::KeyStoreId;
 
 use super::database::{Lock, Session, Transaction, write_transaction};
 use super::leases::count_message;
-use super::{Origin, Store, StoreError, generation_from, to_integer};
+use super::{Origin, Store, StoreError, from_integer, generation_from, to_integer};
 
 /// How many generations a release can carry: the one in force, and the next while a rotation is under way.
 const GENERATIONS: u32 = 2;
@@ -36,6 +36,10 @@ pub struct StoredShare {
     pub share_set: Vec<u8>,
     /// The share, wrapped.
     pub wrapped: Vec<u8>,
+    /// The attestation document of the enclave that deposited it.
+    pub document: Vec<u8>,
+    /// When.
+    pub deposited_ms: u64,
 }
 
 /// What came of depositing a share.
@@ -52,7 +56,8 @@ pub enum Deposited {
 pub enum Retired {
     /// So many shares were deleted; none of these generations is left.
     Deleted(u64),
-    /// No committed version under a later generation is held here, or no share of it: nothing was deleted.
+    /// The newest version held here is not committed, or not sealed under this generation, or its share is missing: nothing was
+    /// deleted.
     TooEarly,
 }
 
@@ -71,25 +76,32 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn shares(&self, key_store_id: KeyStoreId) -> Result<Vec<StoredShare>, StoreError> {
-        let rows: Vec<(i64, Vec<u8>, Vec<u8>)> = self
+        let rows: Vec<(i64, Vec<u8>, Vec<u8>, Vec<u8>, i64)> = self
             .database
             .read()
             .await?
             .fetch_all(
-                "SELECT generation, share_set, wrapped FROM shares WHERE key_store_id = $1 \
+                "SELECT generation, share_set, wrapped, document, deposited_ms FROM shares WHERE key_store_id = $1 \
                  ORDER BY generation DESC LIMIT $2",
                 &[key_store_id.as_bytes().into(), GENERATIONS.into()],
             )
             .await?;
         rows.into_iter()
             .rev()
-            .map(|(generation, share_set, wrapped)| {
-                Ok(StoredShare { generation: generation_from(generation)?, share_set, wrapped })
+            .map(|(generation, share_set, wrapped, document, deposited_ms)| {
+                Ok(StoredShare {
+                    generation: generation_from(generation)?,
+                    share_set,
+                    wrapped,
+                    document,
+                    deposited_ms: from_integer(deposited_ms, "time")?,
+                })
             })
             .collect()
     }
 
-    /// Deletes the shares of generations below this one, if a committed version under it or a later one is held, and its share.
+    /// Deletes the shares of generations below this one, if the newest version held is committed and sealed under it, and its
+    /// share is held.
     ///
     /// # Errors
     /// [`StoreError`], [`StoreError::LeaseEnded`] and [`StoreError::Replayed`] among them.
@@ -147,14 +159,15 @@ async fn retire(
 ) -> Result<Retired, StoreError> {
     count_message(transaction, origin).await?;
     let id = key_store_id.as_bytes();
-    let (replaced,): (i64,) = transaction
-        .fetch_one(
-            "SELECT count(*) FROM versions JOIN shares USING (key_store_id, generation) \
-             WHERE key_store_id = $1 AND generation >= $2 AND committed = 1",
-            &[id.into(), below_generation.into()],
+    let newest: Option<(i64, i64)> = transaction
+        .fetch_optional(
+            "SELECT generation, committed FROM versions WHERE key_store_id = $1 ORDER BY version DESC LIMIT 1",
+            &[id.into()],
         )
         .await?;
-    if replaced == 0 {
+    let in_force =
+        newest.is_some_and(|(generation, committed)| committed != 0 && generation == i64::from(below_generation));
+    if !in_force || share_set(transaction, key_store_id, below_generation).await?.is_none() {
         return Ok(Retired::TooEarly);
     }
     let deleted = transaction

@@ -117,6 +117,15 @@ pub struct StoredRegister {
     pub committed: bool,
 }
 
+/// A sealed key store as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredBlob {
+    /// The blob.
+    pub blob: Vec<u8>,
+    /// The attestation document over it.
+    pub evidence: Vec<u8>,
+}
+
 /// One line of a key store's history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HistoryEntry {
@@ -172,17 +181,17 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn blob(&self, key_store_id: KeyStoreId, blob_id: BlobId) -> Result<Option<Vec<u8>>, StoreError> {
-        let row: Option<(Vec<u8>,)> = self
+    pub async fn blob(&self, key_store_id: KeyStoreId, blob_id: BlobId) -> Result<Option<StoredBlob>, StoreError> {
+        let row: Option<(Vec<u8>, Vec<u8>)> = self
             .database
             .read()
             .await?
             .fetch_optional(
-                "SELECT blob FROM versions WHERE key_store_id = $1 AND blob_id = $2",
+                "SELECT blob, evidence FROM versions WHERE key_store_id = $1 AND blob_id = $2",
                 &[key_store_id.as_bytes().into(), blob_id.as_bytes().into()],
             )
             .await?;
-        Ok(row.map(|(blob,)| blob))
+        Ok(row.map(|(blob, evidence)| StoredBlob { blob, evidence }))
     }
 
     /// The versions held from this number on, oldest first.
