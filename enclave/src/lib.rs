@@ -21,6 +21,7 @@ pub mod directory;
 mod entropy;
 mod files;
 mod fleet;
+pub mod kms;
 pub mod nsm;
 mod report;
 mod roster;
