@@ -12,10 +12,18 @@ pub const RELEASE: &str = "/v1/release";
 pub const CHANNEL: &str = "/v1/channel";
 /// A signed manifest → empty. Only manifests signed by an administrator whom the custodian's configuration names.
 pub const MANIFESTS: &str = "/v1/manifests";
+/// A [`crate::manifest::ManifestChain`] → empty: for a custodian that a successor brings in, which needs all manifests at once.
+pub const MANIFEST_CHAINS: &str = "/v1/manifests/chains";
+/// A signed successor → empty, once it is durable. It is *staged*: it comes into force with the version that adopts it.
+pub const SUCCESSORS: &str = "/v1/manifests/successors";
 /// A signed command → empty.
 pub const COMMANDS: &str = "/v1/commands";
 /// A signed block overlay → empty, once it is durable.
 pub const BLOCKS: &str = "/v1/blocks";
+/// A signed [`crate::policy::PolicyUpdate`] → empty, once it is durable.
+pub const POLICIES: &str = "/v1/policies";
+/// A signed [`crate::policy::ReleaseApproval`] → empty, once it is durable.
+pub const APPROVALS: &str = "/v1/approvals";
 /// A signed query → a signed answer.
 pub const QUERIES: &str = "/v1/queries";
 

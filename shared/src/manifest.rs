@@ -5,11 +5,14 @@
 //! signed by as many of its predecessor's administrators as changes of custody need, and the id stays. Refuses: one missing
 //! signature, a threshold that cannot be reached or is zero, duplicate keys, a KMS share that alone would be enough.
 
+mod window;
+
 use core::num::{NonZeroU8, NonZeroU32};
 use std::collections::BTreeSet;
 
 use ring::rand::SecureRandom;
 
+pub use self::window::ReleaseWindow;
 use crate::attestation::Measurements;
 use crate::cbor::{self, DecodeError, message};
 use crate::hpke;
@@ -171,51 +174,6 @@ pub struct AcceptedImage {
 impl From<Measurements> for AcceptedImage {
     fn from(measurements: Measurements) -> Self {
         Self { measurements, name: None, sunset_ms: None }
-    }
-}
-
-/// Hours of the week, in UTC, in which shares are released.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
-#[cbor(array)]
-pub struct ReleaseWindow {
-    /// Bit 0 is Monday, bit 6 Sunday: the days on which it opens.
-    #[n(0)]
-    pub days: u8,
-    /// Minute of the day at which it opens, 0–1439.
-    #[n(1)]
-    pub opens: u16,
-    /// Minutes for which it stays open, 1–1440; it may reach into the next day.
-    #[n(2)]
-    pub minutes: u16,
-}
-
-impl ReleaseWindow {
-    const MINUTES_OF_DAY: u64 = 24 * 60;
-
-    /// Whether it is open at `now_ms`, milliseconds since 1970.
-    #[must_use]
-    pub const fn is_open(&self, now_ms: u64) -> bool {
-        let minute = now_ms / 60_000;
-        // The first day of 1970 was a Thursday: 3 days after a Monday.
-        let day = minute / Self::MINUTES_OF_DAY + 3;
-        let of_day = minute % Self::MINUTES_OF_DAY;
-        let opened_today = self.opens_on(day) && of_day >= self.opens as u64;
-        let since_today = of_day.saturating_sub(self.opens as u64);
-        let since_yesterday = of_day + Self::MINUTES_OF_DAY - self.opens as u64;
-        let minutes = self.minutes as u64;
-        (opened_today && since_today < minutes) || (self.opens_on(day + 6) && since_yesterday < minutes)
-    }
-
-    const fn opens_on(&self, day: u64) -> bool {
-        self.days >> (day % 7) & 1 == 1
-    }
-
-    const fn is_valid(&self) -> bool {
-        self.days != 0
-            && self.days < 1 << 7
-            && (self.opens as u64) < Self::MINUTES_OF_DAY
-            && self.minutes >= 1
-            && self.minutes as u64 <= Self::MINUTES_OF_DAY
     }
 }
 
@@ -599,6 +557,19 @@ impl VerifiedManifest {
         })
     }
 }
+
+/// All manifests of a key store, the first and its successors, oldest first, for a custodian that knows none of them.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(array)]
+pub struct ManifestChain {
+    /// The signed manifests.
+    #[n(0)]
+    pub signed: Vec<minicbor::bytes::ByteVec>,
+}
+
+message!(ManifestChain, limits::MANIFEST_CHAIN_MAX * (limits::MANIFEST_MAX + 8) + 16, "chain of manifests", |chain| {
+    if (1..=limits::MANIFEST_CHAIN_MAX).contains(&chain.signed.len()) { Ok(()) } else { Err("has 1 to 12 manifests") }
+});
 
 fn envelope(signed: &[u8]) -> Result<Envelope, ManifestError> {
     let (length, max) = (signed.len(), limits::MANIFEST_MAX);
