@@ -7,11 +7,12 @@
 use holdfast_shared::command::{self, Action, Command, CommandError, Outcome, Precondition};
 use holdfast_shared::external_key::{ExternalKeyId, KeyState, KeyUsage, LegacyProfile};
 use holdfast_shared::hpke;
-use holdfast_shared::ids::{AdministratorId, CommandId, KeyStoreId};
+use holdfast_shared::ids::CommandId;
 use holdfast_shared::keystore::{
     self, Body, ClientAuthentication, CredentialRecord, ExecutedCommand, KeyVersionRecord,
 };
 use holdfast_shared::limits;
+use holdfast_shared::manifest::{Administrator, VerifiedManifest};
 use holdfast_shared::secrets::Secret;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
@@ -19,10 +20,16 @@ use rustls::pki_types::CertificateDer;
 use super::identity;
 
 mod keys;
+mod succession;
+
+pub(crate) use keys::{carry_out_due, is_due};
 
 /// What a command is judged by, besides the body.
 pub(crate) struct Situation<'a> {
-    pub(crate) key_store_id: KeyStoreId,
+    /// The manifest in force.
+    pub(crate) manifest: &'a VerifiedManifest,
+    /// Epoch of the block overlay in force, 0 for none.
+    pub(crate) overlay_epoch: u64,
     /// Attested time.
     pub(crate) now_ms: u64,
     /// The version that the body was opened from.
@@ -38,7 +45,7 @@ pub(crate) struct Situation<'a> {
 pub(crate) struct Handled {
     pub(crate) command_id: CommandId,
     /// To whom the outcome is encrypted: who signed first.
-    pub(crate) recipient: AdministratorId,
+    pub(crate) recipient: Administrator,
     pub(crate) effect: Effect,
 }
 
@@ -47,6 +54,17 @@ pub(crate) struct Handled {
 pub(crate) enum Effect {
     /// The body changed: publish it with the outcome.
     Changed(Outcome),
+    /// The body changed, and the root key must change with it: publish the body under a new one, shared anew.
+    ChangedRoot(Outcome),
+    /// The body changed with the manifest: publish it under the successor.
+    Adopted {
+        /// The successor.
+        manifest: Box<VerifiedManifest>,
+        /// Whether the root key must be changed and shared anew among the successor's custodians.
+        reshare: bool,
+        /// What is told.
+        outcome: Outcome,
+    },
     /// The body did not change: report the outcome.
     Answered(Outcome),
     /// Not for this enclave, or done already: do nothing.
@@ -61,11 +79,13 @@ pub(crate) enum Effect {
 /// # Errors
 /// [`CommandError`] when there is nobody to answer: the bytes are no command signed by an administrator of this key store.
 pub(crate) fn carry_out(signed: &[u8], body: &mut Body, situation: Situation<'_>) -> Result<Handled, CommandError> {
-    let (command, signers) = command::open(signed, situation.key_store_id, &body.administrators)?;
-    let recipient = *signers.first().ok_or(CommandError::OtherCommand)?;
+    let (command, signers) = command::open(signed, situation.manifest.id(), &body.administrators)?;
+    // Before it is carried out: who orders may be no administrator afterwards.
+    let recipient = body.administrators.iter().find(|administrator| signers.first() == Some(&administrator.id()));
+    let recipient = recipient.cloned().ok_or(CommandError::OtherCommand)?;
     let command_id = command.command_id;
     let effect = effect_of(&command, signers.len(), body, situation);
-    if let Effect::Changed(_) = effect {
+    if let Effect::Changed(_) | Effect::ChangedRoot(_) | Effect::Adopted { .. } = effect {
         body.executed.push(ExecutedCommand { command_id, expires_ms: command.expires_ms });
         // Found out when it is sealed, it would be tried again until it expires.
         if !keystore::fits(body) {
@@ -116,6 +136,9 @@ fn check_precondition(command: &Command, body: &Body, version: u64) -> Result<()
             let (Action::EnableKey { id }
             | Action::DisableKey { id }
             | Action::RotateKey { id }
+            | Action::ScheduleKeyDestruction { id, .. }
+            | Action::CancelKeyDestruction { id }
+            | Action::DestroyKey { id }
             | Action::DestroyKeyVersion { id, .. }) = &command.action
             else {
                 return Err("a key's state is a precondition of orders about a key that exists only".to_owned());
@@ -138,11 +161,13 @@ fn act(command: &Command, body: &mut Body, situation: Situation<'_>) -> Effect {
         Action::DestroyKeyVersion { id, number } => keys::destroy_version(body, id, *number),
         Action::EnableKey { id } => keys::set_state(body, id, KeyState::Enabled),
         Action::DisableKey { id } => keys::set_state(body, id, KeyState::Disabled),
-        Action::ScheduleKeyDestruction { .. }
-        | Action::CancelKeyDestruction { .. }
-        | Action::DestroyKey { .. }
-        | Action::RotateRootKey
-        | Action::AdoptManifest { .. } => refused("this enclave cannot do that yet"),
+        Action::ScheduleKeyDestruction { id, waiting_ms } => {
+            keys::schedule_destruction(body, id, situation.now_ms.saturating_add(*waiting_ms))
+        }
+        Action::CancelKeyDestruction { id } => keys::cancel_destruction(body, id),
+        Action::DestroyKey { id } => keys::destroy(body, id),
+        Action::RotateRootKey => Effect::ChangedRoot(Outcome::Done),
+        Action::AdoptManifest { signed } => succession::adopt(body, signed, &situation),
         Action::ListKeys => Effect::Answered(Outcome::Keys { keys: keys::list(body) }),
         Action::SetQuota { quota } => {
             body.quota = *quota;
@@ -191,7 +216,7 @@ fn import_key(
     sealed: &hpke::Sealed,
     situation: &Situation<'_>,
 ) -> Effect {
-    match command::open_material(sealed, situation.key_store_id, command_id, situation.attested_key) {
+    match command::open_material(sealed, situation.manifest.id(), command_id, situation.attested_key) {
         Ok(material) => {
             let legacy = legacy.then_some(LegacyProfile::AwsSample);
             keys::create(body, id, usage, KeyVersionRecord { legacy, ..KeyVersionRecord::new(1, material) })
@@ -240,7 +265,7 @@ fn import_credential(
     body: &mut Body,
     situation: &Situation<'_>,
 ) -> Effect {
-    let opened = command::open_credential(sealed, situation.key_store_id, command_id, situation.attested_key);
+    let opened = command::open_credential(sealed, situation.manifest.id(), command_id, situation.attested_key);
     let Ok(imported) = opened else {
         return refused("the credential does not open with this enclave's key for this command");
     };

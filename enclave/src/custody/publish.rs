@@ -100,8 +100,7 @@ impl<C: Connect + 'static> Custody<C> {
                 }
             };
             let command_id = handled.command_id;
-            let recipient = body.administrators.iter().find(|a| a.id() == handled.recipient).cloned();
-            let Some(recipient) = recipient else { return Ok(Dealt::Not) };
+            let recipient = handled.recipient;
             let (changed, outcome) = match handled.effect {
                 Effect::Left => {
                     self.remember(command_id);
@@ -110,6 +109,10 @@ impl<C: Connect + 'static> Custody<C> {
                 Effect::Waiting => return Ok(Dealt::Not),
                 Effect::Answered(outcome) => (false, outcome),
                 Effect::Changed(outcome) => (true, outcome),
+                Effect::ChangedRoot(_) | Effect::Adopted { .. } => {
+                    let reason = "this enclave cannot change the root key or the manifest yet".to_owned();
+                    (false, Outcome::Refused { reason })
+                }
             };
             let result = sealed_result(&self.enclave.nsm, self.id(), command_id, &recipient, &outcome).await?;
             if !changed {
@@ -133,12 +136,14 @@ impl<C: Connect + 'static> Custody<C> {
         signed: &[u8],
         fresh: Secret<32>,
     ) -> Result<(Result<Handled, CommandError>, keystore::Body), CustodyError> {
-        let (key_store_id, clock) = (self.id(), Arc::clone(&self.enclave.clock));
+        let (manifest, clock) = (self.manifest.clone(), Arc::clone(&self.enclave.clock));
+        let overlay_epoch = self.overlay.as_ref().map_or(0, |overlay| overlay.epoch);
         let (unsealed, signed) = (Arc::clone(unsealed), signed.to_vec());
         let judging = move || {
             let mut body = unsealed.open()?.body;
             let situation = Situation {
-                key_store_id,
+                manifest: &manifest,
+                overlay_epoch,
                 now_ms: clock.wall_ms(),
                 version: unsealed.entry.version,
                 attested_key: &unsealed.attested_key,

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use der::Decode;
 use holdfast_shared::block::BlockOverlay;
-use holdfast_shared::external_key::{ExternalKey, ExternalKeyVersion};
+use holdfast_shared::external_key::{ExternalKey, ExternalKeyVersion, KeyState};
 use holdfast_shared::ids::KeyStoreId;
 use holdfast_shared::keystore::{Body, CredentialRecord, ExternalKeyRecord};
 use holdfast_shared::manifest::{Custodian, VerifiedManifest};
@@ -99,7 +99,8 @@ impl ServedStore {
             return Err(failed(&"the key store names another host or path prefix than its manifest"));
         }
         let random = SystemRandom::new();
-        let keys = body.external_keys.into_iter().map(external_key).collect::<Result<Vec<_>, _>>()?;
+        let kept = body.external_keys.into_iter().filter(|key| key.state != KeyState::Destroyed);
+        let keys = kept.map(external_key).collect::<Result<Vec<_>, _>>()?;
         let ring = KeyRing::new(keys, &random).map_err(|error| failed(&error))?;
         let credentials = credentials(body.credentials, &random)?;
         let chain: Vec<Vec<u8>> = body.tls.chain.into_iter().map(|certificate| certificate.0).collect();

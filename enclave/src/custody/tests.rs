@@ -175,12 +175,9 @@ impl World {
             hostile_tolerated: 0,
             host_name: HostName::parse("xks.example.com").unwrap(),
             path_prefix: PathPrefix::parse("").unwrap(),
-            release_policy: ReleasePolicy {
-                epoch: 1,
-                trust_root: [1; 32],
-                measurements: vec![measurements],
-                lease_ms: 60_000,
-            },
+            release_policy: ReleasePolicy::first([1; 32], vec![measurements], 60_000),
+            succession: None,
+            kms_share: None,
         };
         let rng = SystemRandom::new();
         let mut envelope = manifest::sign(&manifest, &administrators[0].signing, &rng).unwrap();

@@ -1,6 +1,7 @@
 //! Orders about external keys and their versions.
 //!
-//! Guarantees: the newest version of a key is never destroyed, so a number is never given twice: the next one is always above it.
+//! Guarantees: the newest version of a key is never destroyed while the key lives, so a number is never given twice: the next one is
+//! always above it; a key is destroyed only after it was pending destruction, and its id is never used again.
 //! Assumes: keys are sorted by id and versions by number, which the sealed key store demands. Refuses: a key pending destruction,
 //! except that its versions may be destroyed.
 
@@ -18,8 +19,10 @@ fn place(body: &Body, id: &ExternalKeyId) -> Result<usize, usize> {
     body.external_keys.binary_search_by(|key| key.id.cmp(id))
 }
 
+/// A key that was not destroyed.
 fn find<'b>(body: &'b mut Body, id: &ExternalKeyId) -> Option<&'b mut ExternalKeyRecord> {
-    place(body, id).ok().and_then(|index| body.external_keys.get_mut(index))
+    let found = place(body, id).ok().and_then(|index| body.external_keys.get_mut(index));
+    found.filter(|key| key.state != KeyState::Destroyed)
 }
 
 fn no_such_key(id: &ExternalKeyId) -> String {
@@ -46,7 +49,13 @@ pub(super) fn check_state(body: &Body, id: &ExternalKeyId, expected: KeyState) -
 
 /// Adds a key with its first version.
 pub(super) fn create(body: &mut Body, id: &ExternalKeyId, usage: KeyUsage, first: KeyVersionRecord) -> Effect {
-    let Err(place) = place(body, id) else { return refused(&format!("key {id} exists already")) };
+    let place = match place(body, id) {
+        Err(place) => place,
+        Ok(_) if find(body, id).is_none() => {
+            return refused(&format!("there was a key {id}, which was destroyed: its id is never used again"));
+        }
+        Ok(_) => return refused(&format!("key {id} exists already")),
+    };
     if body.external_keys.len() >= limits::EXTERNAL_KEYS_MAX {
         return refused("the key store is full");
     }
@@ -113,6 +122,81 @@ pub(super) fn set_state(body: &mut Body, id: &ExternalKeyId, state: KeyState) ->
             DONE
         }
     }
+}
+
+/// Takes a key out of service for good, unless that is cancelled before `destroy_after_ms`.
+pub(super) fn schedule_destruction(body: &mut Body, id: &ExternalKeyId, destroy_after_ms: u64) -> Effect {
+    match find(body, id) {
+        None => refused(&no_such_key(id)),
+        Some(key) if key.state == KeyState::PendingDestruction => {
+            refused(&format!("key {id} is pending destruction already; cancel that first to change the time"))
+        }
+        Some(key) => {
+            key.state = KeyState::PendingDestruction;
+            key.destroy_after_ms = Some(destroy_after_ms);
+            DONE
+        }
+    }
+}
+
+/// Keeps a key that was to be destroyed. Whether it is used again is another decision.
+pub(super) fn cancel_destruction(body: &mut Body, id: &ExternalKeyId) -> Effect {
+    match find(body, id) {
+        None => refused(&no_such_key(id)),
+        Some(key) if key.state != KeyState::PendingDestruction => {
+            refused(&format!("key {id} is {}, not pending destruction", state_name(key.state)))
+        }
+        Some(key) => {
+            key.state = KeyState::Disabled;
+            key.destroy_after_ms = None;
+            DONE
+        }
+    }
+}
+
+/// Drops all of a key but its id and its newest number.
+pub(super) fn destroy(body: &mut Body, id: &ExternalKeyId) -> Effect {
+    match find(body, id) {
+        None => refused(&no_such_key(id)),
+        Some(key) if key.state != KeyState::PendingDestruction => refused(&format!(
+            "key {id} is {}; only a key that is pending destruction is destroyed: schedule that first",
+            state_name(key.state)
+        )),
+        Some(key) => {
+            bury(key);
+            Effect::ChangedRoot(Outcome::Done)
+        }
+    }
+}
+
+fn bury(key: &mut ExternalKeyRecord) {
+    key.state = KeyState::Destroyed;
+    key.destroy_after_ms = None;
+    let newest = key.versions.pop();
+    key.versions.clear();
+    key.versions.extend(newest.map(|mut newest| {
+        newest.destroy();
+        newest
+    }));
+}
+
+/// Whether a key's time of destruction has come.
+pub(crate) fn is_due(body: &Body, now_ms: u64) -> bool {
+    body.external_keys.iter().any(|key| key_is_due(key, now_ms))
+}
+
+/// Carries out the standing orders to destroy keys whose time has come, and returns these keys. The root key must change with it.
+pub(crate) fn carry_out_due(body: &mut Body, now_ms: u64) -> Vec<ExternalKeyId> {
+    let due = body.external_keys.iter_mut().filter(|key| key_is_due(key, now_ms));
+    due.map(|key| {
+        bury(key);
+        key.id.clone()
+    })
+    .collect()
+}
+
+fn key_is_due(key: &ExternalKeyRecord, now_ms: u64) -> bool {
+    key.state == KeyState::PendingDestruction && key.destroy_after_ms.is_some_and(|due_ms| now_ms >= due_ms)
 }
 
 /// All keys, with their versions as far as these fit into one result.

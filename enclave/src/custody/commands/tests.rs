@@ -1,9 +1,11 @@
 //! Each rule of carrying out a command, as a table.
 
+use holdfast_shared::attestation::Measurements;
 use holdfast_shared::command::seal_credential;
 use holdfast_shared::external_key::KeyUsage;
+use holdfast_shared::ids::KeyStoreId;
 use holdfast_shared::keystore::TlsIdentity;
-use holdfast_shared::manifest::{Administrator, DerCertificate, Thresholds};
+use holdfast_shared::manifest::{self, Custodian, DerCertificate, Manifest, ReleasePolicy, Thresholds};
 use holdfast_shared::secrets::SecretBytes;
 use holdfast_shared::signature::SigningKey;
 use holdfast_shared::sigv4::AccessKeyId;
@@ -13,13 +15,16 @@ use ring::rand::SystemRandom;
 
 use super::*;
 
+mod destruction;
+mod succession;
 mod versions;
 
-const KEY_STORE: KeyStoreId = KeyStoreId([7; 32]);
 const NOW_MS: u64 = 1_000_000;
 
 struct Desk {
     signing: SigningKey,
+    manifest: VerifiedManifest,
+    overlay_epoch: u64,
     attested: hpke::PrivateKey,
     body: Body,
     next: u8,
@@ -28,8 +33,7 @@ struct Desk {
 
 impl Desk {
     fn new() -> Self {
-        let rng = SystemRandom::new();
-        let signing = SigningKey::from_pkcs8(&SigningKey::generate(&rng).unwrap(), &rng).unwrap();
+        let signing = signing_key();
         let encryption = hpke::PrivateKey::generate().unwrap();
         let administrator = Administrator {
             name: "alice".to_owned(),
@@ -44,20 +48,26 @@ impl Desk {
             tls: TlsIdentity { private_key: identity::tls_key().unwrap(), chain: vec![] },
             credentials: vec![],
             external_keys: vec![],
-            administrators: vec![administrator],
+            administrators: vec![administrator.clone()],
             thresholds: Thresholds::ONE,
             executed: vec![],
             quota: None,
             client_authentication: None,
         };
-        Self { signing, attested: hpke::PrivateKey::generate().unwrap(), body, next: 0, fresh: 5 }
+        let manifest = manifest_of(&administrator, &signing);
+        let attested = hpke::PrivateKey::generate().unwrap();
+        Self { signing, manifest, overlay_epoch: 0, attested, body, next: 0, fresh: 5 }
+    }
+
+    const fn id(&self) -> KeyStoreId {
+        self.manifest.id()
     }
 
     fn command(&mut self, action: Action) -> Command {
         self.next += 1;
         Command {
             label: labels::COMMAND.to_owned(),
-            key_store_id: KEY_STORE,
+            key_store_id: self.id(),
             command_id: CommandId([self.next; 16]),
             issued_ms: NOW_MS,
             expires_ms: NOW_MS + 1000,
@@ -72,7 +82,8 @@ impl Desk {
 
     fn at(&mut self, signed: &[u8], now_ms: u64) -> Effect {
         let situation = Situation {
-            key_store_id: KEY_STORE,
+            manifest: &self.manifest,
+            overlay_epoch: self.overlay_epoch,
             now_ms,
             version: 3,
             attested_key: &self.attested,
@@ -86,6 +97,41 @@ impl Desk {
         let signed = self.signed(&command);
         self.at(&signed, NOW_MS)
     }
+}
+
+/// A manifest of one administrator and three custodians.
+fn manifest_of(administrator: &Administrator, signing: &SigningKey) -> VerifiedManifest {
+    let pcr = [7; 48];
+    let image = Measurements { pcr0: pcr, pcr1: pcr, pcr2: pcr, pcr16: pcr, pcr3: None, pcr4: None, pcr8: None };
+    let custodian = |name: &str| Custodian {
+        name: name.to_owned(),
+        signing_key: signing_key().verifying_key().unwrap(),
+        encryption_key: *hpke::PrivateKey::generate().unwrap().public_key(),
+        address: "vault.example.com:8443".to_owned(),
+        tls_roots: vec![DerCertificate(vec![1])],
+    };
+    let manifest = Manifest {
+        label: labels::MANIFEST.to_owned(),
+        nonce: [9; 16],
+        name: "ward 7".to_owned(),
+        administrators: vec![administrator.clone()],
+        thresholds: Thresholds::ONE,
+        custodians: ["vault-1", "vault-2", "vault-3"].map(custodian).to_vec(),
+        shares_needed: 2,
+        hostile_tolerated: 0,
+        host_name: HostName::parse("xks.example.com").unwrap(),
+        path_prefix: PathPrefix::parse("").unwrap(),
+        release_policy: ReleasePolicy::first([3; 32], vec![image], 60_000),
+        succession: None,
+        kms_share: None,
+    };
+    let signed = manifest::sign(&manifest, signing, &SystemRandom::new()).unwrap();
+    VerifiedManifest::verify(&cbor::encode(&signed)).unwrap()
+}
+
+fn signing_key() -> SigningKey {
+    let rng = SystemRandom::new();
+    SigningKey::from_pkcs8(&SigningKey::generate(&rng).unwrap(), &rng).unwrap()
 }
 
 fn id(text: &str) -> ExternalKeyId {
@@ -197,7 +243,8 @@ fn only_enough_known_administrators_are_obeyed() {
     let elsewhere = desk.signed(&elsewhere);
     for (what, signed) in [("a stranger's", foreign), ("another key store's", elsewhere), ("noise", vec![0; 40])] {
         let situation = Situation {
-            key_store_id: KEY_STORE,
+            manifest: &desk.manifest,
+            overlay_epoch: 0,
             now_ms: NOW_MS,
             version: 3,
             attested_key: &desk.attested,
@@ -222,7 +269,7 @@ fn credentials_are_made_imported_and_removed() {
             secret_access_key: SecretBytes::new(vec![b'x'; 43]),
         };
         let command_id = CommandId([desk.next + 1; 16]);
-        let sealed = seal_credential(&record, KEY_STORE, command_id, recipient).unwrap();
+        let sealed = seal_credential(&record, desk.id(), command_id, recipient).unwrap();
         desk.order(Action::ImportCredential { recipient: *recipient, sealed })
     };
     let elsewhere = *hpke::PrivateKey::generate().unwrap().public_key();

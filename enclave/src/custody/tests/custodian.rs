@@ -282,6 +282,9 @@ impl FakeCustodian {
             Ask::Deposit { .. } => "deposit",
             Ask::Publish { .. } => "publish",
             Ask::Report { .. } => "report",
+            Ask::Copy { .. } => "copy",
+            Ask::Commit { .. } => "commit",
+            Ask::Retire { .. } => "retire",
         });
         if fault == Some(Fault::Lost) {
             return None;

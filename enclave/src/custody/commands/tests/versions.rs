@@ -170,7 +170,7 @@ fn material_is_imported_by_the_enclave_that_it_was_encrypted_to() {
         |desk: &mut Desk, name: &str, legacy: bool, recipient: &hpke::PublicKey, command_id: Option<CommandId>| {
             let command_id = command_id.unwrap_or(CommandId([desk.next + 1; 16]));
             let material = Secret::take(&mut [9; 32]);
-            let sealed = seal_material(&material, KEY_STORE, command_id, recipient).unwrap();
+            let sealed = seal_material(&material, desk.id(), command_id, recipient).unwrap();
             let usage = KeyUsage::ENCRYPT_DECRYPT;
             desk.order(Action::ImportKey { id: id(name), usage, legacy, recipient: *recipient, sealed })
         };
@@ -193,7 +193,7 @@ fn material_is_imported_by_the_enclave_that_it_was_encrypted_to() {
         access_key_id: AccessKeyId::parse("AAAAABBBBBCCCCCDDDDD").unwrap(),
         secret_access_key: SecretBytes::new(vec![b'x'; 43]),
     };
-    let sealed = seal_credential(&record, KEY_STORE, CommandId([desk.next + 1; 16]), &here).unwrap();
+    let sealed = seal_credential(&record, desk.id(), CommandId([desk.next + 1; 16]), &here).unwrap();
     let action = Action::ImportKey { id: id("c"), usage: KeyUsage::DECRYPT, legacy: false, recipient: here, sealed };
     assert!(reason(&desk.order(action)).contains("does not open"));
     for (label, length) in [
@@ -203,7 +203,7 @@ fn material_is_imported_by_the_enclave_that_it_was_encrypted_to() {
         (labels::HPKE_IMPORT_KEY, 31),
         (labels::HPKE_IMPORT_KEY, 33),
     ] {
-        let info = hpke::bind(label, &[KEY_STORE.as_bytes(), CommandId([desk.next + 1; 16]).as_bytes()]);
+        let info = hpke::bind(label, &[desk.id().as_bytes(), CommandId([desk.next + 1; 16]).as_bytes()]);
         let (sealed, _) = hpke::seal(&here, &info, &[], &vec![1; length]).unwrap();
         let action =
             Action::ImportKey { id: id("c"), usage: KeyUsage::DECRYPT, legacy: false, recipient: here, sealed };
@@ -255,7 +255,7 @@ fn each_order_needs_the_signatures_of_its_kind() {
     let thresholds = Thresholds { keys: 2, credentials: 3, identity: 4, block: 5, unblock: 6, custody: 7 };
     let key = || id("a");
     let nobody = *hpke::PrivateKey::generate().unwrap().public_key();
-    let sealed = seal_material(&Secret::take(&mut [9; 32]), KEY_STORE, CommandId([1; 16]), &nobody).unwrap();
+    let sealed = seal_material(&Secret::take(&mut [9; 32]), KeyStoreId([1; 32]), CommandId([1; 16]), &nobody).unwrap();
     let usage = KeyUsage::DECRYPT;
     let table = [
         (Action::CreateKey { id: key(), usage }, 2),
