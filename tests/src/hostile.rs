@@ -234,12 +234,9 @@ pub fn manifest(host_name: &str, address: &str, certificate: Vec<u8>) -> Vec<u8>
         hostile_tolerated: 0,
         host_name: HostName::parse(host_name).unwrap(),
         path_prefix: PathPrefix::parse("/hostile").unwrap(),
-        release_policy: ReleasePolicy {
-            epoch: 1,
-            trust_root: [1; 32],
-            measurements: vec![measurements],
-            lease_ms: 60_000,
-        },
+        release_policy: ReleasePolicy::first([1; 32], vec![measurements], 60_000),
+        succession: None,
+        kms_share: None,
     };
     cbor::encode(&manifest::sign(&manifest, &administrator, &rng).unwrap()).to_vec()
 }

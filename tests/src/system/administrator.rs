@@ -119,12 +119,13 @@ impl Administrator {
             hostile_tolerated: options.hostile_tolerated,
             host_name: HostName::parse(host_name).unwrap(),
             path_prefix: PathPrefix::parse(options.path_prefix).unwrap(),
-            release_policy: ReleasePolicy {
-                epoch: 1,
-                trust_root: read_trust_root(trust_root).unwrap().fingerprint(),
-                measurements: read_measurements(measurements).unwrap(),
-                lease_ms: u64::try_from(lease.as_millis()).unwrap(),
-            },
+            release_policy: ReleasePolicy::first(
+                read_trust_root(trust_root).unwrap().fingerprint(),
+                read_measurements(measurements).unwrap(),
+                u64::try_from(lease.as_millis()).unwrap(),
+            ),
+            succession: None,
+            kms_share: None,
         };
         let envelope = manifest::sign(&manifest, &keys.signing_key, &SystemRandom::new()).unwrap();
         cbor::encode(&envelope).to_vec()
