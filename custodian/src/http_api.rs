@@ -2,7 +2,7 @@
 //!
 //! Guarantees: every body has a bound and a deadline; a long message on the channel is read only for a lease that lives, and
 //! only a few long ones at a time, so that strangers cannot fill the memory; every answer that is not 200 is a
-//! [`holdfast_shared::api::Refusal`]. Refuses: any method but POST, any content type but the interface's, bodies without a
+//! [`holdfast_shared::api::Refusal`]. Refuses: any method but POST (and a GET for one word about its health), any content type but the interface's, bodies without a
 //! stated length.
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use axum::routing::post;
+use axum::routing::{get, post};
 use bytes::BytesMut;
 use holdfast_shared::ids::LeaseId;
 use holdfast_shared::release::PROTOCOL;
@@ -23,6 +23,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::service::{Custodian, ServiceError};
 
+/// For those who watch over the service: a GET, without a body, answered with one word.
+const HEALTH: &str = "/health";
 /// Bytes of a challenge request: two small fields.
 const CHALLENGE_MAX: usize = 128;
 /// Bytes of a release request: the document and two small fields.
@@ -56,9 +58,18 @@ pub fn router(custodian: Arc<Custodian>) -> Router {
         .route(api::COMMANDS, post(commands))
         .route(api::BLOCKS, post(blocks))
         .route(api::QUERIES, post(queries))
+        .route(HEALTH, get(health))
         .fallback(|| async { respond(Err(ServiceError::NotFound("there is nothing at this path".to_owned()))) })
-        .method_not_allowed_fallback(|| async { respond(Err(malformed("every request is a POST"))) })
+        .method_not_allowed_fallback(|| async {
+            respond(Err(malformed("every request is a POST, that for /health a GET")))
+        })
         .with_state(app)
+}
+
+/// `ok`, or `degraded` while no share can be released. The status is 200 either way: leases, blocks and queries go on, and
+/// whoever took a degraded custodian out of the traffic would stop those too. Why it is degraded is for the log.
+async fn health(State(app): State<App>) -> &'static str {
+    if app.custodian.is_healthy() { "ok\n" } else { "degraded\n" }
 }
 
 async fn challenge(State(app): State<App>, request: Request) -> Response {

@@ -1,7 +1,7 @@
 //! `init`: makes a custodian's keys, its TLS authority, its database, and the public record that goes into a manifest.
 //!
 //! Guarantees: nothing that exists is replaced; the public record is written last, so that its presence means that the rest
-//! is complete. Refuses: a directory with anything in it.
+//! is complete. Refuses: a directory with anything in it, and a key-encryption key that does not work.
 
 use holdfast_shared::hpke::{self, HpkeError};
 use holdfast_shared::ids::CustodianId;
@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::clock::Clock;
-use crate::config::{Config, TlsSource};
+use crate::config::{Config, KeyPlaceConfig, TlsSource};
+use crate::kek::{Kek, KekError, Pkcs11Key};
 use crate::state::{self, StateDirectory, StateError};
 use crate::store::{Store, StoreError};
 use crate::tls::{self, TlsError};
@@ -49,6 +50,9 @@ pub enum InitError {
     /// The TLS authority or the configured certificates.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The key-encryption key.
+    #[error(transparent)]
+    Kek(#[from] KekError),
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -66,6 +70,38 @@ pub enum InitError {
     Json(#[from] serde_json::Error),
 }
 
+/// What [`prepare_key`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyState {
+    /// [`init`] makes it, in a file.
+    InFile,
+    /// It was there, and works.
+    Found,
+    /// It was made, and works.
+    Made,
+}
+
+/// Sees that a key-encryption key elsewhere than in a file works, before anything is made on this machine.
+///
+/// # Errors
+/// [`InitError::Kek`].
+pub async fn prepare_key(config: &Config, create: bool) -> Result<KeyState, InitError> {
+    let place = &config.key_encryption_key;
+    let mut found = KeyState::Found;
+    match &place.place {
+        KeyPlaceConfig::File => return Ok(KeyState::InFile),
+        KeyPlaceConfig::Pkcs11(pkcs11) if create => {
+            // Made first and looked at afterwards like one that was there.
+            if Pkcs11Key::open(pkcs11.clone())?.create().await? {
+                found = KeyState::Made;
+            }
+        }
+        KeyPlaceConfig::Pkcs11(_) | KeyPlaceConfig::Transit(_) | KeyPlaceConfig::Kmip(_) => {}
+    }
+    Kek::open(place, &StateDirectory::new(config.state.clone()))?.probe().await?;
+    Ok(found)
+}
+
 /// Makes everything that `serve` needs in the configured state directory.
 ///
 /// # Errors
@@ -81,9 +117,11 @@ pub async fn init(config: &Config, clock: &dyn Clock) -> Result<PublicRecord, In
     state::write_private(&state.signing_key(), pkcs8.expose())?;
     let encryption_key = hpke::PrivateKey::generate()?;
     state::write_private(&state.encryption_key(), encryption_key.to_bytes()?.expose())?;
-    let mut key_encryption_key = Zeroizing::new([0; 32]);
-    rng.fill(key_encryption_key.as_mut_slice()).map_err(|_| InitError::Random)?;
-    state::write_private(&state.key_encryption_key(), key_encryption_key.as_slice())?;
+    if config.key_encryption_key.place == KeyPlaceConfig::File {
+        let mut key_encryption_key = Zeroizing::new([0; 32]);
+        rng.fill(key_encryption_key.as_mut_slice()).map_err(|_| InitError::Random)?;
+        state::write_private(&state.key_encryption_key(), key_encryption_key.as_slice())?;
+    }
 
     if let TlsSource::OwnAuthority { .. } = config.tls {
         let id = CustodianId(signing_key.fingerprint());

@@ -11,22 +11,25 @@
 
 mod file;
 mod kmip;
+mod pkcs11;
 mod remote;
 mod storage;
 mod transit;
+mod watch;
 
 use std::fmt;
 use std::pin::Pin;
 use std::time::Duration;
 
 use holdfast_shared::secrets::SecretBytes;
-use tokio::sync::watch;
+use tokio::sync;
 
 use crate::config::{KeyEncryptionKeyConfig, KeyPlaceConfig};
 use crate::state::{StateDirectory, StateError};
 
 pub use file::FileKey;
 pub use kmip::KmipKey;
+pub use pkcs11::Pkcs11Key;
 pub use storage::{StorageKey, StorageKeyError};
 pub use transit::TransitKey;
 
@@ -174,7 +177,7 @@ pub trait KeyEncryptionKey: Send + Sync {
 pub struct Kek {
     key: Box<dyn KeyEncryptionKey>,
     timeout: Duration,
-    usable: watch::Sender<bool>,
+    usable: sync::watch::Sender<bool>,
 }
 
 impl fmt::Debug for Kek {
@@ -191,7 +194,7 @@ impl Kek {
     pub fn open(config: &KeyEncryptionKeyConfig, state: &StateDirectory) -> Result<Self, KekError> {
         let key: Box<dyn KeyEncryptionKey> = match &config.place {
             KeyPlaceConfig::File => Box::new(FileKey::read(&state.key_encryption_key())?),
-            KeyPlaceConfig::Pkcs11(_) => return Err(not_in_this_version(Place::Pkcs11)),
+            KeyPlaceConfig::Pkcs11(pkcs11) => Box::new(Pkcs11Key::open(pkcs11.clone())?),
             KeyPlaceConfig::Transit(transit) => Box::new(TransitKey::open(transit)?),
             KeyPlaceConfig::Kmip(kmip) => Box::new(KmipKey::open(kmip)?),
         };
@@ -201,7 +204,7 @@ impl Kek {
     /// A key with its timeout.
     #[must_use]
     pub fn new(key: Box<dyn KeyEncryptionKey>, timeout: Duration) -> Self {
-        Self { key, timeout, usable: watch::Sender::new(true) }
+        Self { key, timeout, usable: sync::watch::Sender::new(true) }
     }
 
     /// Which key it is, for logs.
@@ -222,7 +225,10 @@ impl Kek {
     /// [`KekError`].
     pub async fn wrap(&self, aad: &[u8], secret: &[u8]) -> Result<Vec<u8>, KekError> {
         if secret.len() > SECRET_MAX {
-            return Err(misfit(format!("a secret of {} bytes is to be wrapped, at most {SECRET_MAX} are", secret.len())));
+            return Err(misfit(format!(
+                "a secret of {} bytes is to be wrapped, at most {SECRET_MAX} are",
+                secret.len()
+            )));
         }
         let wrapped = self.in_time(self.key.wrap(aad, secret)).await?;
         if wrapped.len() >= WRAPPED_MAX {
@@ -278,13 +284,6 @@ impl Kek {
 fn misfit(what: String) -> KekError {
     let remedy = "this is not a key for secrets of this program; name another".to_owned();
     KekError::Misconfigured { what, remedy }
-}
-
-fn not_in_this_version(place: Place) -> KekError {
-    KekError::Misconfigured {
-        what: format!("this version has no keys of the kind `{place}`"),
-        remedy: "remove key_encryption_key from the configuration to use a file".to_owned(),
-    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
@@ -15,12 +16,16 @@ use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, ConfigError, LogFormat};
-use crate::init::{self, InitError};
+use crate::config::{Config, ConfigError, KeyPlaceConfig, LogFormat};
+use crate::init::{self, InitError, KeyState};
+use crate::kek::{Kek, KekError};
 use crate::service::{self, Custodian, ServiceError, StartError};
 use crate::state::{self, StateDirectory, StateError};
 use crate::tls::TlsError;
 use crate::{http_api, server, tls};
+
+/// Time that calls on blocking threads have left once the program ends.
+const LAST_CALLS: Duration = Duration::from_secs(2);
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -40,6 +45,10 @@ Configuration file (TOML; relative paths are relative to it):
   tls.names       names and IP addresses in its own certificate                 default: host of address
   tls.certificate, tls.private_key, tls.roots
                   PEM files to use instead of its own authority                 default: none
+  key_encryption_key.timeout
+                  time for one call to the key that wraps the shares            default: \"5s\"
+  key_encryption_key.pkcs11, .transit, .kmip
+                  where that key is                                             default: a file
 
 Environment:
   RUST_LOG        which log lines are written; default: info";
@@ -57,7 +66,13 @@ enum Command {
     /// Make keys, TLS authority and database in the state directory, and custodian.json for manifests.
     ///
     /// Refuses a state directory that is not empty. Prints the path of custodian.json.
-    Init(WithConfig),
+    Init {
+        #[command(flatten)]
+        with: WithConfig,
+        /// Make the key-encryption key in its PKCS #11 token if the token has none of the configured label.
+        #[arg(long)]
+        create_key: bool,
+    },
     /// Run the service until SIGTERM or Ctrl-C.
     Serve {
         #[command(flatten)]
@@ -85,6 +100,8 @@ enum ProgramError {
     #[error(transparent)]
     Start(#[from] StartError),
     #[error(transparent)]
+    Kek(#[from] KekError),
+    #[error(transparent)]
     Tls(#[from] TlsError),
     #[error(transparent)]
     State(#[from] StateError),
@@ -101,7 +118,13 @@ enum ProgramError {
 impl ProgramError {
     /// Whether the command line or the configuration is to blame.
     const fn is_usage(&self) -> bool {
-        matches!(self, Self::Config(_) | Self::Start(StartError::EmulatedRoot { .. }))
+        matches!(
+            self,
+            Self::Config(_)
+                | Self::Kek(KekError::Misconfigured { .. } | KekError::File(_))
+                | Self::Init(InitError::Kek(KekError::Misconfigured { .. }))
+                | Self::Start(StartError::EmulatedRoot { .. } | StartError::Kek(KekError::Misconfigured { .. }))
+        )
     }
 }
 
@@ -116,11 +139,14 @@ struct Ports {
 #[must_use]
 pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
-    let result = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(ProgramError::from)
-        .and_then(|runtime| runtime.block_on(execute(arguments.command)));
+    let result = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(ProgramError::from).and_then(
+        |runtime| {
+            let result = runtime.block_on(execute(arguments.command));
+            // A PKCS #11 module that hangs keeps its thread; the program ends all the same.
+            runtime.shutdown_timeout(LAST_CALLS);
+            result
+        },
+    );
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -132,8 +158,11 @@ pub fn run() -> ExitCode {
 
 async fn execute(command: Command) -> Result<(), ProgramError> {
     match command {
-        Command::Init(with) => {
+        Command::Init { with, create_key } => {
             let config = Config::load(&with.config)?;
+            if init::prepare_key(&config, create_key).await? == KeyState::Made {
+                writeln!(io::stderr(), "made the key-encryption key in its token")?;
+            }
             let record = init::init(&config, &SystemClock).await?;
             let path = StateDirectory::new(config.state).public_record();
             writeln!(io::stderr(), "made custodian {}; for manifests:", record.id())?;
@@ -155,6 +184,9 @@ async fn execute(command: Command) -> Result<(), ProgramError> {
 fn check(config: &Config) -> Result<(), ProgramError> {
     let emulated = service::read_emulated_root(config)?.is_some();
     tls::check_files(config)?;
+    if config.key_encryption_key.place != KeyPlaceConfig::File {
+        Kek::open(&config.key_encryption_key, &StateDirectory::new(config.state.clone()))?;
+    }
     let warning = if emulated { "; WARNING: it trusts an emulated root" } else { "" };
     writeln!(io::stderr(), "{}: the configuration is good{warning}", config.file.display())?;
     Ok(())
@@ -193,7 +225,12 @@ async fn serve(config: &Config) -> Result<(), ProgramError> {
         let ports = serde_json::to_string(&Ports { listen, port: listen.port() })?;
         state::replace_public(file, format!("{ports}\n").as_bytes())?;
     }
+    let watch = {
+        let custodian = Arc::clone(&custodian);
+        tokio::spawn(async move { custodian.watch_key_encryption_key().await })
+    };
     server::serve(listener, tls, http_api::router(Arc::clone(&custodian)), Arc::clone(&custodian), stopped).await;
+    watch.abort();
     custodian.close().await;
     drop(claim);
     tracing::info!("stopped");

@@ -227,6 +227,7 @@ impl Custodian {
     /// [`ServiceError`] when the database fails.
     pub async fn announce(&self) -> Result<(), ServiceError> {
         tracing::info!(custodian_id = %self.id, name = self.name, administrators = self.administrators.len(), "custodian");
+        tracing::info!(key = self.kek.describe(), "key-encryption key");
         if self.administrators.is_empty() {
             tracing::warn!("the configuration names no administrators: no manifest can be enrolled");
         }
@@ -260,6 +261,17 @@ impl Custodian {
             );
         }
         Ok(())
+    }
+
+    /// Whether the key-encryption key could be used the last time: without it no share is released.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        self.kek.is_usable()
+    }
+
+    /// Looks at the key-encryption key again and again.
+    pub async fn watch_key_encryption_key(&self) {
+        self.kek.watch().await;
     }
 
     /// Lets those who wait for news go, so that the service can end.

@@ -73,6 +73,8 @@ labels! {
     WRAP_SHARE = "holdfast wrap share v1";
     /// AAD under which a custodian's key-encryption key wraps its storage key.
     WRAP_STORAGE_KEY = "holdfast wrap storage key v1";
+    /// AAD of what a custodian wraps to see whether its key-encryption key works.
+    WRAP_PROBE = "holdfast wrap probe v1";
     /// AAD under which a custodian wraps a lease's channel keys for its own disk.
     WRAP_LEASE = "holdfast wrap lease v1";
     /// AAD under which a custodian wraps the key of its challenges for its own disk.

@@ -255,10 +255,11 @@ mod tests {
     use super::super::Config;
     use super::*;
 
-    const BASE: &str =
-        "name = \"vault-1\"\nlisten = \"127.0.0.1:0\"\naddress = \"localhost:1\"\nstate = \"state\"\nadministrators = []\n";
-    const PKCS11: &str = "pkcs11 = { module = \"/usr/lib/hsm.so\", token = \"custodian\", key = \"shares\", pin_file = \"pin\" }\n";
-    const TRANSIT: &str = "transit = { url = \"https://vault.example.com:8200\", key = \"shares\", token_file = \"token\" }\n";
+    const BASE: &str = "name = \"vault-1\"\nlisten = \"127.0.0.1:0\"\naddress = \"localhost:1\"\nstate = \"state\"\nadministrators = []\n";
+    const PKCS11: &str =
+        "pkcs11 = { module = \"/usr/lib/hsm.so\", token = \"custodian\", key = \"shares\", pin_file = \"pin\" }\n";
+    const TRANSIT: &str =
+        "transit = { url = \"https://vault.example.com:8200\", key = \"shares\", token_file = \"token\" }\n";
     const KMIP: &str = "kmip = { address = \"kmip.example.com:5696\", key = \"7\", roots = \"r.pem\", certificate = \"c.pem\", \
                         private_key = \"k.pem\" }\n";
 
@@ -305,7 +306,7 @@ mod tests {
             (PKCS11.replace("custodian", ""), "key_encryption_key.pkcs11.token: "),
             (PKCS11.replace("custodian", &"x".repeat(33)), "key_encryption_key.pkcs11.token: "),
             (PKCS11.replace("shares", "a b"), "key_encryption_key.pkcs11.key: "),
-            (PKCS11.replace(" }", ", iv = \"zero\" }"), "iv"),
+            (PKCS11.replace(" }", ", iv = \"zero\" }"), "unknown variant `zero`"),
             (KMIP.replace(":5696", ""), "key_encryption_key.kmip.address: "),
             ("file = \"key.bin\"\n".to_owned(), "unknown field"),
         ];

@@ -11,7 +11,7 @@ use holdfast_shared::secrets::{Secret, SecretBytes};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::file::LocalKey;
-use super::{Kek, KekError};
+use super::{Kek, KekError, watch as kek};
 use crate::store::{Store, StoreError};
 
 /// First byte of what the storage key wraps: no place of a key-encryption key has this number.
@@ -34,11 +34,31 @@ pub enum StorageKeyError {
 pub struct StorageKey(LocalKey);
 
 impl StorageKey {
-    /// Unwraps the key in the database, which is made at first use.
+    /// Unwraps the key in the database, which is made at first use. Waits for a key-encryption key that cannot be reached:
+    /// without the storage key nothing can be served.
     ///
     /// # Errors
-    /// [`StorageKeyError`].
+    /// [`StorageKeyError`], for what waiting does not mend.
     pub async fn open(store: &Store, kek: &Kek, custodian_id: CustodianId) -> Result<Self, StorageKeyError> {
+        let mut tries = 0;
+        loop {
+            match Self::try_open(store, kek, custodian_id).await {
+                Err(StorageKeyError::Kek(error)) if error.may_pass() => {
+                    tries = u32::saturating_add(tries, 1);
+                    let pause = kek::pause_after(tries);
+                    tracing::warn!(
+                        key = kek.describe(),
+                        "not started yet, trying again in {} s: {error}",
+                        pause.as_secs()
+                    );
+                    tokio::time::sleep(pause).await;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn try_open(store: &Store, kek: &Kek, custodian_id: CustodianId) -> Result<Self, StorageKeyError> {
         let aad = hpke::bind(labels::WRAP_STORAGE_KEY, &[custodian_id.as_bytes()]);
         let offered = Secret::<32>::fill_with(|own| SystemRandom::new().fill(own)).map_err(|_| KekError::Random)?;
         let wrapped = store.setting(SETTING, &kek.wrap(&aad, offered.expose()).await?).await?;

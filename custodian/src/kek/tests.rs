@@ -29,7 +29,9 @@ async fn no_two_wrappings_are_alike() {
 #[tokio::test]
 async fn a_secret_that_another_kind_of_key_wrapped_is_told_from_damage() {
     let wrapped = kek(1).wrap(b"purpose", b"secret").await.unwrap();
-    for (format, expected) in [(2, Some(Place::Pkcs11)), (3, Some(Place::Transit)), (4, Some(Place::Kmip)), (0, None), (5, None)] {
+    for (format, expected) in
+        [(2, Some(Place::Pkcs11)), (3, Some(Place::Transit)), (4, Some(Place::Kmip)), (0, None), (5, None)]
+    {
         let mut changed = wrapped.clone();
         changed[0] = format;
         let found = match kek(1).unwrap(b"purpose", &changed).await.unwrap_err() {

@@ -73,6 +73,9 @@ impl ServiceError {
     pub fn refusal(&self) -> Refusal {
         let code = self.code();
         let reason = match code {
+            _ if matches!(self, Self::Kek(_)) => {
+                "the custodian cannot use its key-encryption key at the moment; its log says more".to_owned()
+            }
             RefusalCode::Internal => "the custodian has trouble of its own; its log says more".to_owned(),
             _ => self
                 .to_string()
@@ -100,6 +103,7 @@ mod tests {
             (ServiceError::Conflict("x".to_owned()), 409),
             (ServiceError::TooMany("x".to_owned()), 429),
             (ServiceError::Internal("/var/lib/secret-path".to_owned()), 500),
+            (ServiceError::Kek(KekError::Unavailable { what: "/secret-path".to_owned(), remedy: String::new() }), 500),
         ];
         for (error, status) in table {
             let refusal = error.refusal();
