@@ -30,6 +30,7 @@ pub mod flood;
 pub mod fuzz;
 pub mod hostile;
 pub mod interceptor;
+pub mod key_servers;
 pub mod load;
 pub mod memory;
 pub mod process;

@@ -37,8 +37,15 @@ impl Script {
     /// Starts a script of `tests/python`.
     #[must_use]
     pub fn start(name: &str) -> Self {
+        Self::start_with(name, &[])
+    }
+
+    /// Starts a script of `tests/python` with the names of files.
+    #[must_use]
+    pub fn start_with(name: &str, files: &[&Path]) -> Self {
         let mut command = Command::new(interpreter());
-        let mut child = command.arg(script(name)).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        command.args(["-W", "ignore"]).arg(script(name)).args(files);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (stdin, stdout) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
         Self { name: name.to_owned(), child, stdin, stdout }
     }

@@ -70,12 +70,18 @@ fn names_cannot_leave_their_place_in_the_path() {
 #[test]
 fn a_ciphertext_is_that_of_transit() {
     for (text, fits) in [
-        ("vault:v1:qRjXRl2zK6cUlGMsoNMvNhGr9fo+3Z/Yjx==", true),
+        ("vault:v1:qRjXRl2zK6cUlGMsoNMvNhGr9fo+3Z/YjxA=", true),
+        ("vault:v1:AAAA=", false),
+        ("vault:v1:AAB=", false),
+        ("vault:v1:AAA", false),
+        ("vault:v0:AAAA", false),
+        ("vault:v01:AAAA", false),
+        ("vault:v+1:AAAA", false),
         ("vault:v12:AAAA", true),
         ("vault:v:AAAA", false),
         ("vault:v1:", false),
         ("vault:v1", false),
-        ("vault:v1234567890:AAAA", false),
+        ("vault:v12345678901:AAAA", false),
         ("vault:v-1:AAAA", false),
         ("vault:v1:AA\"AA", false),
         ("hsm:v1:AAAA", false),
