@@ -254,18 +254,6 @@ impl Kek {
         if secret.expose().len() > SECRET_MAX { Err(KekError::OpenFailed) } else { Ok(secret) }
     }
 
-    /// Looks at the key, then wraps and unwraps what is no secret.
-    ///
-    /// # Errors
-    /// [`KekError`].
-    pub async fn probe(&self) -> Result<(), KekError> {
-        const PROBE: &[u8] = b"holdfast key-encryption key probe";
-        self.in_time(self.key.health()).await?;
-        let wrapped = self.wrap(PROBE, PROBE).await?;
-        let opened = self.unwrap(PROBE, &wrapped).await?;
-        if opened.expose() == PROBE { Ok(()) } else { Err(KekError::OpenFailed) }
-    }
-
     /// Keeps the time, and notes whether the key could be used.
     async fn in_time<T>(&self, call: Pending<'_, T>) -> Result<T, KekError> {
         let result = match tokio::time::timeout(self.timeout, call).await {
