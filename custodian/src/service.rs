@@ -18,8 +18,10 @@ mod grant;
 mod lease;
 mod news;
 mod orders;
+mod provenance;
 mod queries;
 mod release;
+mod replicas;
 mod versions;
 
 use std::collections::{BTreeSet, HashMap};
@@ -174,7 +176,7 @@ impl Custodian {
         let signing_key = SigningKey::from_pkcs8(&state::read_private(&state.signing_key())?, &rng)?;
         let encryption_key = hpke::PrivateKey::from_bytes(&state::read_private_array(&state.encryption_key())?)?;
         let kek = Kek::open(&config.key_encryption_key, &state)?;
-        let store = Store::open(&state.database()).await?;
+        let store = Store::configured(config, &state).await?;
         let id = CustodianId(signing_key.verifying_key()?.fingerprint());
         let storage_key = StorageKey::open(&store, &kek, id).await?;
         let challenges = Challenges::open(&store, &storage_key, id, &rng).await?;
@@ -201,7 +203,9 @@ impl Custodian {
             stopping: watch::Sender::new(false),
         };
         custodian.load_key_stores().await?;
-        Ok(Arc::new(custodian))
+        let custodian = Arc::new(custodian);
+        custodian.follow();
+        Ok(custodian)
     }
 
     async fn load_key_stores(&self) -> Result<(), StartError> {
@@ -302,6 +306,11 @@ impl Custodian {
 
     fn remember(&self, key_store: Arc<KeyStore>) {
         self.key_stores.write().unwrap_or_else(PoisonError::into_inner).entry(key_store.id()).or_insert(key_store);
+    }
+
+    fn wake_all(&self) {
+        let key_stores = self.key_stores.read().unwrap_or_else(PoisonError::into_inner);
+        key_stores.values().for_each(|key_store| key_store.wake());
     }
 
     fn leases(&self) -> MutexGuard<'_, HashMap<LeaseId, Arc<Lease>>> {

@@ -8,12 +8,13 @@
 mod changes;
 mod commands;
 mod database;
-mod key_stores;
 mod leases;
+mod manifests;
 mod overlays;
 mod policies;
 mod records;
 mod schema;
+mod settings;
 mod shares;
 mod versions;
 mod window;
@@ -24,15 +25,17 @@ use holdfast_shared::ids::LeaseId;
 
 pub use changes::{Change, Changes};
 pub use commands::{Merged, Queued, StoredCommand};
-pub use key_stores::{Adopted, StoredKeyStore};
 pub use leases::{Granted, LeaseHolder, LeaseTimes, NewLease, StoredLease};
+pub use manifests::{ManifestMark, Staged, StagedManifest, StoredKeyStore};
 pub use overlays::{News, StoredOverlay};
-pub use policies::{StoredPolicy, WaitingRelease};
+pub use policies::{NewApproval, StoredPolicy, WaitingRelease};
 pub use records::{ReleaseRecord, StoredRecord};
 pub use shares::{Deposited, NewShare, Retired, StoredShare};
 pub use versions::{Committed, Copied, CopiedVersion, HistoryEntry, NewVersion, Published, StoredBlob, StoredRegister};
 pub use window::{ReplayWindow, Replayed};
 
+use crate::config::Config;
+use crate::state::{StateDirectory, StateError};
 use database::{Database, PostgresDatabase, SqliteDatabase};
 
 /// Why the database did not do what it should.
@@ -61,6 +64,15 @@ pub enum StoreError {
     /// A message whose counter was used, here or at another replica. Nothing was changed.
     #[error(transparent)]
     Replayed(#[from] Replayed),
+    /// A private file that it takes to reach the database.
+    #[error(transparent)]
+    File(#[from] StateError),
+    /// A database in which somebody's tables are filled is no place for a new custodian.
+    #[error(
+        "database: belongs to a custodian already; for a further replica of that one copy its state directory instead of \
+         making a new one"
+    )]
+    InUse,
     /// Only a file can be copied by this program.
     #[error("database: is a PostgreSQL server; back it up with its own tools (docs/custodian-database.md)")]
     NotAFile,
@@ -140,6 +152,17 @@ impl Store {
         Ok(Self { database: Database::Postgres(PostgresDatabase::connect(server).await?) })
     }
 
+    /// Opens the tables that a configuration names, which must exist: in its state directory's file, or on a server.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn configured(config: &Config, state: &StateDirectory) -> Result<Self, StoreError> {
+        match &config.database {
+            Some(database) => Self::connect(&database.server()?).await,
+            None => Self::open(&state.database()).await,
+        }
+    }
+
     /// Whether other replicas can change it.
     #[must_use]
     pub const fn is_shared(&self) -> bool {
@@ -178,6 +201,10 @@ fn from_integer(value: i64, what: &'static str) -> Result<u64, StoreError> {
 
 fn generation_from(value: i64) -> Result<u32, StoreError> {
     u32::try_from(value).map_err(|_| StoreError::Damaged("generation"))
+}
+
+fn sequence_from(value: i64) -> Result<u32, StoreError> {
+    u32::try_from(value).map_err(|_| StoreError::Damaged("manifest's sequence"))
 }
 
 fn array<const N: usize>(bytes: &[u8], what: &'static str) -> Result<[u8; N], StoreError> {

@@ -56,7 +56,14 @@ impl Custodian {
             Err(error) => return Err(error),
         };
         let wrapped = self.kek.wrap(&self.share_aad(id, generation), share.expose()).await?;
-        let share = NewShare { key_store_id: id, generation, share_set, wrapped, document: lease.document.clone() };
+        let share = NewShare {
+            key_store_id: id,
+            generation,
+            share_set,
+            wrapped,
+            document: lease.document.clone(),
+            may_start_late: false,
+        };
         match self.store.deposit(&share, origin).await? {
             Deposited::Kept => {
                 tracing::info!(key_store_id = %id, boot_id = %lease.boot_id, generation, "keeps a share");

@@ -79,6 +79,9 @@ impl Custodian {
                 Granted::Kept { ended } => return Ok(self.granted(&key_store, sealed, ended)),
                 Granted::NonceSpent => return Err(Stop::Denied(ReleaseDenied::Replayed)),
                 Granted::OverlayChanged => {}
+                Granted::TooManyBoots => {
+                    return Err(ServiceError::Conflict("too many boots hold leases".to_owned()).into());
+                }
                 Granted::PolicyChanged => {
                     let text = "another release policy came into force meanwhile; try again";
                     return Err(ServiceError::Conflict(text.to_owned()).into());
@@ -168,6 +171,7 @@ impl Custodian {
             nonce: accepted.nonce,
             granted_ms: now_ms,
             expires_ms: now_ms.saturating_add(policy.lease_ms),
+            boots_max: policy.leases_max,
         };
         Ok(Sealed { answer, lease, new, record })
     }

@@ -33,7 +33,7 @@ impl Custodian {
         carried_through(async move {
             let policy = encode_policy(&key_store.manifest.manifest().release_policy);
             let (id, signed) = (key_store.id(), key_store.manifest.signed_bytes());
-            if custodian.store.enrol(id, signed, &policy, custodian.clock.now_ms()).await? {
+            if custodian.store.enrol(id, &[signed.to_vec()], &policy, custodian.clock.now_ms()).await? {
                 tracing::info!(key_store_id = %id, name = key_store.manifest.manifest().name, "enrolled a key store");
             }
             custodian.remember(key_store);

@@ -17,7 +17,7 @@ use holdfast_shared::release::HeldEntry;
 
 use super::channel::refused;
 use super::lease::Lease;
-use super::{Custodian, ServiceError};
+use super::{Custodian, ServiceError, provenance};
 use crate::store::{NewVersion, Origin, Published, StoredBlob, StoredRegister};
 
 impl Custodian {
@@ -50,10 +50,8 @@ impl Custodian {
         let Ok(header) = keystore::header(&blob) else {
             return Ok(refused(lease, "not a sealed key store"));
         };
-        let share = shares.into_iter().find(|share| share.generation == header.generation);
-        if (header.key_store_id, header.version, header.previous) != (key_store_id, version, previous)
-            || share.is_none()
-        {
+        let has_share = shares.iter().any(|share| share.generation == header.generation);
+        if (header.key_store_id, header.version, header.previous) != (key_store_id, version, previous) || !has_share {
             return Ok(refused(lease, "the sealed key store's header says something else than the request"));
         }
         if !self.belong(lease, &results).await? {
@@ -68,6 +66,10 @@ impl Custodian {
             previous,
             recorded_ms: origin.now_ms,
         };
+        let named = match provenance::read(&evidence, &entry) {
+            Ok(named) => named,
+            Err(reason) => return Ok(refused(lease, reason)),
+        };
         let register = register::sign(&entry, &self.signing_key, &self.rng)
             .map_err(|error| ServiceError::Internal(error.to_string()))?;
         let results = encode(&results);
@@ -79,7 +81,8 @@ impl Custodian {
             blob_id,
             blob,
             generation: header.generation,
-            share_set: share.map(|share| share.share_set),
+            share_set_sha256: named.share_set_sha256,
+            manifest_sequence: named.manifest_sequence,
             register,
             evidence,
             results,
@@ -95,6 +98,9 @@ impl Custodian {
             Published::Conflict(register) => {
                 tracing::info!(key_store_id = %key_store_id, version, boot_id = %boot_id, "another version came first");
                 Ok(Reply::Conflict { register: register.map(held) })
+            }
+            Published::Backwards => {
+                Ok(refused(lease, "is sealed under an older root key or manifest than the newest one"))
             }
             Published::OtherShares => Ok(refused(lease, "is sealed under other shares than those that are kept here")),
         }

@@ -6,6 +6,10 @@
 
 use holdfast_shared::ids::KeyStoreId;
 use sqlx::postgres::PgListener;
+use tokio::sync::mpsc;
+
+/// Changes that wait to be looked at. Beyond them the server keeps the rest.
+const WAITING: usize = 64;
 
 /// What changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +21,7 @@ pub enum Change {
 }
 
 /// The changes of other replicas, and one's own.
-pub struct Changes(Option<PgListener>);
+pub struct Changes(Option<mpsc::Receiver<Change>>);
 
 impl Changes {
     /// Of a database that no other process changes.
@@ -25,21 +29,38 @@ impl Changes {
         Self(None)
     }
 
-    pub(super) const fn of(listener: PgListener) -> Self {
-        Self(Some(listener))
+    /// The listener has a task of its own, so that nobody who stops waiting for it drops half of a message.
+    pub(super) fn of(listener: PgListener) -> Self {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        tokio::spawn(pass_on(listener, sender));
+        Self(Some(receiver))
     }
 
-    /// The next change; never, where there are no other replicas. None when the server is gone and cannot be reached again: ask
-    /// the store for new changes later.
+    /// The next change; never, where there are no other replicas. None when the server is gone: ask the store for new changes.
     pub async fn next(&mut self) -> Option<Change> {
-        let Some(listener) = &mut self.0 else { return core::future::pending().await };
-        match listener.try_recv().await {
-            Ok(Some(notification)) => Some(notification.payload().parse().map_or(Change::Unknown, Change::Of)),
-            Ok(None) => Some(Change::Unknown),
+        match &mut self.0 {
+            Some(changes) => changes.recv().await,
+            None => core::future::pending().await,
+        }
+    }
+}
+
+async fn pass_on(mut listener: PgListener, changes: mpsc::Sender<Change>) {
+    loop {
+        let received = tokio::select! {
+            received = listener.try_recv() => received,
+            () = changes.closed() => return,
+        };
+        let change = match received {
+            Ok(Some(notification)) => notification.payload().parse().map_or(Change::Unknown, Change::Of),
+            Ok(None) => Change::Unknown,
             Err(error) => {
                 tracing::warn!("database: lost the connection that listens for changes: {error}");
-                None
+                return;
             }
+        };
+        if changes.send(change).await.is_err() {
+            return;
         }
     }
 }

@@ -114,6 +114,24 @@ impl Store {
         write_transaction!(self, Lock::KeyStore(key_store_id), report(key_store_id, results, origin))
     }
 
+    /// Whether a command, or the ceremony, has a result that is not shown yet: its version is not committed.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn has_hidden_result(&self, key_store_id: KeyStoreId, id: CommandId) -> Result<bool, StoreError> {
+        let (hidden,): (i64,) = self
+            .database
+            .read()
+            .await?
+            .fetch_one(
+                "SELECT count(*) FROM results JOIN versions USING (key_store_id, version) \
+                 WHERE key_store_id = $1 AND command_id = $2 AND committed = 0",
+                &[key_store_id.as_bytes().into(), id.as_bytes().into()],
+            )
+            .await?;
+        Ok(hidden > 0)
+    }
+
     /// The result of a command or of the ceremony, encoded. One that belongs to a version is shown once that is committed.
     ///
     /// # Errors

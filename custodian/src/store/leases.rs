@@ -1,10 +1,13 @@
 //! Leases, spent nonces, and which messages of a lease were acted on.
 
+use core::num::NonZeroU32;
+
 use holdfast_shared::ids::{BootId, KeyStoreId, LeaseId};
 use holdfast_shared::limits;
 
 use super::database::{Lock, Session, Transaction, write_transaction};
 use super::overlays::overlay_epoch;
+use super::policies::forget_waiting;
 use super::records::{insert_record, prune_records};
 use super::window::ReplayWindow;
 use super::{Origin, ReleaseRecord, Store, StoreError, array, from_integer, to_integer};
@@ -41,6 +44,8 @@ pub struct NewLease {
     pub granted_ms: u64,
     /// When it ends.
     pub expires_ms: u64,
+    /// How many boots may hold leases, this one among them; absent for as many as there is room for.
+    pub boots_max: Option<NonZeroU32>,
 }
 
 /// A lease as it is kept.
@@ -102,6 +107,8 @@ pub enum Granted {
     OverlayChanged,
     /// Another release policy is in force by now; nothing was kept, and the nonce is not spent: judge again.
     PolicyChanged,
+    /// As many other boots hold leases as may; nothing was kept, and the nonce is not spent.
+    TooManyBoots,
 }
 
 impl Store {
@@ -240,6 +247,11 @@ async fn grant(transaction: &mut Transaction, lease: &NewLease, record: &Release
     if policy_epoch(transaction, lease.key_store_id).await? != lease.policy_epoch {
         return Ok(Granted::PolicyChanged);
     }
+    if let Some(boots_max) = lease.boots_max
+        && other_boots(transaction, lease, now).await? >= i64::from(boots_max.get())
+    {
+        return Ok(Granted::TooManyBoots);
+    }
     let kept_until = to_integer(lease.granted_ms.saturating_add(NONCE_KEPT_MS), "time")?;
     let fresh = transaction
         .execute(
@@ -254,9 +266,21 @@ async fn grant(transaction: &mut Transaction, lease: &NewLease, record: &Release
     transaction.execute("DELETE FROM leases WHERE expires_ms <= $1", &[now.into()]).await?;
     let ended = end_longest_silent(transaction, lease.key_store_id).await?;
     insert_lease(transaction, lease, now).await?;
+    forget_waiting(transaction, lease.key_store_id, lease.boot_id).await?;
     insert_record(transaction, record).await?;
     prune_records(transaction, lease.key_store_id, true, limits::RELEASES_KEPT_MAX).await?;
     Ok(Granted::Kept { ended })
+}
+
+/// How many boots beside the one of `lease` hold leases.
+async fn other_boots(transaction: &mut Transaction, lease: &NewLease, now: i64) -> Result<i64, StoreError> {
+    let (boots,): (i64,) = transaction
+        .fetch_one(
+            "SELECT count(DISTINCT boot_id) FROM leases WHERE key_store_id = $1 AND boot_id <> $2 AND expires_ms > $3",
+            &[lease.key_store_id.as_bytes().into(), lease.boot_id.as_bytes().into(), now.into()],
+        )
+        .await?;
+    Ok(boots)
 }
 
 /// Makes room when a key store has as many leases as it may have: a boot that is long gone was silent longest.

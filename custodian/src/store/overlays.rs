@@ -6,6 +6,7 @@ use holdfast_shared::limits;
 
 use super::commands::pending;
 use super::database::{Lock, Session, Transaction, write_transaction};
+use super::manifests::successors;
 use super::versions::newest;
 use super::{Store, StoreError, StoredRegister, from_integer, to_integer};
 
@@ -23,17 +24,21 @@ pub struct StoredOverlay {
 pub struct News {
     /// The signed overlay, if newer.
     pub overlay: Option<Vec<u8>>,
-    /// The newest register entry, if newer.
+    /// The newest register entry, if newer, and committed or old enough that whoever made it has ended.
     pub register: Option<StoredRegister>,
+    /// In how many milliseconds a register entry that is held back will be told.
+    pub held_back_ms: Option<u64>,
     /// Signed commands that wait, oldest first.
     pub commands: Vec<Vec<u8>>,
+    /// The signed successors of the first manifest that are in force, oldest first, if there are more than were seen.
+    pub successors: Vec<Vec<u8>>,
 }
 
 impl News {
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.overlay.is_none() && self.register.is_none() && self.commands.is_empty()
+        self.overlay.is_none() && self.register.is_none() && self.commands.is_empty() && self.successors.is_empty()
     }
 }
 
@@ -72,14 +77,26 @@ impl Store {
         let mut session = self.database.read().await?;
         let overlay = overlay(&mut session, key_store_id).await?.filter(|overlay| overlay.epoch > seen.overlay_epoch);
         let register = newest(&mut session, key_store_id).await?.filter(|register| register.version > seen.version);
+        let held_back_ms = register.as_ref().and_then(|register| held_back_ms(register, now_ms));
+        let successors = successors(&mut session, key_store_id).await?;
+        let known = usize::try_from(seen.manifest_sequence.saturating_sub(1)).unwrap_or(usize::MAX);
         let commands = pending(&mut session, key_store_id, now_ms).await?;
         let unseen = commands.into_iter().filter(|(id, _)| !seen.commands.contains(id));
         Ok(News {
             overlay: overlay.map(|overlay| overlay.signed),
-            register,
+            register: register.filter(|_| held_back_ms.is_none()),
+            held_back_ms,
+            successors: if successors.len() > known { successors } else { Vec::new() },
             commands: unseen.map(|(_, envelope)| envelope).take(limits::PENDING_COMMANDS_MAX).collect(),
         })
     }
+}
+
+/// For how long yet a version is held back: while the enclave that made it may commit it. A clock that was set back holds nothing
+/// back.
+fn held_back_ms(register: &StoredRegister, now_ms: u64) -> Option<u64> {
+    let age_ms = now_ms.checked_sub(register.recorded_ms).filter(|_| !register.committed)?;
+    limits::COMMIT_WAIT_MS.checked_sub(age_ms).filter(|left_ms| *left_ms > 0)
 }
 
 async fn put_overlay(

@@ -21,6 +21,19 @@ pub struct StoredPolicy {
     pub signed_update: Option<Vec<u8>>,
 }
 
+/// An administrator's approval of one boot's releases.
+#[derive(Clone, Copy, Debug)]
+pub struct NewApproval<'a> {
+    /// The boot.
+    pub boot_id: BootId,
+    /// Who approves.
+    pub administrator_id: AdministratorId,
+    /// The signed approval.
+    pub signed: &'a [u8],
+    /// When it ends.
+    pub expires_ms: u64,
+}
+
 /// A boot that asked for a release and waits for approvals.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WaitingRelease {
@@ -95,26 +108,18 @@ impl Store {
         )
     }
 
-    /// Keeps an administrator's approval of one boot's release, in place of an earlier one of the same administrator.
+    /// Keeps an administrator's approval of one boot's releases; of two by one administrator the one that lasts longer, so that a
+    /// replay takes nothing away. False when the administrator has as many others as there may be leases: nothing changes then.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn approve_release(
         &self,
         key_store_id: KeyStoreId,
-        boot_id: BootId,
-        administrator_id: AdministratorId,
-        signed: &[u8],
-        expires_ms: u64,
+        approval: &NewApproval<'_>,
         now_ms: u64,
-    ) -> Result<(), StoreError> {
-        let expires = to_integer(expires_ms, "expiry")?;
-        let now = to_integer(now_ms, "time")?;
-        write_transaction!(
-            self,
-            Lock::KeyStore(key_store_id),
-            approve_release(key_store_id, boot_id, administrator_id, signed, expires, now)
-        )
+    ) -> Result<bool, StoreError> {
+        write_transaction!(self, Lock::KeyStore(key_store_id), approve_release(key_store_id, approval, now_ms))
     }
 
     /// The approvals of one boot's release that have not expired, by administrator.
@@ -147,14 +152,6 @@ impl Store {
     /// [`StoreError`].
     pub async fn note_waiting(&self, key_store_id: KeyStoreId, waiting: &WaitingRelease) -> Result<(), StoreError> {
         write_transaction!(self, Lock::KeyStore(key_store_id), note_waiting(key_store_id, waiting))
-    }
-
-    /// Forgets that a boot waits: it obtained its release.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn forget_waiting(&self, key_store_id: KeyStoreId, boot_id: BootId) -> Result<(), StoreError> {
-        write_transaction!(self, Lock::KeyStore(key_store_id), forget_waiting(key_store_id, boot_id))
     }
 
     /// The boots that wait, those that asked last first.
@@ -225,33 +222,41 @@ async fn put_policy(
 async fn approve_release(
     transaction: &mut Transaction,
     key_store_id: KeyStoreId,
-    boot_id: BootId,
-    administrator_id: AdministratorId,
-    signed: &[u8],
-    expires: i64,
-    now: i64,
-) -> Result<(), StoreError> {
+    approval: &NewApproval<'_>,
+    now_ms: u64,
+) -> Result<bool, StoreError> {
+    let (id, boot) = (key_store_id.as_bytes(), approval.boot_id.as_bytes());
     transaction
         .execute(
             "DELETE FROM release_approvals WHERE key_store_id = $1 AND expires_ms <= $2",
-            &[key_store_id.as_bytes().into(), now.into()],
+            &[id.into(), to_integer(now_ms, "time")?.into()],
         )
         .await?;
+    let (others,): (i64,) = transaction
+        .fetch_one(
+            "SELECT count(*) FROM release_approvals WHERE key_store_id = $1 AND administrator_id = $2 AND boot_id <> $3",
+            &[id.into(), approval.administrator_id.as_bytes().into(), boot.into()],
+        )
+        .await?;
+    if usize::try_from(others).unwrap_or(usize::MAX) >= limits::LEASES_MAX {
+        return Ok(false);
+    }
     transaction
         .execute(
             "INSERT INTO release_approvals (key_store_id, boot_id, administrator_id, signed, expires_ms) \
              VALUES ($1, $2, $3, $4, $5) ON CONFLICT (key_store_id, boot_id, administrator_id) \
-             DO UPDATE SET signed = excluded.signed, expires_ms = excluded.expires_ms",
+             DO UPDATE SET signed = excluded.signed, expires_ms = excluded.expires_ms \
+             WHERE excluded.expires_ms > release_approvals.expires_ms",
             &[
-                key_store_id.as_bytes().into(),
-                boot_id.as_bytes().into(),
-                administrator_id.as_bytes().into(),
-                signed.into(),
-                expires.into(),
+                id.into(),
+                boot.into(),
+                approval.administrator_id.as_bytes().into(),
+                approval.signed.into(),
+                to_integer(approval.expires_ms, "expiry")?.into(),
             ],
         )
         .await?;
-    Ok(())
+    Ok(true)
 }
 
 async fn note_waiting(
@@ -287,7 +292,8 @@ async fn note_waiting(
     Ok(())
 }
 
-async fn forget_waiting(
+/// Forgets that a boot waits: it obtained its release.
+pub(super) async fn forget_waiting(
     transaction: &mut Transaction,
     key_store_id: KeyStoreId,
     boot_id: BootId,

@@ -51,6 +51,14 @@ impl Store {
         write_transaction!(self, Lock::KeyStore(record.key_store_id), record_refusal(record))
     }
 
+    /// Records a refusal, unless the newest line about its boot says the same: whoever asks again and again pushes out nothing.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn record_refusal_once(&self, record: &ReleaseRecord) -> Result<(), StoreError> {
+        write_transaction!(self, Lock::KeyStore(record.key_store_id), record_refusal_once(record))
+    }
+
     /// The newest lines of a key store, newest first, of those before the line `before`.
     ///
     /// # Errors
@@ -79,6 +87,19 @@ impl Store {
 async fn record_refusal(transaction: &mut Transaction, record: &ReleaseRecord) -> Result<(), StoreError> {
     insert_record(transaction, record).await?;
     prune_records(transaction, record.key_store_id, false, limits::REFUSALS_KEPT_MAX).await
+}
+
+async fn record_refusal_once(transaction: &mut Transaction, record: &ReleaseRecord) -> Result<(), StoreError> {
+    let newest: Option<(i64, String)> = transaction
+        .fetch_optional(
+            "SELECT released, reason FROM releases WHERE key_store_id = $1 AND boot_id = $2 ORDER BY id DESC LIMIT 1",
+            &[record.key_store_id.as_bytes().into(), to_bytes(record.boot_id.as_ref().map(BootId::as_bytes)).into()],
+        )
+        .await?;
+    if newest.is_some_and(|(released, reason)| released == 0 && reason == record.reason) {
+        return Ok(());
+    }
+    record_refusal(transaction, record).await
 }
 
 pub(super) async fn insert_record(transaction: &mut Transaction, record: &ReleaseRecord) -> Result<(), StoreError> {

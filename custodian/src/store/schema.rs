@@ -30,14 +30,18 @@ CREATE TABLE settings (
 
 CREATE TABLE key_stores (
     key_store_id BLOB PRIMARY KEY CHECK (length(key_store_id) = 32),
-    enrolled_ms  INTEGER NOT NULL
+    enrolled_ms  INTEGER NOT NULL,
+    -- How often other manifests were put in force or staged.
+    changes      INTEGER NOT NULL
 ) STRICT;
 
--- Sequence 1 is the manifest that gave the key store its id; each further one is a successor.
+-- Sequence 1 is the manifest that gave the key store its id; each further one is a successor. One that is not adopted is staged:
+-- it comes into force with the version that names it.
 CREATE TABLE manifests (
     key_store_id BLOB NOT NULL REFERENCES key_stores,
     sequence     INTEGER NOT NULL CHECK (sequence >= 1),
     signed       BLOB NOT NULL,
+    adopted      INTEGER NOT NULL CHECK (adopted IN (0, 1)),
     recorded_ms  INTEGER NOT NULL,
     PRIMARY KEY (key_store_id, sequence)
 ) STRICT;
@@ -109,16 +113,18 @@ CREATE TABLE shares (
 ) STRICT;
 
 CREATE TABLE versions (
-    key_store_id BLOB NOT NULL REFERENCES key_stores,
-    version      INTEGER NOT NULL CHECK (version >= 1),
-    blob_id      BLOB NOT NULL CHECK (length(blob_id) = 32),
-    generation   INTEGER NOT NULL CHECK (generation >= 1),
-    register     BLOB NOT NULL,
-    evidence     BLOB NOT NULL,
-    recorded_ms  INTEGER NOT NULL,
-    boot_id      BLOB NOT NULL CHECK (length(boot_id) = 16),
-    committed    INTEGER NOT NULL CHECK (committed IN (0, 1)),
-    blob         BLOB NOT NULL,
+    key_store_id      BLOB NOT NULL REFERENCES key_stores,
+    version           INTEGER NOT NULL CHECK (version >= 1),
+    blob_id           BLOB NOT NULL CHECK (length(blob_id) = 32),
+    generation        INTEGER NOT NULL CHECK (generation >= 1),
+    share_set_sha256  BLOB NOT NULL CHECK (length(share_set_sha256) = 32),
+    manifest_sequence INTEGER NOT NULL CHECK (manifest_sequence >= 1),
+    register          BLOB NOT NULL,
+    evidence          BLOB NOT NULL,
+    recorded_ms       INTEGER NOT NULL,
+    boot_id           BLOB NOT NULL CHECK (length(boot_id) = 16),
+    committed         INTEGER NOT NULL CHECK (committed IN (0, 1)),
+    blob              BLOB NOT NULL,
     PRIMARY KEY (key_store_id, version),
     UNIQUE (key_store_id, blob_id)
 ) STRICT;

@@ -1,13 +1,15 @@
 //! Shares of the root key, by generation.
 //!
 //! A share set is *provisional* until a version sealed under its generation is held here: a ceremony or a rotation that broke
-//! off leaves sets behind that the next one replaces. From then on the set of that generation stays as it is.
+//! off leaves sets behind that the next one replaces. From then on only the set counts that the version names, and a share of it
+//! may still come: from whoever unseals, to a custodian that was away.
 
 use holdfast_shared::ids::KeyStoreId;
+use holdfast_shared::sha256;
 
 use super::database::{Lock, Session, Transaction, write_transaction};
 use super::leases::count_message;
-use super::{Origin, Store, StoreError, from_integer, generation_from, to_integer};
+use super::{Origin, Store, StoreError, array, from_integer, generation_from, to_integer};
 
 /// How many generations a release can carry: the one in force, and the next while a rotation is under way.
 const GENERATIONS: u32 = 2;
@@ -25,6 +27,8 @@ pub struct NewShare {
     pub wrapped: Vec<u8>,
     /// The attestation document of the enclave that deposits it: the record of where the root key came from.
     pub document: Vec<u8>,
+    /// Whether it may be of any generation while no version is held: at a custodian that a successor manifest brings in.
+    pub may_start_late: bool,
 }
 
 /// A share as it is kept.
@@ -63,7 +67,7 @@ pub enum Retired {
 
 impl Store {
     /// Keeps a share. While no version under its generation is held, it replaces another one of that generation; a generation
-    /// may come if it is that of the newest version held, or the next one.
+    /// may come if it is that of the newest version held, and its set the one that this version names, or the next one.
     ///
     /// # Errors
     /// [`StoreError`], [`StoreError::LeaseEnded`] and [`StoreError::Replayed`] among them.
@@ -101,7 +105,7 @@ impl Store {
     }
 
     /// Deletes the shares of generations below this one, if the newest version held is committed and sealed under it, and its
-    /// share is held.
+    /// share is held, or is not to be held here (`needs_none`).
     ///
     /// # Errors
     /// [`StoreError`], [`StoreError::LeaseEnded`] and [`StoreError::Replayed`] among them.
@@ -109,28 +113,43 @@ impl Store {
         &self,
         key_store_id: KeyStoreId,
         below_generation: u32,
+        needs_none: bool,
         origin: Origin,
     ) -> Result<Retired, StoreError> {
-        write_transaction!(self, Lock::KeyStore(key_store_id), retire(key_store_id, below_generation, origin))
+        write_transaction!(
+            self,
+            Lock::KeyStore(key_store_id),
+            retire(key_store_id, below_generation, needs_none, origin)
+        )
     }
 }
 
 async fn deposit(transaction: &mut Transaction, share: &NewShare, origin: Origin) -> Result<Deposited, StoreError> {
     count_message(transaction, origin).await?;
     let id = share.key_store_id.as_bytes();
-    let in_force = generation_in_force(transaction, share.key_store_id).await?;
+    let in_force = in_force(transaction, share.key_store_id).await?;
     if let Some(kept) = share_set(transaction, share.key_store_id, share.generation).await? {
         // The set commits to the share, so the same set brings the same share.
         if kept == share.share_set {
             return Ok(Deposited::Kept);
         }
-        if share.generation <= in_force {
-            return Ok(Deposited::Conflict);
-        }
     }
-    // Generation 1 is the first, and none is in force before version 1.
-    if share.generation < in_force.max(1) || share.generation > in_force.saturating_add(1) {
+    let may_come = match in_force {
+        None => share.generation == 1 || share.may_start_late,
+        Some((generation, set)) if generation == share.generation => sha256(&[&share.share_set]) == set,
+        Some((generation, _)) => generation.checked_add(1) == Some(share.generation),
+    };
+    if !may_come {
         return Ok(Deposited::Conflict);
+    }
+    if in_force.is_none() {
+        // Of all provisional sets the newest counts, whichever generation it says.
+        transaction
+            .execute(
+                "DELETE FROM shares WHERE key_store_id = $1 AND generation <> $2",
+                &[id.into(), share.generation.into()],
+            )
+            .await?;
     }
     transaction
         .execute(
@@ -155,6 +174,7 @@ async fn retire(
     transaction: &mut Transaction,
     key_store_id: KeyStoreId,
     below_generation: u32,
+    needs_none: bool,
     origin: Origin,
 ) -> Result<Retired, StoreError> {
     count_message(transaction, origin).await?;
@@ -167,7 +187,8 @@ async fn retire(
         .await?;
     let in_force =
         newest.is_some_and(|(generation, committed)| committed != 0 && generation == i64::from(below_generation));
-    if !in_force || share_set(transaction, key_store_id, below_generation).await?.is_none() {
+    let has_share = needs_none || share_set(transaction, key_store_id, below_generation).await?.is_some();
+    if !in_force || !has_share {
         return Ok(Retired::TooEarly);
     }
     let deleted = transaction
@@ -179,15 +200,15 @@ async fn retire(
     Ok(Retired::Deleted(deleted))
 }
 
-/// The generation of the newest version held, 0 before the first.
-async fn generation_in_force(session: &mut Session, key_store_id: KeyStoreId) -> Result<u32, StoreError> {
-    let row: Option<(i64,)> = session
+/// The generation of the newest version held, and the hash of its share set; none before the first.
+async fn in_force(session: &mut Session, key_store_id: KeyStoreId) -> Result<Option<(u32, [u8; 32])>, StoreError> {
+    let row: Option<(i64, Vec<u8>)> = session
         .fetch_optional(
-            "SELECT generation FROM versions WHERE key_store_id = $1 ORDER BY version DESC LIMIT 1",
+            "SELECT generation, share_set_sha256 FROM versions WHERE key_store_id = $1 ORDER BY version DESC LIMIT 1",
             &[key_store_id.as_bytes().into()],
         )
         .await?;
-    row.map_or(Ok(0), |(generation,)| generation_from(generation))
+    row.map(|(generation, set)| Ok((generation_from(generation)?, array(&set, "share set's hash")?))).transpose()
 }
 
 /// The public part of the share of one generation.
@@ -205,17 +226,25 @@ pub(super) async fn share_set(
     Ok(row.map(|(share_set,)| share_set))
 }
 
-/// Gives up the share of a generation that belongs to another set: it lost to the one that a version was sealed under.
-pub(super) async fn drop_losing_share(
+/// Gives up shares that lost to those that a version was sealed under: of its generation but another set, and provisional ones of
+/// generations that cannot follow it.
+pub(super) async fn drop_losing_shares(
     transaction: &mut Transaction,
     key_store_id: KeyStoreId,
     generation: u32,
-    winning: &[u8],
+    winning_sha256: [u8; 32],
 ) -> Result<(), StoreError> {
+    let id = key_store_id.as_bytes();
+    let kept = share_set(transaction, key_store_id, generation).await?;
+    if kept.is_some_and(|kept| sha256(&[&kept]) != winning_sha256) {
+        transaction
+            .execute("DELETE FROM shares WHERE key_store_id = $1 AND generation = $2", &[id.into(), generation.into()])
+            .await?;
+    }
     transaction
         .execute(
-            "DELETE FROM shares WHERE key_store_id = $1 AND generation = $2 AND share_set <> $3",
-            &[key_store_id.as_bytes().into(), generation.into(), winning.into()],
+            "DELETE FROM shares WHERE key_store_id = $1 AND generation > $2",
+            &[id.into(), generation.saturating_add(1).into()],
         )
         .await?;
     Ok(())

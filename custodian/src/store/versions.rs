@@ -6,12 +6,14 @@
 use std::collections::BTreeMap;
 
 use holdfast_shared::ids::{BlobId, BootId, CommandId, KeyStoreId};
+use holdfast_shared::sha256;
 
 use super::commands::keep_result;
 use super::database::{Lock, Session, Transaction, write_transaction};
 use super::leases::count_message;
-use super::shares::{drop_losing_share, share_set};
-use super::{Origin, Store, StoreError, array, from_integer, to_integer};
+use super::manifests::adopt_named;
+use super::shares::{drop_losing_shares, share_set};
+use super::{Origin, Store, StoreError, array, from_integer, generation_from, sequence_from, to_integer};
 
 /// A version to be published, at the custodian that orders changes.
 #[derive(Debug)]
@@ -28,8 +30,10 @@ pub struct NewVersion {
     pub blob: Vec<u8>,
     /// Generation of the root key under which it is sealed.
     pub generation: u32,
-    /// The share set of that generation, encoded: it must be the one that is kept here. None: any.
-    pub share_set: Option<Vec<u8>>,
+    /// SHA-256 of the share set of that generation: it must be the one that is kept here.
+    pub share_set_sha256: [u8; 32],
+    /// Sequence of the manifest under which it was made: a staged successor comes into force with it.
+    pub manifest_sequence: u32,
     /// Its signed register entry.
     pub register: Vec<u8>,
     /// The attestation document over it.
@@ -51,6 +55,8 @@ pub enum Published {
     Conflict(Option<StoredRegister>),
     /// The share set under which it is sealed is not the one that is kept here.
     OtherShares,
+    /// It is sealed under an older root key, or made under an older manifest, than the newest one.
+    Backwards,
 }
 
 /// A version that was published elsewhere.
@@ -68,8 +74,10 @@ pub struct CopiedVersion {
     pub blob: Vec<u8>,
     /// Generation of the root key under which it is sealed.
     pub generation: u32,
-    /// The share set of that generation, encoded: a share of another set is given up. None: whatever is kept stays.
-    pub share_set: Option<Vec<u8>>,
+    /// SHA-256 of the share set of that generation: a share of another set is given up.
+    pub share_set_sha256: [u8; 32],
+    /// As in [`NewVersion`].
+    pub manifest_sequence: u32,
     /// The signed register entry.
     pub register: Vec<u8>,
     /// The attestation document over it.
@@ -109,6 +117,10 @@ pub struct StoredRegister {
     pub blob_id: BlobId,
     /// When it was recorded.
     pub recorded_ms: u64,
+    /// Generation of the root key under which it is sealed.
+    pub generation: u32,
+    /// Sequence of the manifest under which it was made.
+    pub manifest_sequence: u32,
     /// The signed entry.
     pub signed: Vec<u8>,
     /// The attestation document over it.
@@ -209,7 +221,8 @@ impl Store {
         let from = to_integer(from_version, "version")?;
         let rows: Vec<HistoryRow> = session
             .fetch_all(
-                "SELECT version, blob_id, recorded_ms, register, evidence, committed, boot_id FROM versions \
+                "SELECT version, blob_id, recorded_ms, generation, manifest_sequence, register, evidence, committed, boot_id \
+             FROM versions \
                  WHERE key_store_id = $1 AND version >= $2 ORDER BY version LIMIT $3",
                 &[id.into(), from.into(), at_most.into()],
             )
@@ -242,9 +255,13 @@ async fn publish(transaction: &mut Transaction, new: &NewVersion, origin: Origin
     if (Some(place.0), place.1) != (new.version.checked_sub(1), new.previous) {
         return Ok(Published::Conflict(newest));
     }
-    if let Some(named) = &new.share_set
-        && share_set(transaction, new.key_store_id, new.generation).await?.as_ref() != Some(named)
+    if let Some(newest) = &newest
+        && (new.generation < newest.generation || new.manifest_sequence < newest.manifest_sequence)
     {
+        return Ok(Published::Backwards);
+    }
+    let kept = share_set(transaction, new.key_store_id, new.generation).await?;
+    if kept.map(|kept| sha256(&[&kept])) != Some(new.share_set_sha256) {
         return Ok(Published::OtherShares);
     }
     let row = VersionRow {
@@ -252,6 +269,8 @@ async fn publish(transaction: &mut Transaction, new: &NewVersion, origin: Origin
         version: new.version,
         blob_id: new.blob_id,
         generation: new.generation,
+        share_set_sha256: &new.share_set_sha256,
+        manifest_sequence: new.manifest_sequence,
         register: &new.register,
         evidence: &new.evidence,
         boot_id: new.boot_id,
@@ -271,6 +290,8 @@ async fn publish(transaction: &mut Transaction, new: &NewVersion, origin: Origin
         version: new.version,
         blob_id: new.blob_id,
         recorded_ms: origin.now_ms,
+        generation: new.generation,
+        manifest_sequence: new.manifest_sequence,
         signed: new.register.clone(),
         evidence: new.evidence.clone(),
         committed: new.commit_now,
@@ -298,6 +319,8 @@ async fn copy(transaction: &mut Transaction, version: &CopiedVersion, origin: Or
         version: version.version,
         blob_id: version.blob_id,
         generation: version.generation,
+        share_set_sha256: &version.share_set_sha256,
+        manifest_sequence: version.manifest_sequence,
         register: &version.register,
         evidence: &version.evidence,
         boot_id: version.boot_id,
@@ -305,9 +328,7 @@ async fn copy(transaction: &mut Transaction, version: &CopiedVersion, origin: Or
         blob: &version.blob,
     };
     insert_version(transaction, &row, origin.now_ms).await?;
-    if let Some(winning) = &version.share_set {
-        drop_losing_share(transaction, version.key_store_id, version.generation, winning).await?;
-    }
+    drop_losing_shares(transaction, version.key_store_id, version.generation, version.share_set_sha256).await?;
     transaction.announce(version.key_store_id).await?;
     Ok(Copied::Kept)
 }
@@ -341,6 +362,9 @@ async fn commit_up_to(
             &[key_store_id.as_bytes().into(), version.into()],
         )
         .await?;
+    if changed > 0 {
+        adopt_named(transaction, key_store_id).await?;
+    }
     Ok(changed > 0)
 }
 
@@ -349,6 +373,8 @@ struct VersionRow<'a> {
     version: u64,
     blob_id: BlobId,
     generation: u32,
+    share_set_sha256: &'a [u8; 32],
+    manifest_sequence: u32,
     register: &'a [u8],
     evidence: &'a [u8],
     boot_id: BootId,
@@ -359,13 +385,16 @@ struct VersionRow<'a> {
 async fn insert_version(transaction: &mut Transaction, row: &VersionRow<'_>, now_ms: u64) -> Result<(), StoreError> {
     transaction
         .execute(
-            "INSERT INTO versions (key_store_id, version, blob_id, generation, register, evidence, recorded_ms, boot_id, \
-             committed, blob) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+            "INSERT INTO versions (key_store_id, version, blob_id, generation, share_set_sha256, manifest_sequence, \
+             register, evidence, recorded_ms, boot_id, committed, blob) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
             &[
                 row.key_store_id.as_bytes().into(),
                 to_integer(row.version, "version")?.into(),
                 row.blob_id.as_bytes().into(),
                 row.generation.into(),
+                row.share_set_sha256.into(),
+                row.manifest_sequence.into(),
                 row.register.into(),
                 row.evidence.into(),
                 to_integer(now_ms, "time")?.into(),
@@ -395,7 +424,8 @@ pub(super) async fn newest(
 ) -> Result<Option<StoredRegister>, StoreError> {
     let row: Option<HistoryRow> = session
         .fetch_optional(
-            "SELECT version, blob_id, recorded_ms, register, evidence, committed, boot_id FROM versions \
+            "SELECT version, blob_id, recorded_ms, generation, manifest_sequence, register, evidence, committed, boot_id \
+             FROM versions \
              WHERE key_store_id = $1 ORDER BY version DESC LIMIT 1",
             &[key_store_id.as_bytes().into()],
         )
@@ -408,6 +438,8 @@ struct HistoryRow {
     version: i64,
     blob_id: Vec<u8>,
     recorded_ms: i64,
+    generation: i64,
+    manifest_sequence: i64,
     register: Vec<u8>,
     evidence: Vec<u8>,
     committed: i64,
@@ -420,6 +452,8 @@ impl HistoryRow {
             version: from_integer(self.version, "version")?,
             blob_id: BlobId(array(&self.blob_id, "blob id")?),
             recorded_ms: from_integer(self.recorded_ms, "time")?,
+            generation: generation_from(self.generation)?,
+            manifest_sequence: sequence_from(self.manifest_sequence)?,
             signed: self.register,
             evidence: self.evidence,
             committed: self.committed != 0,
