@@ -102,11 +102,10 @@ impl Store {
     /// [`StoreError`].
     pub async fn key_stores(&self) -> Result<Vec<StoredKeyStore>, StoreError> {
         let mut session = self.database.read().await?;
-        let ids: Vec<(Vec<u8>,)> =
-            session.fetch_all("SELECT key_store_id FROM key_stores ORDER BY enrolled_ms, key_store_id", &[]).await?;
+        let ids = key_store_ids(&mut session).await?;
         let mut key_stores = Vec::with_capacity(ids.len());
-        for (id,) in ids {
-            key_stores.extend(key_store(&mut session, KeyStoreId(array(&id, "key store id")?)).await?);
+        for id in ids {
+            key_stores.extend(key_store(&mut session, id).await?);
         }
         Ok(key_stores)
     }
@@ -272,6 +271,12 @@ async fn count_change(transaction: &mut Transaction, key_store_id: KeyStoreId) -
         )
         .await?;
     transaction.announce(key_store_id).await
+}
+
+async fn key_store_ids(session: &mut Session) -> Result<Vec<KeyStoreId>, StoreError> {
+    let ids: Vec<(Vec<u8>,)> =
+        session.fetch_all("SELECT key_store_id FROM key_stores ORDER BY enrolled_ms, key_store_id", &[]).await?;
+    ids.into_iter().map(|(id,)| Ok(KeyStoreId(array(&id, "key store id")?))).collect()
 }
 
 async fn key_store(session: &mut Session, key_store_id: KeyStoreId) -> Result<Option<StoredKeyStore>, StoreError> {
