@@ -56,6 +56,8 @@ pub struct Options {
     pub taps: bool,
     /// Whether the custodian is reached through an interceptor that holds its TLS key, instead of through a tap.
     pub intercepted: bool,
+    /// What stands in the custodians' configuration under `[key_encryption_key]`, if not the default.
+    pub key_encryption_key: Option<String>,
     /// Whether the system's authority can prove host names to the enclave.
     pub provable: bool,
     /// Connections that the enclave serves at once, if not as many as usual.
@@ -76,6 +78,7 @@ impl Default for Options {
             path_prefix: "",
             taps: false,
             intercepted: false,
+            key_encryption_key: None,
             provable: false,
             connections_max: None,
             custodians: 1,
@@ -472,6 +475,7 @@ async fn start_custodians(layout: &Layout, administrator: &Administrator, option
             administrators: vec![administrator.id()],
             emulated_root: Some(layout.path("nsm/root.pem")),
             intercepted: options.intercepted,
+            key_encryption_key: options.key_encryption_key.clone(),
         };
         custodians.push(CustodianProcess::init(&layout.path(&name), &layout.log(&name), told).await);
     }

@@ -146,6 +146,7 @@ impl Neighbour {
             administrators: vec![administrator.id()],
             emulated_root: Some(system.layout.path("nsm/root.pem")),
             intercepted: false,
+            key_encryption_key: None,
         };
         let folder = system.layout.path("neighbour");
         let custodian = CustodianProcess::init(&folder, &system.layout.log("neighbour"), options).await;

@@ -23,6 +23,8 @@ pub struct CustodianOptions {
     pub emulated_root: Option<PathBuf>,
     /// Whether an interceptor with the custodian's TLS key stands before it, instead of a tap.
     pub intercepted: bool,
+    /// What stands in its configuration under `[key_encryption_key]`, if not the default.
+    pub key_encryption_key: Option<String>,
 }
 
 /// What stands before a custodian: its address in manifests.
@@ -141,6 +143,9 @@ impl CustodianProcess {
         );
         if let Some(root) = &self.options.emulated_root {
             writeln!(text, "emulated_root = \"{}\"", root.display()).unwrap();
+        }
+        if let Some(key) = &self.options.key_encryption_key {
+            writeln!(text, "[key_encryption_key]\n{key}").unwrap();
         }
         if let Some(TlsFiles { certificate, private_key, roots }) = &self.tls {
             let [certificate, key, roots] = [certificate, private_key, roots].map(|path| path.display());

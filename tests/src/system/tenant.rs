@@ -246,6 +246,7 @@ impl System {
                 administrators: vec![administrator.id()],
                 emulated_root: Some(root.clone()),
                 intercepted: options.intercepted,
+                key_encryption_key: None,
             };
             let log = self.layout.log(&format!("custodian-{}", options.name));
             &*own.insert(CustodianProcess::init(&folder.path("custodian"), &log, custodian_options).await)
