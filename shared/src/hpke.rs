@@ -12,7 +12,7 @@ use ::hpke::kem::DhP384HkdfSha384;
 use ::hpke::{Deserializable, Kem, OpModeR, OpModeS, Serializable, setup_receiver, setup_sender};
 use zeroize::Zeroizing;
 
-use crate::secrets::Secret;
+use crate::secrets::{Secret, with_swept_stack};
 use crate::signature::PUBLIC_KEY_LEN;
 
 /// Bytes of an encapsulated key: an uncompressed P-384 point.
@@ -59,9 +59,9 @@ impl<'de> serde::Deserialize<'de> for PublicKey {
     }
 }
 
-/// A recipient's private key. Zeroized on drop.
+/// A recipient's private key. Zeroized on drop, and kept on the heap so that moving it leaves no copies behind.
 pub struct PrivateKey {
-    key: <DhP384HkdfSha384 as Kem>::PrivateKey,
+    key: Box<<DhP384HkdfSha384 as Kem>::PrivateKey>,
     public: PublicKey,
 }
 
@@ -71,7 +71,10 @@ impl PrivateKey {
     /// # Errors
     /// [`HpkeError::BadKey`] is never seen; it stands for a library that returned a key of the wrong length.
     pub fn generate() -> Result<Self, HpkeError> {
-        let (key, public) = DhP384HkdfSha384::gen_keypair();
+        let (key, public) = with_swept_stack(|| {
+            let (key, public) = DhP384HkdfSha384::gen_keypair();
+            (Box::new(key), public)
+        });
         let public = public.to_bytes().as_slice().try_into().map(PublicKey).map_err(|_| HpkeError::BadKey)?;
         Ok(Self { key, public })
     }
@@ -81,8 +84,12 @@ impl PrivateKey {
     /// # Errors
     /// [`HpkeError::BadKey`] when they are zero or not below the order of the curve.
     pub fn from_bytes(bytes: &Secret<48>) -> Result<Self, HpkeError> {
-        let key = <DhP384HkdfSha384 as Kem>::PrivateKey::from_bytes(bytes.expose()).map_err(|_| HpkeError::BadKey)?;
-        let public = DhP384HkdfSha384::sk_to_pk(&key);
+        let (key, public) = with_swept_stack(|| {
+            let key = <DhP384HkdfSha384 as Kem>::PrivateKey::from_bytes(bytes.expose());
+            let key = Box::new(key.map_err(|_| HpkeError::BadKey)?);
+            let public = DhP384HkdfSha384::sk_to_pk(&key);
+            Ok((key, public))
+        })?;
         let public = public.to_bytes().as_slice().try_into().map(PublicKey).map_err(|_| HpkeError::BadKey)?;
         Ok(Self { key, public })
     }
@@ -149,9 +156,9 @@ type SenderContext = ::hpke::aead::AeadCtxS<AesGcm256, HkdfSha384, DhP384HkdfSha
 type ReceiverContext = ::hpke::aead::AeadCtxR<AesGcm256, HkdfSha384, DhP384HkdfSha384>;
 
 /// A sender's context after its one message.
-pub struct SentContext(SenderContext);
+pub struct SentContext(Box<SenderContext>);
 /// A recipient's context after the one message.
-pub struct OpenedContext(ReceiverContext);
+pub struct OpenedContext(Box<ReceiverContext>);
 
 impl Exporter for SentContext {
     fn export(&self, label: &str) -> Result<Secret<32>, HpkeError> {
@@ -176,10 +183,14 @@ pub fn seal(
     plaintext: &[u8],
 ) -> Result<(Sealed, SentContext), HpkeError> {
     let recipient = <DhP384HkdfSha384 as Kem>::PublicKey::from_bytes(&recipient.0).map_err(|_| HpkeError::BadKey)?;
-    let (encapsulated, mut context) =
-        setup_sender::<AesGcm256, HkdfSha384, DhP384HkdfSha384>(&OpModeS::Base, &recipient, info)
-            .map_err(|_| HpkeError::SealFailed)?;
-    let ciphertext = context.seal(plaintext, aad).map_err(|_| HpkeError::SealFailed)?;
+    let (encapsulated, context, ciphertext) = with_swept_stack(|| {
+        let (encapsulated, context) =
+            setup_sender::<AesGcm256, HkdfSha384, DhP384HkdfSha384>(&OpModeS::Base, &recipient, info)
+                .map_err(|_| HpkeError::SealFailed)?;
+        let mut context = Box::new(context);
+        let ciphertext = context.seal(plaintext, aad).map_err(|_| HpkeError::SealFailed)?;
+        Ok((encapsulated, context, ciphertext))
+    })?;
     let encapsulated_key = encapsulated.to_bytes().as_slice().try_into().map_err(|_| HpkeError::SealFailed)?;
     Ok((Sealed { encapsulated_key, ciphertext }, SentContext(context)))
 }
@@ -196,11 +207,14 @@ pub fn open(
 ) -> Result<(Zeroizing<Vec<u8>>, OpenedContext), HpkeError> {
     let encapsulated =
         <DhP384HkdfSha384 as Kem>::EncappedKey::from_bytes(&sealed.encapsulated_key).map_err(|_| HpkeError::BadKey)?;
-    let mut context =
-        setup_receiver::<AesGcm256, HkdfSha384, DhP384HkdfSha384>(&OpModeR::Base, &key.key, &encapsulated, info)
-            .map_err(|_| HpkeError::OpenFailed)?;
-    let plaintext = context.open(&sealed.ciphertext, aad).map_err(|_| HpkeError::OpenFailed)?;
-    Ok((Zeroizing::new(plaintext), OpenedContext(context)))
+    with_swept_stack(|| {
+        let context =
+            setup_receiver::<AesGcm256, HkdfSha384, DhP384HkdfSha384>(&OpModeR::Base, &key.key, &encapsulated, info)
+                .map_err(|_| HpkeError::OpenFailed)?;
+        let mut context = Box::new(context);
+        let plaintext = context.open(&sealed.ciphertext, aad).map_err(|_| HpkeError::OpenFailed)?;
+        Ok((Zeroizing::new(plaintext), OpenedContext(context)))
+    })
 }
 
 /// Concatenates the parts of an `info` or an AAD with their lengths, so that no two lists of parts give the same bytes.

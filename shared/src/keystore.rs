@@ -29,7 +29,7 @@ use crate::labels;
 use crate::limits;
 use crate::manifest::{Administrator, Thresholds};
 use crate::register::RegisterEntry;
-use crate::secrets::Secret;
+use crate::secrets::{Secret, with_swept_stack};
 use crate::xks::{HostName, PathPrefix};
 
 /// The readable part of a blob.
@@ -252,10 +252,13 @@ pub fn seal(
     let header_bytes = cbor::encode(&header).to_vec();
     let mut ciphertext = cbor::encode(body);
     cbor::decode::<Body>(&ciphertext)?;
-    let tag = sealing_key(root, &header)
-        .ok_or(KeyStoreError::SealFailed("key derivation failed"))?
-        .seal_in_place_separate_tag(Nonce::assume_unique_for_key([0; 12]), Aad::from(&header_bytes), &mut ciphertext)
-        .map_err(|_| KeyStoreError::SealFailed("encryption failed"))?;
+    let (nonce, aad) = (Nonce::assume_unique_for_key([0; 12]), Aad::from(&header_bytes));
+    let tag = with_swept_stack(|| {
+        sealing_key(root, &header)
+            .ok_or(KeyStoreError::SealFailed("key derivation failed"))?
+            .seal_in_place_separate_tag(nonce, aad, &mut ciphertext)
+            .map_err(|_| KeyStoreError::SealFailed("encryption failed"))
+    })?;
     let mut sealed = Vec::with_capacity(ciphertext.len() + tag.as_ref().len());
     sealed.extend_from_slice(&ciphertext);
     sealed.extend_from_slice(tag.as_ref());
@@ -283,10 +286,13 @@ pub fn open(root: &Secret<32>, entry: &RegisterEntry, bytes: &[u8]) -> Result<Op
         return Err(not_registered);
     }
     let mut buffer = Zeroizing::new(blob.ciphertext);
-    let plaintext = sealing_key(root, &header)
-        .ok_or(KeyStoreError::OpenFailed)?
-        .open_in_place(Nonce::assume_unique_for_key([0; 12]), Aad::from(&blob.header), &mut buffer)
-        .map_err(|_| KeyStoreError::OpenFailed)?;
+    let (nonce, aad) = (Nonce::assume_unique_for_key([0; 12]), Aad::from(&blob.header));
+    let plaintext = with_swept_stack(|| {
+        sealing_key(root, &header)
+            .ok_or(KeyStoreError::OpenFailed)?
+            .open_in_place(nonce, aad, &mut buffer)
+            .map_err(|_| KeyStoreError::OpenFailed)
+    })?;
     let body = cbor::decode(plaintext)?;
     Ok(OpenedKeyStore { header, body, id })
 }

@@ -1,6 +1,7 @@
-//! Secret byte strings.
+//! Secret byte strings, and computations with them.
 //!
-//! Guarantees: zeroized on drop, compared in constant time, printed by no formatter. Refuses: `Clone`, `Display`, and a
+//! Guarantees: zeroized on drop, compared in constant time, printed by no formatter; what [`with_swept_stack`] runs leaves nothing on
+//! the stack. Refuses: `Clone`, `Display`, and a
 //! `Debug` that shows anything but the type.
 //!
 //! A secret is not cloned in passing, nor printed:
@@ -124,6 +125,35 @@ impl fmt::Debug for SecretBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SecretBytes(..)")
     }
+}
+
+/// Machine words of stack that [`with_swept_stack`] overwrites: 32 KiB, several times what AES-GCM, HKDF and P-384 take, even when
+/// nothing is optimised.
+const SWEPT_WORDS: usize = 4096;
+
+/// Runs `work`, and overwrites the stack that it used.
+///
+/// Cryptographic libraries keep key schedules and scalars in local variables, and not all of them zeroize these; a thread that sleeps
+/// afterwards keeps them until it is needed again. So whatever handles a long-lived key does so in here. What `work` returns must have
+/// its secrets on the heap: it is moved out of the swept part as it is.
+pub fn with_swept_stack<T>(work: impl FnOnce() -> T) -> T {
+    let result = run(work);
+    sweep();
+    result
+}
+
+/// Neither is inlined: then both begin at the same depth of the stack, and the second covers what the first used.
+#[inline(never)]
+fn run<T>(work: impl FnOnce() -> T) -> T {
+    work()
+}
+
+#[inline(never)]
+#[expect(clippy::large_stack_arrays, reason = "to take up stack is what it is for")]
+fn sweep() {
+    let mut words = [0_u64; SWEPT_WORDS];
+    words.zeroize();
+    core::hint::black_box(&words);
 }
 
 #[cfg(test)]

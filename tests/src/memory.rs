@@ -3,7 +3,7 @@
 //! Assumes: the process is a child of the test's, or the test may trace it; it goes on running, so a mapping may vanish while
 //! it is read. Every search should be paired with one that finds the same bytes somewhere.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -52,6 +52,16 @@ pub fn forms(name: &str, secret: &[u8]) -> Vec<Needle> {
     all
 }
 
+/// The blocks in which HMAC, and so HKDF, takes up a key of at most 64 bytes (RFC 2104): as good as the key itself.
+#[must_use]
+pub fn hmac_pads(name: &str, key: &[u8]) -> Vec<Needle> {
+    let pad = |which: &str, byte: u8| Needle {
+        name: format!("{name} ({which} pad)"),
+        bytes: key.iter().map(|own| own ^ byte).collect(),
+    };
+    vec![pad("inner", 0x36), pad("outer", 0x5c)]
+}
+
 impl Needles {
     /// Prepares a search.
     #[must_use]
@@ -81,9 +91,15 @@ impl Needles {
     /// The names of the needles in the memory of a process: every readable mapping, heap, stacks and files alike.
     #[must_use]
     pub fn found_in_process(&self, id: u32) -> BTreeSet<String> {
+        self.places_in_process(id).into_keys().collect()
+    }
+
+    /// The same, with the mappings in which each was found: for whoever looks for what left it there.
+    #[must_use]
+    pub fn places_in_process(&self, id: u32) -> BTreeMap<String, BTreeSet<String>> {
         let memory = File::open(format!("/proc/{id}/mem")).unwrap();
         let maps = fs::read_to_string(format!("/proc/{id}/maps")).unwrap();
-        let mut found = BTreeSet::new();
+        let mut places: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         let mut total = 0;
         for line in maps.lines() {
             let mut fields = line.split_whitespace();
@@ -94,10 +110,14 @@ impl Needles {
             }
             let (start, end) = range.split_once('-').unwrap();
             let (start, end) = (u64::from_str_radix(start, 16).unwrap(), u64::from_str_radix(end, 16).unwrap());
+            let mut found = BTreeSet::new();
             total += self.search_range(&memory, start, end, &mut found);
+            for name in found {
+                places.entry(name).or_default().insert(line.split_whitespace().collect::<Vec<_>>().join(" "));
+            }
         }
         assert!(total > 1024 * 1024, "only {total} bytes of process {id} could be read");
-        found
+        places
     }
 
     fn search_range(&self, memory: &File, start: u64, end: u64, found: &mut BTreeSet<String>) -> usize {

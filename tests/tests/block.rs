@@ -148,7 +148,7 @@ async fn a_block_survives_restarts_and_nothing_old_lifts_it() {
 async fn no_share_leaves(system: &System) {
     let mut applicant = Applicant::boot(&system.nsm_socket(), Some(&static_configuration()));
     let lease = applicant.obtain(&system.home_custodian(), system.key_store_id()).await.unwrap();
-    assert!(lease.content.overlay.is_some() && lease.content.share.is_none());
+    assert!(lease.content.overlay.is_some() && lease.content.shares.is_empty());
 }
 
 /// Blocked before its first release, an enclave has nothing at all: no name, no certificate, no keys.

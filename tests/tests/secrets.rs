@@ -28,12 +28,12 @@ impl Secrets {
         let custodian = system.home_custodian();
         let mut applicant = Applicant::boot(&system.nsm_socket(), Some(&static_configuration()));
         let mut lease = applicant.obtain(&custodian, system.key_store_id()).await.unwrap();
-        let signed = lease.content.register.clone().unwrap();
+        let signed = lease.content.register.clone().unwrap().signed;
         let entry = register::open(&signed, system.key_store_id(), &custodian.signing_key).unwrap();
-        let Reply::Blob { blob } = lease.ask(&Ask::Fetch { blob_id: entry.blob_id }).await.unwrap() else {
+        let Reply::Blob { blob, .. } = lease.ask(&Ask::Fetch { blob_id: entry.blob_id }).await.unwrap() else {
             panic!("no blob")
         };
-        let root = lease.content.share.as_ref().unwrap().share.value.duplicate();
+        let root = lease.content.shares.last().unwrap().share.value.duplicate();
         let body = keystore::open(&root, &entry, &blob).unwrap().body;
         let mut needles = forms("root key", root.expose());
         for key in &body.external_keys {

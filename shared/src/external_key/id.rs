@@ -95,8 +95,9 @@ mod tests {
     fn encodings() {
         assert_eq!(minicbor::to_vec(KeyUsage::ENCRYPT_DECRYPT).unwrap(), [0x82, 0xf5, 0xf5]);
         assert_eq!(minicbor::to_vec(KeyState::PendingDestruction).unwrap(), [2]);
+        assert_eq!(minicbor::to_vec(KeyState::Destroyed).unwrap(), [3]);
         assert_eq!(minicbor::to_vec(ExternalKeyId::parse("k").unwrap()).unwrap(), [0x61, b'k']);
-        assert!(minicbor::decode::<KeyState>(&[3]).is_err());
+        assert!(minicbor::decode::<KeyState>(&[4]).is_err());
         assert!(minicbor::decode::<ExternalKeyId>(&[0x61, b'/']).is_err());
     }
 }

@@ -8,6 +8,7 @@ use super::message::{
 };
 use super::{ExternalKeyId, KeyState, KeyUsage};
 use crate::limits::KEY_VERSIONS_MAX;
+use crate::secrets::with_swept_stack;
 
 /// Why an external key was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -91,7 +92,8 @@ impl ExternalKey {
         aad: &[u8],
         plaintext: &[u8],
     ) -> Result<EncryptedMessage, EncryptError> {
-        self.versions.last().ok_or(EncryptError::NoVersion)?.encrypt(randomness, aad, plaintext)
+        let version = self.versions.last().ok_or(EncryptError::NoVersion)?;
+        with_swept_stack(|| version.encrypt(randomness, aad, plaintext))
     }
 
     /// Encrypts with the newest version and verifies, in the order of Appendix C.
@@ -105,7 +107,9 @@ impl ExternalKey {
         plaintext: &[u8],
     ) -> Result<VerifiedMessage, EncryptError> {
         let version = self.versions.last().ok_or(EncryptError::NoVersion)?;
-        Hashed::compute(version.encrypt(randomness, aad, plaintext)?, aad).verify(version, aad, plaintext)
+        with_swept_stack(|| {
+            Hashed::compute(version.encrypt(randomness, aad, plaintext)?, aad).verify(version, aad, plaintext)
+        })
     }
 
     /// Decrypts with the version that the metadata names; if that fails, with the legacy profile of the version that has one. Metadata of
@@ -115,9 +119,11 @@ impl ExternalKey {
     /// If the metadata is not ours, names a version that does not exist (any more), or nothing authenticates; and no version has
     /// a legacy profile under which the message authenticates.
     pub fn decrypt(&self, message: &Ciphertext<'_>, aad: &[u8]) -> Result<Zeroizing<Vec<u8>>, DecryptError> {
-        self.decrypt_own(message, aad).or_else(|error| {
-            let legacy = self.versions.iter().find(|version| version.is_legacy()).ok_or(error)?;
-            legacy.decrypt_legacy(message, aad)
+        with_swept_stack(|| {
+            self.decrypt_own(message, aad).or_else(|error| {
+                let legacy = self.versions.iter().find(|version| version.is_legacy()).ok_or(error)?;
+                legacy.decrypt_legacy(message, aad)
+            })
         })
     }
 
