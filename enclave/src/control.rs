@@ -7,13 +7,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_link::control::{Hello, Level, SignedManifest, Status, ToEnclave, ToParent, receive_configuration};
+use holdfast_link::control::{
+    AwsCredentials as HandedCredentials, Hello, Level, SignedManifest, Status, ToEnclave, ToParent,
+    receive_configuration,
+};
 use holdfast_link::limits::{HANDSHAKE_TIMEOUT, STATUS_INTERVAL};
 use holdfast_link::{Address, FrameReader, Stream, connect, write_frame};
 use holdfast_shared::ids::BootId;
+use holdfast_shared::secrets::SecretBytes;
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, watch};
 
+use crate::kms::{AwsCredentials, CredentialsError};
 use crate::report::Reporter;
 
 const PAUSE: Duration = Duration::from_millis(500);
@@ -67,6 +72,7 @@ pub(crate) struct Desk {
     pub(crate) reporter: Reporter,
     pub(crate) lines: mpsc::Receiver<ToParent>,
     pub(crate) key_stores: watch::Sender<Vec<SignedManifest>>,
+    pub(crate) aws_credentials: watch::Sender<Option<Arc<AwsCredentials>>>,
     pub(crate) drain: watch::Sender<bool>,
     pub(crate) status: Arc<dyn Fn() -> Status + Send + Sync>,
     pub(crate) drained: watch::Receiver<bool>,
@@ -125,6 +131,12 @@ impl Desk {
             ToEnclave::KeyStores { manifests } => {
                 self.key_stores.send_replace(manifests);
             }
+            ToEnclave::AwsCredentials(handed) => match taken(handed) {
+                Ok(credentials) => {
+                    self.aws_credentials.send_replace(Some(Arc::new(credentials)));
+                }
+                Err(error) => self.reporter.log(Level::Warn, &format!("AWS credentials of the parent: {error}")),
+            },
             ToEnclave::Drain => {
                 self.drain.send_replace(true);
             }
@@ -134,4 +146,14 @@ impl Desk {
             }
         }
     }
+}
+
+fn taken(handed: HandedCredentials) -> Result<AwsCredentials, CredentialsError> {
+    let secret = |text: String| SecretBytes::new(text.into_bytes());
+    AwsCredentials::new(
+        &handed.access_key_id,
+        secret(handed.secret_access_key),
+        handed.session_token.map(secret),
+        handed.expires_ms,
+    )
 }

@@ -71,6 +71,7 @@ pub async fn run(platform: Platform) -> Result<(), RunError> {
     let (drain, draining) = watch::channel(false);
     let (drained_sender, drained) = watch::channel(false);
     let (key_stores, mut wanted) = watch::channel(Vec::new());
+    let (aws_credentials, _) = watch::channel(None);
 
     let provided = files::provide(ready.configuration.connections_max);
     let (connections, files) = (provided.connections, provided.files);
@@ -83,6 +84,7 @@ pub async fn run(platform: Platform) -> Result<(), RunError> {
         reporter: reporter.clone(),
         lines,
         key_stores,
+        aws_credentials,
         drain,
         status: status_of(&reporter, &ready, &context),
         drained,

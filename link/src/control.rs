@@ -11,6 +11,7 @@
 //!                                      ←    configuration {static_configuration}     (or refused {…}, then the end)
 //!                                      ←    key_stores {manifests}                   (again at each change, whole)
 //!   status {…}, log {…}                →                                             (as they come)
+//!                                      ←    aws_credentials {…}                     (where there is a role; again before they end)
 //!                                      ←    drain
 //!   drained                            →
 //! ```
@@ -27,6 +28,10 @@ use crate::limits::{
     STATIC_CONFIGURATION_MAX, TO_ENCLAVE_FRAME_MAX, TO_PARENT_FRAME_MAX,
 };
 use crate::text::{BootId, KeyStoreId, PrintableText};
+
+mod credentials;
+
+pub use credentials::AwsCredentials;
 
 /// The protocol of this link. It changes with every change of a message; the form of `hello` and `refused` never does.
 pub const PROTOCOL: u32 = 1;
@@ -151,6 +156,8 @@ pub enum ToEnclave {
         /// Their signed manifests.
         manifests: Vec<SignedManifest>,
     },
+    /// With which the enclave asks AWS KMS for shares that lie there.
+    AwsCredentials(AwsCredentials),
     /// Finish what is under way; no new connections will come.
     Drain,
 }
@@ -233,6 +240,7 @@ impl Message for ToEnclave {
                 let total = manifests.iter().map(|manifest| manifest.0.len()).sum();
                 LimitError::unless("all manifests' bytes", total, MANIFESTS_TOTAL_MAX)
             }
+            Self::AwsCredentials(credentials) => credentials.check(),
         }
     }
 }

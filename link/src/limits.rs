@@ -44,6 +44,10 @@ pub const REASON_MAX: usize = 256;
 pub const COUNTERS_MAX: usize = 128;
 /// Characters of a counter's name.
 pub const COUNTER_NAME_MAX: usize = 64;
+/// Bytes of an AWS access key id or secret access key (API reference of IAM: at most 128).
+pub const AWS_CREDENTIAL_MAX: usize = 128;
+/// Bytes of a session token, for which AWS sets no bound; as much as the enclave puts into a header.
+pub const AWS_SESSION_TOKEN_MAX: usize = 8 * 1024;
 
 // --- Time ---------------------------------------------------------------------------------------------------------------
 

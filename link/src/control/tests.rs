@@ -54,6 +54,15 @@ fn messages_have_the_form_of_the_protocol() {
             r#"{"refused":{"protocol":1,"reason":"because"}}"#,
         ),
         (
+            ToEnclave::AwsCredentials(AwsCredentials {
+                access_key_id: "ASIA".to_owned(),
+                secret_access_key: "secret".to_owned(),
+                session_token: Some("token".to_owned()),
+                expires_ms: Some(7),
+            }),
+            r#"{"aws_credentials":{"access_key_id":"ASIA","secret_access_key":"secret","session_token":"token","expires_ms":7}}"#,
+        ),
+        (
             ToEnclave::Configuration { static_configuration: "{ }\n".to_owned() },
             r#"{"configuration":{"static_configuration":"{ }\n"}}"#,
         ),
@@ -178,4 +187,19 @@ proptest! {
         let bytes = encode(&message);
         prop_assert_eq!(run(read_frame::<ToEnclave, _>(&mut bytes.as_slice())).unwrap(), Some(message));
     }
+}
+
+#[test]
+fn aws_credentials_are_bounded_and_never_shown() {
+    let credentials = |secret: usize, token: usize| {
+        ToEnclave::AwsCredentials(AwsCredentials {
+            access_key_id: "ASIA".to_owned(),
+            secret_access_key: "s".repeat(secret),
+            session_token: Some("t".repeat(token)),
+            expires_ms: None,
+        })
+    };
+    assert!(credentials(128, 8192).check().is_ok());
+    assert!(credentials(129, 1).check().is_err() && credentials(1, 8193).check().is_err());
+    assert_eq!(format!("{:?}", credentials(9, 9)), "AwsCredentials(AwsCredentials(..))");
 }
