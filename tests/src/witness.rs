@@ -23,7 +23,7 @@ use crate::wait::until;
 /// Pause between an answer and the next request.
 const PAUSE: Duration = Duration::from_millis(2);
 /// A signed request is sent again for so long; the proxy takes it for five minutes.
-const SIGNED_FOR: Duration = Duration::from_secs(60);
+const SIGNED_FOR: Duration = Duration::from_mins(1);
 
 /// One answer.
 #[derive(Clone, Copy, Debug)]

@@ -1,7 +1,12 @@
 //! How fast and how surely a block bites: several enclaves under load, wires that are cut, answers that are held back and played
 //! again. `docs/revocation.md` tells what comes of it.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking, in its helpers too")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking, in its helpers too"
+)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -99,7 +104,7 @@ fn percentile(sorted: &[f64], percent: usize) -> f64 {
 fn print_row(what: &str, to: &str, mut values: Vec<f64>) {
     values.sort_by(f64::total_cmp);
     let [p50, p99, max] = [50, 99, 100].map(|percent| percentile(&values, percent));
-    println!("{what:<34} {to:<10} {p50:>8.1} {p99:>8.1} {max:>8.1}   ({} blocks)", values.len());
+    eprintln!("{what:<34} {to:<10} {p50:>8.1} {p99:>8.1} {max:>8.1}   ({} blocks)", values.len());
 }
 
 fn print_rows(what: &str, bites: &[Bite]) {
@@ -147,11 +152,11 @@ async fn long_how_fast_a_block_bites() {
     stop.store(true, Ordering::SeqCst);
     let made = tokio::task::spawn_blocking(|| orders.join().unwrap()).await.unwrap();
     rows.push(("one key, under commands".to_owned(), bites));
-    println!("{:<34} {:<10} {:>8} {:>8} {:>8}", "blocked", "since", "p50 ms", "p99 ms", "max ms");
+    eprintln!("{:<34} {:<10} {:>8} {:>8} {:>8}", "blocked", "since", "p50 ms", "p99 ms", "max ms");
     for (what, bites) in &rows {
         print_rows(what, bites);
     }
-    println!("{made} commands were carried out meanwhile");
+    eprintln!("{made} commands were carried out meanwhile");
     witnesses.stop().await;
     system.assert_no_panic();
 }
