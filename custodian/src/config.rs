@@ -7,6 +7,7 @@
 #![doc = include_str!("../custodian.example.toml")]
 //! ```
 
+mod database;
 mod key_encryption_key;
 
 use std::fs;
@@ -20,8 +21,10 @@ use holdfast_shared::manifest::is_printable;
 use serde::Deserialize;
 use toml::Spanned;
 
+use database::RawDatabase;
 use key_encryption_key::RawKeyEncryptionKey;
 
+pub use database::DatabaseConfig;
 pub use key_encryption_key::{
     KeyEncryptionKeyConfig, KeyPlaceConfig, KmipConfig, Pkcs11Config, Pkcs11Iv, TIMEOUT_DEFAULT, TransitConfig,
 };
@@ -52,6 +55,8 @@ pub struct Config {
     pub log: LogFormat,
     /// The HTTPS certificate.
     pub tls: TlsSource,
+    /// Where the tables are, if not in the file of the state directory.
+    pub database: Option<DatabaseConfig>,
     /// What wraps the shares.
     pub key_encryption_key: KeyEncryptionKeyConfig,
 }
@@ -124,6 +129,7 @@ struct RawConfig {
     #[serde(default)]
     log: LogFormat,
     tls: Option<Spanned<RawTls>>,
+    database: Option<Spanned<RawDatabase>>,
     key_encryption_key: Option<Spanned<RawKeyEncryptionKey>>,
 }
 
@@ -190,6 +196,7 @@ impl Config {
             emulated_root: raw.emulated_root.map(|path| source.path(&path)),
             log: raw.log,
             tls: source.tls(raw.tls, host)?,
+            database: source.database(raw.database)?,
             key_encryption_key: source.key_encryption_key(raw.key_encryption_key)?,
         })
     }

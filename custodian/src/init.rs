@@ -102,6 +102,13 @@ pub async fn prepare_key(config: &Config, create: bool) -> Result<KeyState, Init
     Ok(found)
 }
 
+/// The configured server, if there is one, before anything is made on this machine.
+async fn connect_empty(config: &Config) -> Result<Option<Store>, StoreError> {
+    let Some(database) = &config.database else { return Ok(None) };
+    let store = Store::connect(&database.server()?).await?;
+    if store.is_empty().await? { Ok(Some(store)) } else { Err(StoreError::InUse) }
+}
+
 /// Makes everything that `serve` needs in the configured state directory.
 ///
 /// # Errors
@@ -110,6 +117,7 @@ pub async fn init(config: &Config, clock: &dyn Clock) -> Result<PublicRecord, In
     let rng = SystemRandom::new();
     let state = StateDirectory::new(config.state.clone());
     tls::check_files(config)?;
+    let server = connect_empty(config).await?;
     state.create()?;
 
     let pkcs8 = SigningKey::generate(&rng)?;
@@ -129,7 +137,11 @@ pub async fn init(config: &Config, clock: &dyn Clock) -> Result<PublicRecord, In
         state::write_private(&state.ca_key(), Zeroizing::new(key).as_bytes())?;
         state::write_public(&state.ca(), certificate.as_bytes())?;
     }
-    Store::create(&state.database()).await?.close().await;
+    let store = match server {
+        Some(server) => server,
+        None => Store::create(&state.database()).await?,
+    };
+    store.close().await;
 
     let record = PublicRecord {
         name: config.name.clone(),

@@ -1,9 +1,9 @@
 //! The command line of `holdfast-custodian`.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +21,7 @@ use crate::init::{self, InitError, KeyState};
 use crate::kek::{Kek, KekError};
 use crate::service::{self, Custodian, ServiceError, StartError};
 use crate::state::{self, StateDirectory, StateError};
+use crate::store::{Store, StoreError};
 use crate::tls::TlsError;
 use crate::{http_api, server, tls};
 
@@ -45,6 +46,8 @@ Configuration file (TOML; relative paths are relative to it):
   tls.names       names and IP addresses in its own certificate                 default: host of address
   tls.certificate, tls.private_key, tls.roots
                   PEM files to use instead of its own authority                 default: none
+  database.host, .port, .name, .user, .password_file, .roots, .certificate, .private_key
+                  a PostgreSQL server for the tables                            default: a file in state
   key_encryption_key.timeout
                   time for one call to the key that wraps the shares            default: \"5s\"
   key_encryption_key.pkcs11, .transit, .kmip
@@ -81,6 +84,17 @@ enum Command {
         #[arg(long)]
         check_config: bool,
     },
+    /// Copy the database, as it is at one moment, to a new file; the service may be running.
+    ///
+    /// The copy holds what the database holds: shares wrapped by the key-encryption key, sealed key stores, the register. The
+    /// keys in the state directory are not in it. A PostgreSQL server has tools of its own for this.
+    Backup {
+        #[command(flatten)]
+        with: WithConfig,
+        /// The file to make, with mode 0600. It must not exist.
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -105,6 +119,8 @@ enum ProgramError {
     Tls(#[from] TlsError),
     #[error(transparent)]
     State(#[from] StateError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
     #[error(transparent)]
     Service(#[from] ServiceError),
     #[error("cannot listen on {listen}: {source}")]
@@ -169,6 +185,10 @@ async fn execute(command: Command) -> Result<(), ProgramError> {
             writeln!(io::stdout(), "{}", path.display())?;
             Ok(())
         }
+        Command::Backup { with, to } => {
+            let config = Config::load(&with.config)?;
+            back_up(&config, &to).await
+        }
         Command::Serve { with, check_config } => {
             let config = Config::load(&with.config)?;
             if check_config {
@@ -189,6 +209,24 @@ fn check(config: &Config) -> Result<(), ProgramError> {
     }
     let warning = if emulated { "; WARNING: it trusts an emulated root" } else { "" };
     writeln!(io::stderr(), "{}: the configuration is good{warning}", config.file.display())?;
+    Ok(())
+}
+
+/// Copies the database to a file that only its owner can read, and that is on disk when this returns.
+async fn back_up(config: &Config, to: &Path) -> Result<(), ProgramError> {
+    let state = StateDirectory::new(config.state.clone());
+    state.check()?;
+    let store = Store::configured(config, &state).await?;
+    state::write_private(to, &[])?;
+    let copied = store.back_up(to).await;
+    store.close().await;
+    if let Err(error) = copied {
+        // A file that looks like a copy and is none would be found out too late.
+        let _ = fs::remove_file(to);
+        return Err(error.into());
+    }
+    File::open(to)?.sync_all()?;
+    writeln!(io::stderr(), "copied the database to {}", to.display())?;
     Ok(())
 }
 

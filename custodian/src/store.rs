@@ -21,7 +21,7 @@ mod window;
 
 use std::path::{Path, PathBuf};
 
-use holdfast_shared::ids::LeaseId;
+use holdfast_shared::ids::{KeyStoreId, LeaseId};
 
 pub use changes::{Change, Changes};
 pub use commands::{Merged, Queued, StoredCommand};
@@ -169,6 +169,25 @@ impl Store {
         self.database.is_shared()
     }
 
+    /// Whether no custodian has used it: the first thing that one keeps is a setting.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn is_empty(&self) -> Result<bool, StoreError> {
+        let (settings,): (i64,) = self.database.read().await?.fetch_one("SELECT count(*) FROM settings", &[]).await?;
+        Ok(settings == 0 && self.key_store_ids().await?.is_empty())
+    }
+
+    /// The ids of all key stores.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn key_store_ids(&self) -> Result<Vec<KeyStoreId>, StoreError> {
+        let rows: Vec<(Vec<u8>,)> =
+            self.database.read().await?.fetch_all("SELECT key_store_id FROM key_stores", &[]).await?;
+        rows.into_iter().map(|(id,)| Ok(KeyStoreId(array(&id, "key store id")?))).collect()
+    }
+
     /// What other replicas change from now on.
     ///
     /// # Errors
@@ -177,7 +196,7 @@ impl Store {
         self.database.changes().await
     }
 
-    /// Writes a copy of the database, as it is at one moment, to a file that must not exist.
+    /// Writes a copy of the database, as it is at one moment, to a file that must not exist or be empty.
     ///
     /// # Errors
     /// [`StoreError`].
