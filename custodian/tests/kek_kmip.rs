@@ -32,7 +32,11 @@ struct World {
 impl World {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut server = KmipServer::start(&folder.path().join("kmip")).await;
+        let server = KmipServer::start(&folder.path().join("kmip")).await;
+        Self::with(server, folder)
+    }
+
+    fn with(mut server: KmipServer, folder: TempDir) -> Self {
         let config = KmipConfig {
             address: server.address(),
             key: server.make_key(&json!({})),
@@ -222,6 +226,18 @@ async fn the_key_is_taken_away(world: &mut World) {
     refused(&kek, &wrapped, "it is not active").await;
     world.server.destroy(&key);
     assert!(kek.probe().await.unwrap_err().to_string().contains("there is no such key"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_does_not_bind_additional_data_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = KmipServer::start_unbound(&folder.path().join("kmip")).await;
+    let world = World::with(server, folder);
+    let kek = world.kek();
+    let error = kek.wrap(AAD, SECRET).await.unwrap_err();
+    assert!(matches!(error, KekError::Misconfigured { .. }), "{error}");
+    assert!(error.to_string().contains("does not bind additional data"), "{error}");
+    assert!(kek.probe().await.is_err());
 }
 
 /// Whatever happens to the bytes, the answer is the secret or an error, and the next call is well again.

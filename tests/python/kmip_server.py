@@ -1,8 +1,9 @@
 """A KMIP server for tests: PyKMIP's engine and sessions, on a port that the system chooses, behind TLS 1.2 or 1.3.
 
-Usage: kmip_server.py FOLDER CA CERTIFICATE KEY
+Usage: kmip_server.py FOLDER CA CERTIFICATE KEY [unbound]
 Keeps its database and log in FOLDER, and prints {"port": PORT} once it listens. It is one process, so that it ends whole when it
-is killed: PyKMIP's own program starts further ones, which watch a folder of policies, and offers TLS 1.2 at most.
+is killed: PyKMIP's own program starts further ones, which watch a folder of policies, and offers TLS 1.2 at most. With `unbound`
+it passes over additional data, as a server may that does not know of it.
 """
 
 import copy
@@ -43,6 +44,12 @@ class Server(KmipServer):
             self._setup_connection_handler(connection, address)
 
 
+def unbind(cryptography):
+    for name in ("encrypt", "decrypt"):
+        bound = getattr(cryptography, name)
+        setattr(cryptography, name, lambda *arguments, _bound=bound, **named: _bound(*arguments, **(named | {"auth_additional_data": None})))
+
+
 def main():
     folder, authority, certificate, key = (pathlib.Path(argument).absolute() for argument in sys.argv[1:5])
     server = Server(
@@ -58,6 +65,8 @@ def main():
         logging_level="INFO",
     )
     server.start()
+    if sys.argv[5:] == ["unbound"]:
+        unbind(server._engine._cryptography_engine)
     server.serve()
 
 

@@ -23,11 +23,21 @@ pub struct KmipServer {
     administrator: Script,
     folder: PathBuf,
     port: u16,
+    binds: bool,
 }
 
 impl KmipServer {
     /// Starts a server without keys in a folder.
     pub async fn start(folder: &Path) -> Self {
+        Self::start_as(folder, true).await
+    }
+
+    /// One that passes over additional data.
+    pub async fn start_unbound(folder: &Path) -> Self {
+        Self::start_as(folder, false).await
+    }
+
+    async fn start_as(folder: &Path, binds: bool) -> Self {
         std::fs::create_dir_all(folder).unwrap();
         let certificates = Certificates::create(&folder.join("tls"));
         let administrator = {
@@ -35,7 +45,8 @@ impl KmipServer {
             Script::start_with("kmip_client.py", &[&certificates.roots, &client.certificate, &client.private_key])
         };
         let tap = Tap::tcp("KMIP").await;
-        let mut server = Self { tap, certificates, process: None, administrator, folder: folder.to_owned(), port: 0 };
+        let mut server =
+            Self { tap, certificates, process: None, administrator, folder: folder.to_owned(), port: 0, binds };
         server.run().await;
         server
     }
@@ -52,6 +63,9 @@ impl KmipServer {
         let mut command = Command::new(interpreter());
         command.args(["-W", "ignore"]).arg(script("kmip_server.py")).arg(&self.folder).arg(&self.certificates.roots);
         command.arg(&self.certificates.server.certificate).arg(&self.certificates.server.private_key);
+        if !self.binds {
+            command.arg("unbound");
+        }
         let mut process = Process::start("the KMIP server", &mut command, &log);
         self.port = until("the KMIP server listens", || {
             assert!(process.ended().is_none(), "the KMIP server ended: {}", process.log());

@@ -1,0 +1,105 @@
+//! Releases by real custodians whose shares are wrapped by a key elsewhere: sealed, killed and back.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking, in its helpers too")]
+
+use holdfast_tests::key_servers::{KmipServer, OpenBao, write_private};
+use holdfast_tests::system::{Encrypted, KEY, Options, System};
+use holdfast_tests::tap::Tap;
+use serde_json::json;
+
+async fn system(section: String) -> System {
+    System::start(Options { key_encryption_key: Some(section), ..Options::default() }).await
+}
+
+/// The enclave loses everything, and asks the custodian for the share that the key has to open.
+async fn released_anew(system: &mut System, encrypted: &Encrypted, tap: &Tap) {
+    let calls = tap.recorded().len();
+    system.start_enclave().await;
+    system.serving().await;
+    system.decrypt(encrypted).await;
+    assert!(tap.recorded().len() > calls, "a release without the key-encryption key");
+}
+
+/// The key is away: who serves goes on, nothing is released, and the log says why.
+async fn nothing_is_released(system: &mut System, encrypted: &Encrypted, reason: &str) {
+    system.decrypt(encrypted).await;
+    let logged = system.log_length("custodian");
+    system.start_enclave().await;
+    system.logged_after("custodian", logged, &[reason]).await;
+    // Without its keys the enclave has no certificate to show either.
+    let answer = system.client().decrypt(KEY, &encrypted.body, None).await;
+    assert!(answer.is_err(), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_share_wrapped_in_transit() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = OpenBao::start(&folder.path().join("bao")).await;
+    server.make_key("holdfast", &json!({ "type": "aes256-gcm96" }));
+    let token_file = folder.path().join("token");
+    write_private(&token_file, &server.token("holdfast", true));
+    let mut system = system(format!(
+        "transit.url = \"{}\"\ntransit.key = \"holdfast\"\ntransit.token_file = \"{}\"\ntransit.roots = \"{}\"",
+        server.url(),
+        token_file.display(),
+        server.certificates.roots.display()
+    ))
+    .await;
+    let encrypted = system.encrypt(KEY).await;
+    released_anew(&mut system, &encrypted, &server.tap).await;
+
+    server.seal();
+    nothing_is_released(&mut system, &encrypted, "is sealed; unseal it").await;
+    server.unseal().await;
+    system.serving().await;
+    system.decrypt(&encrypted).await;
+
+    // Everything dies, and the custodian comes up before its vault is open.
+    server.kill();
+    system.custodian.kill();
+    system.kill_enclave().await;
+    server.run().await;
+    let logged = system.log_length("custodian");
+    let log = system.layout.log("custodian");
+    let opened = async {
+        holdfast_tests::wait::until("the custodian waits for its key", || async {
+            let text = std::fs::read(&log).unwrap();
+            String::from_utf8_lossy(&text[logged..]).contains("is sealed; unseal it").then_some(())
+        })
+        .await;
+        server.unseal().await;
+    };
+    tokio::join!(system.custodian.start(), opened);
+    released_anew(&mut system, &encrypted, &server.tap).await;
+    system.round_trip(KEY).await;
+    system.assert_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_share_wrapped_behind_kmip() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = KmipServer::start(&folder.path().join("kmip")).await;
+    let key = server.make_key(&json!({}));
+    let (roots, client) = (&server.certificates.roots, &server.certificates.client);
+    let mut system = system(format!(
+        "kmip.address = \"{}\"\nkmip.key = \"{key}\"\nkmip.roots = \"{}\"\nkmip.certificate = \"{}\"\nkmip.private_key = \"{}\"",
+        server.address(),
+        roots.display(),
+        client.certificate.display(),
+        client.private_key.display()
+    ))
+    .await;
+    let encrypted = system.encrypt(KEY).await;
+    released_anew(&mut system, &encrypted, &server.tap).await;
+
+    server.kill();
+    nothing_is_released(&mut system, &encrypted, "the key-encryption key is not available").await;
+    server.run().await;
+    system.serving().await;
+    system.decrypt(&encrypted).await;
+
+    // A key that is taken away ends releases for good.
+    server.revoke(&key);
+    nothing_is_released(&mut system, &encrypted, "see that the key is active").await;
+    system.assert_no_panic();
+}
