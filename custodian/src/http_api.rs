@@ -15,6 +15,7 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use bytes::BytesMut;
 use holdfast_shared::ids::LeaseId;
+use holdfast_shared::manifest::ManifestChain;
 use holdfast_shared::release::PROTOCOL;
 use holdfast_shared::{api, cbor, limits};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -31,6 +32,8 @@ const CHALLENGE_MAX: usize = 128;
 const RELEASE_MAX: usize = limits::ATTESTATION_DOCUMENT_MAX + 128;
 /// Bytes of a signed command: `holdfast_shared::command::open` allows as much.
 const COMMAND_MAX: usize = limits::COMMAND_MAX + limits::SIGNATURES_MAX * 150;
+/// Bytes of a signed release approval: the approval (256), the signatures, framing.
+const APPROVAL_MAX: usize = 256 + limits::SIGNATURES_MAX * 150;
 /// Bytes of a signed query: the query (1,024), one signature, framing.
 const QUERY_MAX: usize = 2048;
 /// Bytes of a [`holdfast_shared::channel::ChannelMessage`] that come before its ciphertext, its head included, at most.
@@ -55,8 +58,12 @@ pub fn router(custodian: Arc<Custodian>) -> Router {
         .route(api::RELEASE, post(release))
         .route(api::CHANNEL, post(channel))
         .route(api::MANIFESTS, post(manifests))
+        .route(api::MANIFEST_CHAINS, post(manifest_chains))
+        .route(api::SUCCESSORS, post(successors))
         .route(api::COMMANDS, post(commands))
         .route(api::BLOCKS, post(blocks))
+        .route(api::POLICIES, post(policies))
+        .route(api::APPROVALS, post(approvals))
         .route(api::QUERIES, post(queries))
         .route(HEALTH, get(health))
         .fallback(|| async { respond(Err(ServiceError::NotFound("there is nothing at this path".to_owned()))) })
@@ -98,6 +105,22 @@ async fn manifests(State(app): State<App>, request: Request) -> Response {
     respond(answer.await.map(|()| Vec::new()))
 }
 
+async fn manifest_chains(State(app): State<App>, request: Request) -> Response {
+    let answer = async {
+        let body = app.read(request, <ManifestChain as cbor::Message>::MAX).await?;
+        app.custodian.enrol_chain(&body.bytes).await
+    };
+    respond(answer.await.map(|()| Vec::new()))
+}
+
+async fn successors(State(app): State<App>, request: Request) -> Response {
+    let answer = async {
+        let body = app.read(request, limits::MANIFEST_MAX).await?;
+        app.custodian.succeed(body.bytes.to_vec()).await
+    };
+    respond(answer.await.map(|()| Vec::new()))
+}
+
 async fn commands(State(app): State<App>, request: Request) -> Response {
     let answer = async {
         let body = app.read(request, COMMAND_MAX).await?;
@@ -110,6 +133,22 @@ async fn blocks(State(app): State<App>, request: Request) -> Response {
     let answer = async {
         let body = app.read(request, limits::BLOCK_OVERLAY_MAX).await?;
         app.custodian.block(body.bytes.to_vec()).await
+    };
+    respond(answer.await.map(|()| Vec::new()))
+}
+
+async fn policies(State(app): State<App>, request: Request) -> Response {
+    let answer = async {
+        let body = app.read(request, limits::MANIFEST_MAX).await?;
+        app.custodian.change_policy(body.bytes.to_vec()).await
+    };
+    respond(answer.await.map(|()| Vec::new()))
+}
+
+async fn approvals(State(app): State<App>, request: Request) -> Response {
+    let answer = async {
+        let body = app.read(request, APPROVAL_MAX).await?;
+        app.custodian.approve(body.bytes.to_vec()).await
     };
     respond(answer.await.map(|()| Vec::new()))
 }

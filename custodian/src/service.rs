@@ -1,27 +1,32 @@
 //! The custodian's work, independent of HTTP: bytes of a request in, bytes of an answer or a [`ServiceError`] out.
 //!
 //! ```text
-//! challenge ─nonce→ (enclave's document) ─→ release ─lease→ channel: watch, fetch, deposit, publish, report
-//! administrators ─→ manifests, commands, blocks, queries
+//! challenge ─nonce→ (enclave's document) ─→ release ─lease→ channel: watch, fetch, deposit, publish, copy, commit, report, retire
+//! administrators ─→ manifests, successors, commands, blocks, policies, approvals, queries
 //! ```
 //!
 //! Guarantees: what is acknowledged is on disk; a share leaves only for evidence that the policy in force accepts, and not
 //! while the key store is blocked; a request that changes something is carried through even if its sender hangs up. Assumes:
 //! the host's clock, the database and the key-encryption key are the owner's. Refuses: everything unproven, with a reason.
 
+mod approvals;
 mod ceremony;
 mod challenge;
 mod channel;
+mod copies;
 mod error;
 mod evidence;
 mod grant;
 mod lease;
+mod membership;
 mod news;
 mod orders;
+mod policies;
 mod provenance;
 mod queries;
 mod release;
 mod replicas;
+mod succession;
 mod versions;
 
 use std::collections::{BTreeSet, HashMap};
@@ -34,7 +39,7 @@ use holdfast_shared::attestation::{RootError, TrustRoot};
 use holdfast_shared::hpke::{self, HpkeError};
 use holdfast_shared::ids::{AdministratorId, CustodianId, KeyStoreId, LeaseId};
 use holdfast_shared::limits;
-use holdfast_shared::manifest::{ManifestError, VerifiedManifest};
+use holdfast_shared::manifest::ManifestError;
 use holdfast_shared::signature::{SignatureError, SigningKey};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{Semaphore, watch};
@@ -48,6 +53,7 @@ use crate::store::{Store, StoreError};
 use challenge::Challenges;
 use evidence::TrustRoots;
 use lease::Lease;
+use membership::{KeyStore, Membership};
 
 pub use challenge::ChallengeError;
 pub use error::ServiceError;
@@ -90,8 +96,8 @@ pub enum StartError {
         /// Why.
         source: ManifestError,
     },
-    /// A stored manifest names other custodians only.
-    #[error("the stored manifest of key store {0} does not name this custodian; is this database another custodian's?")]
+    /// Stored manifests name other custodians only.
+    #[error("the stored manifests of key store {0} do not name this custodian; is this database another custodian's?")]
     NotOurs(KeyStoreId),
     /// A stored value is damaged.
     #[error("the stored {0} is damaged")]
@@ -107,37 +113,6 @@ impl From<StorageKeyError> for StartError {
             StorageKeyError::Kek(error) => Self::Kek(error),
             StorageKeyError::Store(error) => Self::Store(error),
         }
-    }
-}
-
-/// A key store for which this custodian holds, or will hold, a share.
-#[derive(Debug)]
-struct KeyStore {
-    manifest: VerifiedManifest,
-    /// This custodian's place in the manifest, from 1.
-    index: u8,
-    /// Wakes those who wait for news.
-    news: watch::Sender<()>,
-}
-
-impl KeyStore {
-    fn new(manifest: VerifiedManifest, own: CustodianId) -> Option<Arc<Self>> {
-        let place = manifest.manifest().custodians.iter().position(|custodian| custodian.id() == own)?;
-        let index = u8::try_from(place.checked_add(1)?).ok()?;
-        Some(Arc::new(Self { manifest, index, news: watch::Sender::new(()) }))
-    }
-
-    const fn id(&self) -> KeyStoreId {
-        self.manifest.id()
-    }
-
-    /// Whether this custodian orders changes.
-    const fn is_home(&self) -> bool {
-        self.index == 1
-    }
-
-    fn wake(&self) {
-        self.news.send_replace(());
     }
 }
 
@@ -158,6 +133,7 @@ pub struct Custodian {
     challenge_rate: RateLimit,
     release_rate: RateLimit,
     unproven_rate: RateLimit,
+    order_rate: RateLimit,
     verifications: Arc<Semaphore>,
     key_stores: RwLock<HashMap<KeyStoreId, Arc<KeyStore>>>,
     leases: Mutex<HashMap<LeaseId, Arc<Lease>>>,
@@ -197,6 +173,7 @@ impl Custodian {
             challenge_rate: RateLimit::new(limits::CHALLENGES_PER_SECOND, now),
             release_rate: RateLimit::new(limits::VERIFICATIONS_PER_SECOND, now),
             unproven_rate: RateLimit::new(limits::UNPROVEN_REFUSALS_PER_SECOND, now),
+            order_rate: RateLimit::new(limits::VERIFICATIONS_PER_SECOND, now),
             verifications: Arc::new(Semaphore::new(VERIFICATIONS_AT_ONCE)),
             key_stores: RwLock::default(),
             leases: Mutex::default(),
@@ -211,10 +188,14 @@ impl Custodian {
     async fn load_key_stores(&self) -> Result<(), StartError> {
         for stored in self.store.key_stores().await? {
             let key_store_id = stored.key_store_id;
-            let manifest = VerifiedManifest::verify(stored.manifests.first().map_or(&[], Vec::as_slice))
-                .map_err(|source| StartError::Manifest { key_store_id, source })?;
-            let key_store = KeyStore::new(manifest, self.id).ok_or(StartError::NotOurs(key_store_id))?;
-            self.remember(key_store);
+            let membership =
+                Membership::verify(&stored, self.id).map_err(|source| StartError::Manifest { key_store_id, source })?;
+            // A custodian that was removed stays to answer queries; of one that never was any, this is not the database.
+            let is_ours = stored.manifests.iter().any(|signed| succession::names(signed, self.id));
+            if !is_ours && membership.places().all(|place| place.index.is_none()) {
+                return Err(StartError::NotOurs(key_store_id));
+            }
+            self.remember(KeyStore::new(membership));
         }
         Ok(())
     }
@@ -229,7 +210,7 @@ impl Custodian {
     ///
     /// # Errors
     /// [`ServiceError`] when the database fails.
-    pub async fn announce(&self) -> Result<(), ServiceError> {
+    pub async fn announce(self: &Arc<Self>) -> Result<(), ServiceError> {
         tracing::info!(custodian_id = %self.id, name = self.name, administrators = self.administrators.len(), "custodian");
         tracing::info!(key = self.kek.describe(), "key-encryption key");
         if self.administrators.is_empty() {
@@ -253,11 +234,13 @@ impl Custodian {
         let key_stores: Vec<_> =
             self.key_stores.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         for key_store in key_stores {
-            let policy = self.policy(&key_store).await?;
+            let (policy, membership) = (self.policy(&key_store).await?, self.membership(&key_store).await?);
             tracing::info!(
                 key_store_id = %key_store.id(),
-                name = key_store.manifest.manifest().name,
-                home = key_store.is_home(),
+                name = membership.manifest().manifest().name,
+                home = membership.is_home(),
+                member = membership.is_member(),
+                manifest_sequence = membership.manifest().sequence(),
                 policy_epoch = policy.epoch,
                 trust_root = hex::encode(policy.trust_root),
                 emulated_root = self.roots.is_emulated(&policy.trust_root),

@@ -28,7 +28,7 @@ pub use commands::{Merged, Queued, StoredCommand};
 pub use leases::{Granted, LeaseHolder, LeaseTimes, NewLease, StoredLease};
 pub use manifests::{ManifestMark, Staged, StagedManifest, StoredKeyStore};
 pub use overlays::{News, StoredOverlay};
-pub use policies::{NewApproval, StoredPolicy, WaitingRelease};
+pub use policies::{Approved, NewApproval, StoredPolicy, WaitingRelease};
 pub use records::{ReleaseRecord, StoredRecord};
 pub use shares::{Deposited, NewShare, Retired, StoredShare};
 pub use versions::{Committed, Copied, CopiedVersion, HistoryEntry, NewVersion, Published, StoredBlob, StoredRegister};

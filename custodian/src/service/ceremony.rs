@@ -1,42 +1,28 @@
-//! The ceremony's last step at a custodian: it takes its share.
+//! A custodian takes a share: of the ceremony, of a new root key, or one that it missed.
 //!
-//! Guarantees: a share is the one that its own set commits to, at this custodian's place
-//! in the manifest, with as many shares as the manifest says; it is wrapped before it touches the disk, and the attestation
-//! document of the enclave that made it stays beside it as the record of where the root key came from. The same set again is
-//! acknowledged again; another set replaces it until version 1 is held here, so that a ceremony that broke off can be
-//! repeated, and is a conflict from then on.
+//! Guarantees: a share is the one that its own set commits to, at this custodian's place in the manifest in force or in the staged
+//! one, with as many shares as that manifest says; it is wrapped before it touches the disk, and the attestation document of the
+//! enclave that made it stays beside it as the record of where the root key came from. The same set again is acknowledged again;
+//! another set replaces it until a version sealed under its generation is held here, so that a ceremony or a rotation that broke
+//! off can be repeated, and is a conflict from then on. Generations come one after the other; only a custodian that a successor
+//! manifest brings in starts with a later one.
 
 use std::sync::Arc;
 
-use holdfast_shared::cbor::{self, Message};
+use holdfast_shared::cbor;
 use holdfast_shared::channel::Reply;
 use holdfast_shared::hpke;
 use holdfast_shared::ids::KeyStoreId;
 use holdfast_shared::labels;
+use holdfast_shared::manifest::Manifest;
 use holdfast_shared::release::{self, Commitment, Share, ShareSet};
 use holdfast_shared::secrets::SecretBytes;
 
 use super::channel::refused;
 use super::lease::Lease;
-use super::{Custodian, KeyStore, ServiceError};
+use super::membership::Membership;
+use super::{Custodian, ServiceError};
 use crate::store::{Deposited, NewShare, Origin};
-
-/// The generation of a ceremony's root key.
-const FIRST_GENERATION: u32 = 1;
-
-/// A share set as the database keeps it.
-#[derive(minicbor::Encode, minicbor::Decode)]
-#[cbor(transparent)]
-struct StoredShareSet(#[n(0)] ShareSet);
-
-impl Message for StoredShareSet {
-    const MAX: usize = 1024;
-    const NAME: &'static str = "stored share set";
-
-    fn check(&self) -> Result<(), &'static str> {
-        Ok(())
-    }
-}
 
 impl Custodian {
     /// Keeps a share.
@@ -49,11 +35,18 @@ impl Custodian {
     ) -> Result<Reply, ServiceError> {
         let key_store = Arc::clone(&lease.key_store);
         let id = key_store.id();
-        let opened = self.blocking(move |custodian| custodian.take_share(&key_store, &set, &sealed)).await?;
-        let (share_set, generation, share) = match opened {
+        let membership = self.membership(&key_store).await?;
+        let may_start_late = membership.manifest().sequence() > 1;
+        let generation = set.generation;
+        let opened = self
+            .blocking(move |custodian| {
+                let share = custodian.take_share(id, &membership, &set, &sealed)?;
+                Ok::<_, &'static str>((cbor::encode(&set).to_vec(), share))
+            })
+            .await?;
+        let (share_set, share) = match opened {
             Ok(taken) => taken,
-            Err(ServiceError::Denied(reason)) => return Ok(refused(lease, reason)),
-            Err(error) => return Err(error),
+            Err(reason) => return Ok(refused(lease, reason)),
         };
         let wrapped = self.kek.wrap(&self.share_aad(id, generation), share.expose()).await?;
         let share = NewShare {
@@ -62,7 +55,7 @@ impl Custodian {
             share_set,
             wrapped,
             document: lease.document.clone(),
-            may_start_late: false,
+            may_start_late,
         };
         match self.store.deposit(&share, origin).await? {
             Deposited::Kept => {
@@ -79,16 +72,23 @@ impl Custodian {
 
     fn take_share(
         &self,
-        key_store: &KeyStore,
+        id: KeyStoreId,
+        membership: &Membership,
         set: &ShareSet,
         sealed: &hpke::Sealed,
-    ) -> Result<(Vec<u8>, u32, SecretBytes), ServiceError> {
-        check_set(key_store, set).map_err(|reason| ServiceError::Denied(reason.to_owned()))?;
-        let share = release::open_share(sealed, key_store.id(), self.id, &self.encryption_key)
-            .map_err(|error| ServiceError::Denied(format!("the share: {error}")))?;
-        check_share(key_store.index, set, &share).map_err(|reason| ServiceError::Denied(reason.to_owned()))?;
-        let share = SecretBytes::new(cbor::encode(&share).to_vec());
-        Ok((cbor::encode(&StoredShareSet(set.clone())).to_vec(), set.generation, share))
+    ) -> Result<SecretBytes, &'static str> {
+        let share = release::open_share(sealed, id, self.id, &self.encryption_key)
+            .map_err(|_| "the share: does not open under this custodian's key")?;
+        // Before a successor is in force, its shares come under the staged one. The first complaint is the one that matters.
+        let mut complaint = None;
+        for place in membership.places() {
+            let Some(index) = place.index else { continue };
+            match check_set(place.manifest.manifest(), set).and_then(|()| check_share(index, set, &share)) {
+                Ok(()) => return Ok(SecretBytes::new(cbor::encode(&share).to_vec())),
+                Err(reason) => complaint = complaint.or(Some(reason)),
+            }
+        }
+        Err(complaint.unwrap_or("this custodian was removed from the manifest and takes no share"))
     }
 
     pub(super) fn share_aad(&self, key_store_id: KeyStoreId, generation: u32) -> Vec<u8> {
@@ -96,21 +96,14 @@ impl Custodian {
     }
 }
 
-/// Reads a share set as the database keeps it.
-pub(super) fn decode_share_set(bytes: &[u8]) -> Result<ShareSet, ServiceError> {
-    cbor::decode::<StoredShareSet>(bytes)
-        .map(|stored| stored.0)
-        .map_err(|_| ServiceError::Internal("the stored share set is damaged".to_owned()))
-}
-
-fn check_set(key_store: &KeyStore, set: &ShareSet) -> Result<(), &'static str> {
-    let manifest = key_store.manifest.manifest();
-    if set.generation != FIRST_GENERATION {
-        Err("the share set: a ceremony makes generation 1")
-    } else if set.shares_needed != manifest.shares_needed {
+fn check_set(manifest: &Manifest, set: &ShareSet) -> Result<(), &'static str> {
+    let kms = usize::from(manifest.kms_share.is_some());
+    if set.shares_needed != manifest.shares_needed {
         Err("the share set: needs another number of shares than the manifest says")
-    } else if set.commitments.len() != manifest.custodians.len() {
-        Err("the share set: commits to another number of shares than the manifest has custodians")
+    } else if set.commitments.len() != manifest.custodians.len().saturating_add(kms) {
+        Err("the share set: commits to another number of shares than the manifest has keepers")
+    } else if set.kms_ciphertext.is_some() != manifest.kms_share.is_some() {
+        Err("the share set: has a share at AWS KMS where the manifest has none, or none where it has one")
     } else {
         Ok(())
     }

@@ -10,7 +10,9 @@ use holdfast_shared::cbor;
 use holdfast_shared::channel::{self, Ask, ChannelMessage, Direction, Reply};
 use holdfast_shared::limits;
 
+use super::copies::Copy;
 use super::lease::Lease;
+use super::versions::Offer;
 use super::{Custodian, ServiceError, carried_through};
 use crate::store::{Origin, StoreError};
 
@@ -52,11 +54,20 @@ impl Custodian {
                 self.change(lease, change).await
             }
             Ask::Publish { version, previous, blob, results, evidence } => {
-                let change =
-                    async move { custodian.publish(&held, version, previous, blob, evidence, results, origin).await };
+                let offer = Offer { version, previous, blob, evidence };
+                let change = async move { custodian.publish(&held, offer, &results, origin).await };
                 self.change(lease, change).await
             }
-            Ask::Copy { .. } | Ask::Commit { .. } | Ask::Retire { .. } => Ok(refused(lease, "is not done here yet")),
+            Ask::Copy { register, blob, evidence } => {
+                let copy = Copy { register, blob, evidence };
+                self.change(lease, async move { custodian.copy(&held, copy, origin).await }).await
+            }
+            Ask::Commit { version, blob_id } => {
+                self.change(lease, async move { custodian.commit(&held, version, blob_id, origin).await }).await
+            }
+            Ask::Retire { generation } => {
+                self.change(lease, async move { custodian.retire(&held, generation, origin).await }).await
+            }
             Ask::Report { results } => {
                 carried_through(async move { custodian.report(&held, results, origin).await }).await
             }

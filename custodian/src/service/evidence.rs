@@ -4,12 +4,8 @@ use std::collections::BTreeMap;
 
 use holdfast_shared::attestation::measurements::CONFIGURATION_PCR;
 use holdfast_shared::attestation::{Measurements, TrustRoot};
-use holdfast_shared::cbor::{self, Message};
-use holdfast_shared::limits;
+use holdfast_shared::cbor::Message;
 use holdfast_shared::manifest::ReleasePolicy;
-
-use super::{Custodian, KeyStore, ServiceError};
-use crate::store::StoreError;
 
 /// The roots that this custodian's own configuration trusts.
 pub(super) struct TrustRoots {
@@ -90,35 +86,10 @@ impl Evidence {
     }
 }
 
-/// A policy as the database keeps it.
-#[derive(minicbor::Encode, minicbor::Decode)]
-#[cbor(transparent)]
-struct StoredPolicy(#[n(0)] ReleasePolicy);
-
-impl Message for StoredPolicy {
-    const MAX: usize = limits::MANIFEST_MAX;
-    const NAME: &'static str = "stored release policy";
-
-    fn check(&self) -> Result<(), &'static str> {
-        if self.0.epoch >= 1 { Ok(()) } else { Err("epochs start at 1") }
-    }
-}
-
-pub(super) fn encode_policy(policy: &ReleasePolicy) -> Vec<u8> {
-    cbor::encode(&StoredPolicy(policy.clone())).to_vec()
-}
-
-impl Custodian {
-    /// The release policy in force.
-    pub(super) async fn policy(&self, key_store: &KeyStore) -> Result<ReleasePolicy, ServiceError> {
-        let bytes = self.store.release_policy(key_store.id()).await?.policy;
-        let stored: StoredPolicy = cbor::decode(&bytes).map_err(|_| StoreError::Damaged("release policy"))?;
-        Ok(stored.0)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use holdfast_shared::cbor;
+
     use super::*;
 
     fn set(byte: u8) -> Measurements {
@@ -149,11 +120,5 @@ mod tests {
             let bytes = cbor::encode(&evidence);
             assert_eq!(cbor::decode::<Evidence>(&bytes), Ok(evidence), "{what}");
         }
-    }
-
-    #[test]
-    fn a_policy_survives_storage() {
-        let policy = ReleasePolicy { epoch: 7, ..ReleasePolicy::first([3; 32], vec![set(1)], 60_000) };
-        assert_eq!(cbor::decode::<StoredPolicy>(&encode_policy(&policy)).unwrap().0, policy);
     }
 }

@@ -1,4 +1,4 @@
-//! What an accepted document obtains: a lease, and the share unless the key store is blocked.
+//! What an accepted document obtains: a lease, and the shares, of two generations at most, unless something withholds them.
 //!
 //! Guarantees: the nonce is spent, the lease kept and the release recorded in one step, and only then is the answer sent;
 //! a block that came between the decision and that step makes it be decided anew. A key store has a bounded number of leases: beyond
@@ -11,12 +11,14 @@ use holdfast_shared::ids::{KeyStoreId, LeaseId};
 use holdfast_shared::manifest::ReleasePolicy;
 use holdfast_shared::release::{self, ChannelKeys, HeldEntry, HeldShare, ReleaseBinding, ReleaseContent, ReleaseError};
 
-use super::ceremony::decode_share_set;
 use super::evidence::Evidence;
 use super::lease::{Lease, LeaseState, wrap_keys};
+use super::membership::{KeyStore, Membership};
 use super::orders::stored_overlay;
 use super::release::{Accepted, ReleaseDenied, encode_measurements};
-use super::{Custodian, KeyStore, ServiceError};
+use super::{Custodian, ServiceError};
+use time::OffsetDateTime;
+
 use crate::store::{Granted, NewLease, ReleaseRecord, ReplayWindow, StoredOverlay, StoredShare};
 
 /// How often a release is decided again because a block overlay came between.
@@ -33,6 +35,7 @@ pub(super) struct Grant {
 
 /// What a release needs from the database.
 struct Holdings {
+    membership: Arc<Membership>,
     overlay: Option<StoredOverlay>,
     shares: Vec<StoredShare>,
     register: Option<HeldEntry>,
@@ -64,23 +67,28 @@ impl Custodian {
         let key_store = Arc::clone(&grant.key_store);
         for _ in 0..GRANT_TRIES {
             let holdings = self.holdings(&key_store).await?;
-            let blocked = blocks_store(&key_store, holdings.overlay.as_ref())?;
+            let withheld = withheld(&key_store, &holdings)?;
+            if withheld == Some(Withheld::Removed) && holdings.shares.is_empty() {
+                return Err(Stop::Denied(ReleaseDenied::Removed));
+            }
             let mut shares = Vec::new();
-            if !blocked {
+            if withheld.is_none() && !holdings.shares.is_empty() {
+                check_window(&grant.policy, grant.now_ms)?;
                 for stored in &holdings.shares {
                     shares.push(self.unwrap_share(key_store.id(), stored).await?);
                 }
             }
             let sealed = {
                 let grant = Arc::clone(&grant);
-                self.blocking(move |custodian| custodian.seal_release(&grant, holdings, shares, blocked)).await??
+                self.blocking(move |custodian| custodian.seal_release(&grant, holdings, shares, withheld)).await??
             };
             match self.store.grant(&sealed.new, &sealed.record).await.map_err(ServiceError::from)? {
                 Granted::Kept { ended } => return Ok(self.granted(&key_store, sealed, ended)),
                 Granted::NonceSpent => return Err(Stop::Denied(ReleaseDenied::Replayed)),
                 Granted::OverlayChanged => {}
                 Granted::TooManyBoots => {
-                    return Err(ServiceError::Conflict("too many boots hold leases".to_owned()).into());
+                    let boots_max = grant.policy.leases_max.map_or(0, core::num::NonZeroU32::get);
+                    return Err(Stop::Denied(ReleaseDenied::TooManyBoots { boots_max }));
                 }
                 Granted::PolicyChanged => {
                     let text = "another release policy came into force meanwhile; try again";
@@ -106,8 +114,9 @@ impl Custodian {
         answer
     }
 
-    async fn holdings(&self, key_store: &KeyStore) -> Result<Holdings, ServiceError> {
+    async fn holdings(self: &Arc<Self>, key_store: &KeyStore) -> Result<Holdings, ServiceError> {
         Ok(Holdings {
+            membership: self.membership(key_store).await?,
             overlay: self.store.overlay(key_store.id()).await?,
             shares: self.store.shares(key_store.id()).await?,
             register: self.store.register(key_store.id()).await?.map(super::versions::held),
@@ -119,17 +128,21 @@ impl Custodian {
         grant: &Grant,
         holdings: Holdings,
         shares: Vec<HeldShare>,
-        blocked: bool,
+        withheld: Option<Withheld>,
     ) -> Result<Sealed, Stop> {
         let Grant { key_store, policy, document, accepted, now_ms } = grant;
         let now_ms = *now_ms;
         let lease_id = self.challenges.lease_id(self.random()?);
         let overlay_epoch = holdings.overlay.as_ref().map_or(0, |overlay| overlay.epoch);
-        let reason = match (shares.is_empty(), blocked) {
-            (false, _) => "released the share",
-            (true, true) => "granted a lease without the share: the key store is blocked",
-            (true, false) => "granted a lease without a share: there was no ceremony yet",
+        let reason = match withheld {
+            Some(Withheld::Blocked) => "granted a lease without the share: the key store is blocked",
+            Some(Withheld::Removed) => {
+                "granted a lease without the share: this custodian was removed from the manifest"
+            }
+            None if shares.is_empty() => "granted a lease without a share: there was no ceremony yet",
+            None => "released the share",
         };
+        let successors = holdings.membership.manifest().successors();
         let content = ReleaseContent {
             lease_id,
             lease_ms: policy.lease_ms,
@@ -137,7 +150,7 @@ impl Custodian {
             overlay: holdings.overlay.map(|overlay| overlay.signed),
             register: holdings.register,
             audit_heads: Vec::new(),
-            successors: Vec::new(),
+            successors: successors.map(|signed| signed.to_vec().into()).collect(),
         };
         let (answer, keys) = self.seal_content(key_store, policy, accepted, &content)?;
         let state = LeaseState { seen_ms: now_ms, noted_ms: now_ms, counters: ReplayWindow::after(0) };
@@ -217,11 +230,36 @@ impl Custodian {
         let damaged = |_| ServiceError::Internal("the stored share is damaged".to_owned());
         let plaintext = self.kek.unwrap(&self.share_aad(key_store_id, stored.generation), &stored.wrapped).await?;
         let share = cbor::decode(plaintext.expose()).map_err(damaged)?;
-        Ok(HeldShare { share, set: decode_share_set(&stored.share_set)? })
+        let set = cbor::decode(&stored.share_set).map_err(damaged)?;
+        Ok(HeldShare { share, set })
     }
 }
 
-/// Whether the overlay in force blocks the whole key store.
-fn blocks_store(key_store: &KeyStore, overlay: Option<&StoredOverlay>) -> Result<bool, ServiceError> {
-    overlay.map_or(Ok(false), |overlay| Ok(stored_overlay(key_store, overlay)?.store))
+/// Why a lease comes without the shares that there are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Withheld {
+    /// The overlay in force blocks the whole key store.
+    Blocked,
+    /// A successor manifest left this custodian out. As long as it holds shares it grants leases, in which it is told to delete them.
+    Removed,
+}
+
+fn withheld(key_store: &KeyStore, holdings: &Holdings) -> Result<Option<Withheld>, ServiceError> {
+    if holdings.membership.places().all(|place| place.index.is_none()) {
+        return Ok(Some(Withheld::Removed));
+    }
+    let overlay = holdings.overlay.as_ref().map(|overlay| stored_overlay(key_store, overlay)).transpose()?;
+    Ok(overlay.is_some_and(|overlay| overlay.store).then_some(Withheld::Blocked))
+}
+
+fn check_window(policy: &ReleasePolicy, now_ms: u64) -> Result<(), Stop> {
+    let Some(window) = policy.window.filter(|window| !window.is_open(now_ms)) else { return Ok(()) };
+    Err(Stop::Denied(ReleaseDenied::WindowClosed { opens: in_utc(window.next_opening_ms(now_ms)) }))
+}
+
+/// A moment for people, to the minute.
+fn in_utc(at_ms: u64) -> String {
+    let seconds = i64::try_from(at_ms / 1000).unwrap_or(i64::MAX);
+    OffsetDateTime::from_unix_timestamp(seconds)
+        .map_or_else(|_| "no time".to_owned(), |at| format!("{}T{:02}:{:02}Z", at.date(), at.hour(), at.minute()))
 }

@@ -23,7 +23,8 @@ use holdfast_shared::secrets::Secret;
 use zeroize::Zeroizing;
 
 use super::evidence::Evidence;
-use super::{Custodian, KeyStore, ServiceError, StartError};
+use super::membership::KeyStore;
+use super::{Custodian, ServiceError, StartError};
 use crate::kek::{KekError, StorageKey};
 use crate::store::{ReplayWindow, StoredLease};
 

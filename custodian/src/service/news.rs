@@ -1,7 +1,8 @@
 //! Watching: an enclave waits for news, and renews its lease.
 //!
 //! Guarantees: news that is on disk when the request comes, or comes while it is held, is answered at once; without news the
-//! answer comes after [`limits::WATCH_HOLD_MS`]. A renewal is answered at once, and only after the evidence of the release
+//! answer comes after [`limits::WATCH_HOLD_MS`]. A version that is not committed is no news for [`limits::COMMIT_WAIT_MS`]: whoever
+//! made it commits it meanwhile. An enclave that the policy in force accepts no longer hears that at once. A renewal is answered at once, and only after the evidence of the release
 //! was judged under the policy in force now.
 
 use core::num::NonZeroU32;
@@ -40,22 +41,38 @@ impl Custodian {
         let deadline = Instant::now() + Duration::from_millis(limits::WATCH_HOLD_MS);
         loop {
             changes.borrow_and_update();
+            // Whom a new policy does not accept hears it at once, not at its next renewal.
+            if let Err(reason) = self.still_accepted(lease).await? {
+                return self.end(lease, reason).await;
+            }
             let news = self.store.news(lease.key_store.id(), seen, self.clock.now_ms()).await?;
             let due = Instant::now() >= deadline || *stopping.borrow_and_update();
             if lease_ms.is_some() || due || !news.is_empty() {
                 return Ok(reply(lease_ms, news, self.enclaves_of(lease.key_store.id()).await?));
             }
+            let look_again = Instant::now() + Duration::from_millis(news.held_back_ms.unwrap_or(limits::WATCH_HOLD_MS));
             tokio::select! {
                 _ = changes.changed() => {}
                 _ = stopping.changed() => {}
-                () = tokio::time::sleep_until(deadline) => {}
+                () = tokio::time::sleep_until(deadline.min(look_again)) => {}
             }
             self.check_live(lease.id).await?;
         }
     }
 
+    /// Why an enclave is accepted no more, if so.
+    async fn still_accepted(self: &Arc<Self>, lease: &Lease) -> Result<Result<(), &'static str>, ServiceError> {
+        let policy = self.policy(&lease.key_store).await?;
+        Ok(lease.evidence.satisfies(&policy, &self.roots, self.clock.now_ms()))
+    }
+
     /// Extends a lease: its new duration, or why the policy in force no longer accepts the enclave.
-    async fn renew(&self, lease: &Lease, origin: Origin) -> Result<Result<u64, &'static str>, ServiceError> {
+    async fn renew(self: &Arc<Self>, lease: &Lease, origin: Origin) -> Result<Result<u64, &'static str>, ServiceError> {
+        let membership = self.membership(&lease.key_store).await?;
+        let is_removed = membership.places().all(|place| place.index.is_none());
+        if is_removed && self.store.shares(lease.key_store.id()).await?.is_empty() {
+            return Ok(Err("this custodian was removed from the key store's manifest"));
+        }
         let policy = self.policy(&lease.key_store).await?;
         if let Err(reason) = lease.evidence.satisfies(&policy, &self.roots, origin.now_ms) {
             return Ok(Err(reason));
@@ -74,6 +91,6 @@ fn reply(lease_ms: Option<u64>, news: News, enclaves: NonZeroU32) -> Reply {
         register: news.register.map(super::versions::held),
         commands,
         enclaves,
-        successors: Vec::new(),
+        successors: news.successors.into_iter().map(ByteVec::from).collect(),
     }
 }

@@ -1,70 +1,24 @@
-//! What administrators send: manifests, commands, blocks.
+//! What administrators order: commands, blocks.
 //!
 //! Guarantees: each is signed by those whom it must be signed by, is durable before it is acknowledged, changes nothing when
-//! it comes twice, and wakes the enclaves that wait for news. A manifest is accepted only from administrators whom the
-//! custodian's own configuration names, so that strangers cannot fill its disk. Approvals on commands are counted by the
-//! enclave; the copy that waits gathers the signatures of all that come.
+//! it comes twice, and wakes the enclaves that wait for news. Approvals on commands are counted by the enclave; the copy that waits
+//! gathers the signatures of all that come.
 
 use std::sync::Arc;
 
 use holdfast_shared::block::{self, BlockError, BlockOverlay};
 use holdfast_shared::cbor;
-use holdfast_shared::command::{self, Command};
-use holdfast_shared::manifest::{Administrator, VerifiedManifest};
+use holdfast_shared::command::{self, Action, Command};
 use holdfast_shared::signature::Envelope;
 
-use super::evidence::encode_policy;
-use super::{Custodian, KeyStore, ServiceError, carried_through};
+use super::membership::KeyStore;
+use super::{Custodian, ServiceError, carried_through};
 use crate::store::{Merged, Queued, StoreError, StoredCommand, StoredOverlay};
 
 /// How often a block is judged again because another one came between.
 const BLOCK_TRIES: usize = 8;
 
 impl Custodian {
-    /// `manifests`: a key store for which this custodian will hold a share.
-    ///
-    /// # Errors
-    /// [`ServiceError`].
-    pub async fn enrol(self: &Arc<Self>, body: Vec<u8>) -> Result<(), ServiceError> {
-        let verified = self.blocking(move |_| VerifiedManifest::verify(&body)).await?;
-        let manifest = verified.map_err(|error| ServiceError::Denied(error.to_string()))?;
-        let key_store = self.admit(manifest)?;
-        let custodian = Arc::clone(self);
-        carried_through(async move {
-            let policy = encode_policy(&key_store.manifest.manifest().release_policy);
-            let (id, signed) = (key_store.id(), key_store.manifest.signed_bytes());
-            if custodian.store.enrol(id, &[signed.to_vec()], &policy, custodian.clock.now_ms()).await? {
-                tracing::info!(key_store_id = %id, name = key_store.manifest.manifest().name, "enrolled a key store");
-            }
-            custodian.remember(key_store);
-            Ok(())
-        })
-        .await
-    }
-
-    /// Whether this custodian takes part in a manifest.
-    fn admit(&self, manifest: VerifiedManifest) -> Result<Arc<KeyStore>, ServiceError> {
-        let denied = |reason: &str| ServiceError::Denied(format!("manifest: {reason}"));
-        let contents = manifest.manifest();
-        if !contents.administrators.iter().any(|administrator| self.administrators.contains(&administrator.id())) {
-            return Err(denied(
-                "none of its administrators may enrol key stores here; name one in this custodian's configuration \
-                 (administrators)",
-            ));
-        }
-        if self.roots.find(&contents.release_policy.trust_root).is_none() {
-            return Err(denied(
-                "its release policy names an emulated trust root that this custodian's configuration does not name \
-                 (emulated_root)",
-            ));
-        }
-        let own = contents.custodians.iter().find(|custodian| custodian.id() == self.id);
-        if own.is_some_and(|own| own.encryption_key != *self.encryption_key.public_key()) {
-            return Err(denied("it gives this custodian another encryption key"));
-        }
-        KeyStore::new(manifest, self.id).ok_or_else(|| denied("this custodian is not among its custodians"))
-    }
-
     /// `commands`: an order for an enclave.
     ///
     /// # Errors
@@ -73,14 +27,15 @@ impl Custodian {
         let envelope: Envelope = cbor::decode(&body)?;
         let claimed: Command = cbor::decode(envelope.unverified_payload())?;
         let key_store = self.key_store(claimed.key_store_id)?;
-        if !key_store.is_home() {
-            let home = key_store.manifest.home_custodian().map_or("", |home| home.address.as_str());
+        let membership = self.membership(&key_store).await?;
+        if !membership.is_home() {
+            let home = membership.manifest().home_custodian().map_or("", |home| home.address.as_str());
             let reason = format!("commands go to the home custodian of this key store, {home}");
             return Err(ServiceError::Denied(reason));
         }
         let judged = {
-            let (key_store, body) = (Arc::clone(&key_store), body.clone());
-            self.blocking(move |_| command::open(&body, key_store.id(), administrators(&key_store))).await?
+            let (id, body) = (key_store.id(), body.clone());
+            self.blocking(move |_| command::open(&body, id, membership.administrators())).await?
         };
         let (command, signers) = judged.map_err(|error| ServiceError::Denied(error.to_string()))?;
         if command.expires_ms <= self.clock.now_ms() {
@@ -94,7 +49,14 @@ impl Custodian {
             expires_ms: command.expires_ms,
         };
         let custodian = Arc::clone(self);
-        carried_through(async move { custodian.queue(&key_store, stored, &envelope).await }).await
+        carried_through(async move {
+            // An order to adopt a successor that would be refused is refused where its author hears of it.
+            if let Action::AdoptManifest { signed } = command.action {
+                custodian.stage(&key_store, signed).await?;
+            }
+            custodian.queue(&key_store, stored, &envelope).await
+        })
+        .await
     }
 
     async fn queue(
@@ -173,16 +135,15 @@ impl Custodian {
         current: Option<StoredOverlay>,
         body: Vec<u8>,
     ) -> Result<BlockOverlay, ServiceError> {
-        let key_store = Arc::clone(key_store);
+        let (key_store, membership) = (Arc::clone(key_store), self.membership(key_store).await?);
         let judged = self
             .blocking(move |_| {
                 let current = match &current {
                     Some(current) => Some(stored_overlay(&key_store, current)?),
                     None => None,
                 };
-                let manifest = key_store.manifest.manifest();
-                let opened =
-                    block::open(&body, key_store.id(), &manifest.administrators, manifest.thresholds, current.as_ref());
+                // Up to the epoch that a successor names, its predecessor's administrators count: so it is for enclaves.
+                let opened = block::open_under(&body, membership.manifest(), current.as_ref());
                 opened.map_err(|error| match error {
                     BlockError::Decode(error) => error.into(),
                     BlockError::Stale { .. } => ServiceError::Conflict(error.to_string()),
@@ -213,9 +174,4 @@ pub(super) fn stored_overlay(key_store: &KeyStore, stored: &StoredOverlay) -> Re
     let envelope: Envelope = cbor::decode(&stored.signed).map_err(|_| damaged())?;
     let overlay: BlockOverlay = cbor::decode(envelope.unverified_payload()).map_err(|_| damaged())?;
     if overlay.key_store_id == key_store.id() { Ok(overlay) } else { Err(damaged()) }
-}
-
-/// Whose signatures count.
-pub(super) fn administrators(key_store: &KeyStore) -> &[Administrator] {
-    &key_store.manifest.manifest().administrators
 }

@@ -1,7 +1,9 @@
 //! Queries of administrators, and signed answers.
 //!
 //! Guarantees: only an administrator of the key store gets an answer, and only to a question of the last five minutes; the
-//! answer is bound to the question. Results stay as the enclave encrypted them.
+//! answer is bound to the question. Results stay as the enclave encrypted them, and those of a version show once it is committed.
+
+mod records;
 
 use std::sync::Arc;
 
@@ -11,8 +13,8 @@ use holdfast_shared::ids::{CommandId, KeyStoreId};
 use holdfast_shared::query::{self, Answer, KeyStoreStatus, LeaseInfo, Question, ResultState, VersionInfo};
 
 use super::evidence::Evidence;
-use super::orders::administrators;
-use super::{Custodian, KeyStore, ServiceError};
+use super::membership::{KeyStore, Membership};
+use super::{Custodian, ServiceError};
 use crate::store::StoredLease;
 
 impl Custodian {
@@ -23,13 +25,12 @@ impl Custodian {
     pub async fn query(self: &Arc<Self>, body: Vec<u8>) -> Result<Vec<u8>, ServiceError> {
         let id = query::key_store_of(&body).map_err(|error| ServiceError::Malformed(error.to_string()))?;
         let key_store = self.key_store(id)?;
+        let membership = self.membership(&key_store).await?;
         let now_ms = self.clock.now_ms();
         let judged = {
-            let key_store = Arc::clone(&key_store);
-            self.blocking(move |custodian| {
-                query::open(&body, key_store.id(), custodian.id, administrators(&key_store), now_ms)
-            })
-            .await?
+            let membership = Arc::clone(&membership);
+            self.blocking(move |custodian| query::open(&body, id, custodian.id, membership.administrators(), now_ms))
+                .await?
         };
         let asked = judged.map_err(|error| ServiceError::Denied(error.to_string()))?;
         let answer = match asked.question {
@@ -37,14 +38,12 @@ impl Custodian {
             Question::Overlay => {
                 Answer::Overlay { overlay: self.store.overlay(key_store.id()).await?.map(|overlay| overlay.signed) }
             }
-            Question::Pending
-            | Question::History(_)
-            | Question::Custody
-            | Question::Records(_)
-            | Question::WaitingReleases => {
-                return Err(ServiceError::Malformed("this custodian does not answer this question yet".to_owned()));
-            }
-            Question::Status => Answer::Status(self.status(&key_store, now_ms).await?),
+            Question::Status => Answer::Status(self.status(&key_store, &membership, now_ms).await?),
+            Question::Pending => Answer::Pending(self.pending(id, now_ms).await?),
+            Question::History(from) => Answer::History(self.history(id, from).await?),
+            Question::Custody => Answer::Custody(self.custody(&key_store, &membership).await?),
+            Question::Records(before) => Answer::Records(self.record(id, before).await?),
+            Question::WaitingReleases => Answer::WaitingReleases(self.waiting(&key_store, now_ms).await?),
         };
         let signed =
             self.blocking(move |custodian| query::sign_answer(answer, &asked, &custodian.signing_key, &custodian.rng));
@@ -65,7 +64,8 @@ impl Custodian {
                 cbor::decode(&sealed).map_err(|_| ServiceError::Internal("a stored result is damaged".to_owned()))?;
             return Ok(ResultState::Ready(sealed));
         }
-        Ok(if waits { ResultState::Pending } else { ResultState::Unknown })
+        let is_hidden = self.store.has_hidden_result(key_store.id(), command_id).await?;
+        Ok(if waits || is_hidden { ResultState::Pending } else { ResultState::Unknown })
     }
 
     async fn lease_infos(&self, key_store_id: KeyStoreId, now_ms: u64) -> Result<Vec<LeaseInfo>, ServiceError> {
@@ -73,12 +73,18 @@ impl Custodian {
         leases.into_iter().map(|lease| lease_info(self.seen_here(lease.lease_id), lease)).collect()
     }
 
-    async fn status(&self, key_store: &KeyStore, now_ms: u64) -> Result<KeyStoreStatus, ServiceError> {
+    async fn status(
+        &self,
+        key_store: &KeyStore,
+        membership: &Membership,
+        now_ms: u64,
+    ) -> Result<KeyStoreStatus, ServiceError> {
         let id = key_store.id();
         let policy = self.policy(key_store).await?;
         let newest = self.store.register(id).await?;
         let is_committed = newest.as_ref().is_some_and(|newest| newest.committed);
         let shares = self.store.shares(id).await?;
+        let waiting = self.store.waiting_releases(id).await?.len();
         let version = newest.map(|register| VersionInfo {
             version: register.version,
             blob_id: register.blob_id,
@@ -88,9 +94,9 @@ impl Custodian {
             now_ms,
             holds_share: !shares.is_empty(),
             generations: shares.iter().map(|share| share.generation).collect(),
-            manifest_sequence: key_store.manifest.sequence(),
+            manifest_sequence: membership.manifest().sequence(),
             is_committed,
-            waiting_releases: 0,
+            waiting_releases: u32::try_from(waiting).unwrap_or(u32::MAX),
             version,
             overlay_epoch: self.store.overlay(id).await?.map_or(0, |overlay| overlay.epoch),
             policy_epoch: policy.epoch,

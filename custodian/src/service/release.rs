@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! shape → challenge of ours → rate → path and signature under the policy's root → made for this custodian and key store
-//!       → measurements and age → overlay, share, register → encrypted → nonce spent and lease kept in one step → answer
+//!       → measurements and age → approvals → overlay, window, shares, register → encrypted
+//!       → nonce spent and lease kept in one step, if there are not too many → answer
 //! ```
 //! Guarantees: nothing is encrypted to a key that did not pass every step; the same document obtains one release. While the
 //! overlay in force blocks the whole key store, the release carries the overlay and **no share**: the enclave gets its lease,
 //! so that it can wait for the block to be lifted, and nothing to use meanwhile. An enclave tells this from a key store
-//! before its ceremony by the overlay. Every release is logged and recorded, and every refusal of a document that an NSM signed; of
+//! before its ceremony by the overlay. Approvals are needed for any release, since a lease alone can already change something; the
+//! window bounds those with a share. Every release is logged and recorded, and every refusal of a document that an NSM signed; of
 //! other refusals so many a second, since anybody can cause them.
 
 use std::sync::Arc;
@@ -17,8 +19,9 @@ use holdfast_shared::attestation::{
     AppraisalError, Expectations, Expected, Measurements, ParseError, ParsedDocument, VerifiedAttestation,
     VerifiedDocument, VerifyError,
 };
-use holdfast_shared::cbor::{self, DecodeError};
+use holdfast_shared::cbor::{self, DecodeError, Message};
 use holdfast_shared::hpke;
+use holdfast_shared::ids::BootId;
 use holdfast_shared::limits;
 use holdfast_shared::manifest::ReleasePolicy;
 use holdfast_shared::release::{ReleaseRequest, ReleaseUserData};
@@ -26,8 +29,9 @@ use holdfast_shared::signature::PUBLIC_KEY_LEN;
 
 use super::challenge::ChallengeError;
 use super::grant::{Grant, Stop};
-use super::{Custodian, KeyStore, ServiceError, carried_through};
-use crate::store::ReleaseRecord;
+use super::membership::KeyStore;
+use super::{Custodian, ServiceError, carried_through};
+use crate::store::{ReleaseRecord, StoreError};
 
 /// Why a release is denied.
 #[derive(Debug, thiserror::Error)]
@@ -59,9 +63,43 @@ pub enum ReleaseDenied {
     /// The document obtained a release before.
     #[error("the challenge was answered before; ask for a new one")]
     Replayed,
+    /// The policy accepts it, and it lacks approvals.
+    #[error("awaits {needed} approvals, has {has}: an administrator runs `holdfast release approve {boot_id}`")]
+    Unapproved {
+        /// The boot.
+        boot_id: BootId,
+        /// How many it needs.
+        needed: u8,
+        /// How many it has.
+        has: usize,
+    },
+    /// The policy accepts it at other hours.
+    #[error("the release window is closed; it opens at {opens}")]
+    WindowClosed {
+        /// When, in UTC.
+        opens: String,
+    },
+    /// The policy accepts it once others are gone.
+    #[error(
+        "as many boots hold leases as the release policy allows ({boots_max}); one must end before another gets one"
+    )]
+    TooManyBoots {
+        /// How many.
+        boots_max: u32,
+    },
+    /// Another custodian holds the share by now.
+    #[error("this custodian was removed from the key store's manifest and holds no share of it any more")]
+    Removed,
     /// Too many documents at a time. Not recorded.
     #[error("too many releases are asked for; try again in a second")]
     TooMany,
+}
+
+impl ReleaseDenied {
+    /// Whether the enclave asks again and again until it is granted.
+    const fn is_for_now(&self) -> bool {
+        matches!(self, Self::Unapproved { .. } | Self::WindowClosed { .. } | Self::TooManyBoots { .. } | Self::Removed)
+    }
 }
 
 /// Evidence that passed, with what the enclave says about itself.
@@ -119,10 +157,13 @@ impl Custodian {
             .await?
         };
         let granted = match judged {
-            Ok(accepted) => {
-                let (key_store, policy) = (Arc::clone(&key_store), policy.clone());
-                self.grant(Grant { key_store, policy, document, accepted, now_ms }).await
-            }
+            Ok(accepted) => match self.check_approvals(&key_store, &policy, &document, &accepted, now_ms).await {
+                Ok(()) => {
+                    let (key_store, policy) = (Arc::clone(&key_store), policy.clone());
+                    self.grant(Grant { key_store, policy, document, accepted, now_ms }).await
+                }
+                Err(stop) => Err(stop),
+            },
             Err(denied) => Err(Stop::Denied(denied)),
         };
         match granted {
@@ -222,11 +263,32 @@ impl Custodian {
             key_store_id = %key_store.id(), module_id = record.module_id, policy_epoch = policy.epoch,
             emulated_root = record.emulated_root, "refused a release: {denied}"
         );
+        if denied.is_for_now() {
+            return Ok(self.store.record_refusal_once(&record).await?);
+        }
         Ok(self.store.record_refusal(&record).await?)
     }
 }
 
 /// Measurements as the record keeps them.
+#[derive(minicbor::Encode, minicbor::Decode)]
+#[cbor(transparent)]
+struct KeptMeasurements(#[n(0)] Measurements);
+
+impl Message for KeptMeasurements {
+    const MAX: usize = 512;
+    const NAME: &'static str = "stored measurements";
+
+    fn check(&self) -> Result<(), &'static str> {
+        Ok(())
+    }
+}
+
 pub(super) fn encode_measurements(measurements: &Measurements) -> Vec<u8> {
-    cbor::encode(measurements).to_vec()
+    cbor::encode(&KeptMeasurements(measurements.clone())).to_vec()
+}
+
+pub(super) fn decode_measurements(kept: &[u8]) -> Result<Measurements, ServiceError> {
+    let kept: KeptMeasurements = cbor::decode(kept).map_err(|_| StoreError::Damaged("measurements"))?;
+    Ok(kept.0)
 }

@@ -2,14 +2,16 @@
 //!
 //! Guarantees: of two enclaves that publish the same version, one wins and the other stores nothing, results included; the
 //! very blob that is the newest is acknowledged again. A blob is taken for what its header says, and its header must say what
-//! the request says; what is inside, only an enclave can know. Earlier blobs are kept.
+//! the request says; its evidence must name it, the share set that is kept here, and a manifest that is in force or staged. What is
+//! inside, only an enclave can know. Where other custodians must hold the version too, its results stay hidden until it is committed.
+//! Earlier blobs are kept.
 
 use std::sync::Arc;
 
 use holdfast_shared::cbor;
 use holdfast_shared::channel::Reply;
 use holdfast_shared::command::{SealedResult, ceremony_id};
-use holdfast_shared::ids::{BlobId, CommandId};
+use holdfast_shared::ids::{BlobId, BootId, CommandId, KeyStoreId};
 use holdfast_shared::keystore;
 use holdfast_shared::labels;
 use holdfast_shared::register::{self, RegisterEntry};
@@ -17,8 +19,17 @@ use holdfast_shared::release::HeldEntry;
 
 use super::channel::refused;
 use super::lease::Lease;
+use super::membership::Membership;
 use super::{Custodian, ServiceError, provenance};
 use crate::store::{NewVersion, Origin, Published, StoredBlob, StoredRegister};
+
+/// A version as it is offered.
+pub(super) struct Offer {
+    pub(super) version: u64,
+    pub(super) previous: Option<BlobId>,
+    pub(super) blob: Vec<u8>,
+    pub(super) evidence: Vec<u8>,
+}
 
 impl Custodian {
     pub(super) async fn fetch(&self, lease: &Lease, blob_id: BlobId) -> Result<Reply, ServiceError> {
@@ -31,79 +42,95 @@ impl Custodian {
     pub(super) async fn publish(
         self: &Arc<Self>,
         lease: &Lease,
-        version: u64,
-        previous: Option<BlobId>,
-        blob: Vec<u8>,
-        evidence: Vec<u8>,
-        results: Vec<SealedResult>,
+        offer: Offer,
+        results: &[SealedResult],
         origin: Origin,
     ) -> Result<Reply, ServiceError> {
         let key_store = &lease.key_store;
-        let key_store_id = key_store.id();
-        if !key_store.is_home() {
+        let membership = self.membership(key_store).await?;
+        if !membership.is_home() {
             return Ok(refused(lease, "this custodian is not the home custodian, which orders changes"));
         }
-        let shares = self.store.shares(key_store_id).await?;
-        if shares.is_empty() {
-            return Ok(refused(lease, "the ceremony's share comes before the first version"));
-        }
-        let Ok(header) = keystore::header(&blob) else {
-            return Ok(refused(lease, "not a sealed key store"));
-        };
-        let has_share = shares.iter().any(|share| share.generation == header.generation);
-        if (header.key_store_id, header.version, header.previous) != (key_store_id, version, previous) || !has_share {
-            return Ok(refused(lease, "the sealed key store's header says something else than the request"));
-        }
-        if !self.belong(lease, &results).await? {
+        if !self.belong(lease, results).await? {
             return Ok(refused(lease, "a result belongs to no command of this key store"));
         }
-        let blob_id = keystore::blob_id(&blob);
+        let judged = {
+            let (membership, id, boot_id) = (Arc::clone(&membership), key_store.id(), lease.boot_id);
+            self.blocking(move |custodian| custodian.judge_offer(id, &membership, offer, boot_id, origin.now_ms))
+                .await??
+        };
+        let new = match judged {
+            Ok(judged) => NewVersion { results: encode(results), ..judged },
+            Err(reason) => return Ok(refused(lease, reason)),
+        };
+        let (key_store_id, version, blob_id, boot_id) = (new.key_store_id, new.version, new.blob_id, new.boot_id);
+        match self.store.publish(&new, origin).await? {
+            Published::Newest(register) => {
+                tracing::info!(%key_store_id, version, %blob_id, %boot_id, committed = register.committed, "new version");
+                self.after_commit(key_store, &membership).await?;
+                Ok(Reply::Published { register: register.signed })
+            }
+            Published::Conflict(register) => {
+                tracing::info!(%key_store_id, version, %boot_id, "another version came first");
+                Ok(Reply::Conflict { register: register.map(held) })
+            }
+            Published::OtherShares => Ok(refused(
+                lease,
+                "the version is sealed under another share set than the one that is kept here: another ceremony, or another \
+                 change of the root key, came first",
+            )),
+            Published::Backwards => {
+                Ok(refused(lease, "the version is sealed under an older root key or manifest than the newest one"))
+            }
+        }
+    }
+
+    /// Judges what can be judged without the database, and signs the version's register entry.
+    fn judge_offer(
+        &self,
+        key_store_id: KeyStoreId,
+        membership: &Membership,
+        offer: Offer,
+        boot_id: BootId,
+        now_ms: u64,
+    ) -> Result<Result<NewVersion, &'static str>, ServiceError> {
+        let Offer { version, previous, blob, evidence } = offer;
+        let Ok(header) = keystore::header(&blob) else { return Ok(Err("not a sealed key store")) };
+        if (header.key_store_id, header.version, header.previous) != (key_store_id, version, previous) {
+            return Ok(Err("the sealed key store's header says something else than the request"));
+        }
         let entry = RegisterEntry {
             label: labels::REGISTER.to_owned(),
             key_store_id,
             version,
-            blob_id,
+            blob_id: keystore::blob_id(&blob),
             previous,
-            recorded_ms: origin.now_ms,
+            recorded_ms: now_ms,
         };
         let named = match provenance::read(&evidence, &entry) {
             Ok(named) => named,
-            Err(reason) => return Ok(refused(lease, reason)),
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let Some(quorum) = membership.quorum_of(named.manifest_sequence) else {
+            return Ok(Err("the version was made under a manifest that is neither in force nor staged here"));
         };
         let register = register::sign(&entry, &self.signing_key, &self.rng)
             .map_err(|error| ServiceError::Internal(error.to_string()))?;
-        let results = encode(&results);
-        let boot_id = lease.boot_id;
-        let new = NewVersion {
+        Ok(Ok(NewVersion {
             key_store_id,
             version,
             previous,
-            blob_id,
+            blob_id: entry.blob_id,
             blob,
             generation: header.generation,
             share_set_sha256: named.share_set_sha256,
             manifest_sequence: named.manifest_sequence,
             register,
             evidence,
-            results,
+            results: Vec::new(),
             boot_id,
-            commit_now: true,
-        };
-        match self.store.publish(&new, origin).await? {
-            Published::Newest(register) => {
-                key_store.wake();
-                tracing::info!(key_store_id = %key_store_id, version, blob_id = %blob_id, boot_id = %boot_id, "new version");
-                Ok(Reply::Published { register: register.signed })
-            }
-            Published::Conflict(register) => {
-                tracing::info!(key_store_id = %key_store_id, version, boot_id = %boot_id, "another version came first");
-                Ok(Reply::Conflict { register: register.map(held) })
-            }
-            Published::Backwards => {
-                Ok(refused(lease, "is sealed under an older root key or manifest than the newest one"))
-            }
-            Published::OtherShares => Ok(refused(lease, "is sealed under other shares than those that are kept here")),
-        }
+            commit_now: quorum.write() == 1,
+        }))
     }
 
     pub(super) async fn report(

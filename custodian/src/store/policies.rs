@@ -34,6 +34,17 @@ pub struct NewApproval<'a> {
     pub expires_ms: u64,
 }
 
+/// What came of keeping an approval.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Approved {
+    /// It counts from now on.
+    Kept,
+    /// One of the administrator's that lasts as long is there; nothing changed.
+    Known,
+    /// The administrator has approved as many other boots as there may be leases; nothing changed.
+    TooMany,
+}
+
 /// A boot that asked for a release and waits for approvals.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WaitingRelease {
@@ -109,7 +120,7 @@ impl Store {
     }
 
     /// Keeps an administrator's approval of one boot's releases; of two by one administrator the one that lasts longer, so that a
-    /// replay takes nothing away. False when the administrator has as many others as there may be leases: nothing changes then.
+    /// replay takes nothing away.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -118,7 +129,7 @@ impl Store {
         key_store_id: KeyStoreId,
         approval: &NewApproval<'_>,
         now_ms: u64,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Approved, StoreError> {
         write_transaction!(self, Lock::KeyStore(key_store_id), approve_release(key_store_id, approval, now_ms))
     }
 
@@ -224,7 +235,7 @@ async fn approve_release(
     key_store_id: KeyStoreId,
     approval: &NewApproval<'_>,
     now_ms: u64,
-) -> Result<bool, StoreError> {
+) -> Result<Approved, StoreError> {
     let (id, boot) = (key_store_id.as_bytes(), approval.boot_id.as_bytes());
     transaction
         .execute(
@@ -239,9 +250,9 @@ async fn approve_release(
         )
         .await?;
     if usize::try_from(others).unwrap_or(usize::MAX) >= limits::LEASES_MAX {
-        return Ok(false);
+        return Ok(Approved::TooMany);
     }
-    transaction
+    let kept = transaction
         .execute(
             "INSERT INTO release_approvals (key_store_id, boot_id, administrator_id, signed, expires_ms) \
              VALUES ($1, $2, $3, $4, $5) ON CONFLICT (key_store_id, boot_id, administrator_id) \
@@ -256,7 +267,7 @@ async fn approve_release(
             ],
         )
         .await?;
-    Ok(true)
+    Ok(if kept > 0 { Approved::Kept } else { Approved::Known })
 }
 
 async fn note_waiting(

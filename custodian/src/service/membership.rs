@@ -1,0 +1,133 @@
+//! Which manifest of a key store is in force here, which one is staged, and this custodian's place in them.
+//!
+//! Guarantees: what is shown was verified as one chain from the first manifest on; [`Custodian::membership`] is as new as the
+//! database, whichever replica changed it. A successor comes into force with the committed version that names it, never earlier.
+//! A custodian that a successor left out stays: it answers queries, deletes its shares when told, and releases none.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use holdfast_shared::ids::{CustodianId, KeyStoreId};
+use holdfast_shared::manifest::{Administrator, ManifestError, VerifiedManifest};
+use holdfast_shared::quorum::Quorum;
+use tokio::sync::watch;
+
+use super::{Custodian, ServiceError};
+use crate::store::{ManifestMark, StoredKeyStore};
+
+/// A manifest and this custodian's place in it.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) manifest: VerifiedManifest,
+    /// From 1; none where it is not among the custodians.
+    pub(super) index: Option<u8>,
+}
+
+impl Place {
+    pub(super) fn new(manifest: VerifiedManifest, own: CustodianId) -> Self {
+        let place = manifest.manifest().custodians.iter().position(|custodian| custodian.id() == own);
+        let index = place.and_then(|place| u8::try_from(place.checked_add(1)?).ok());
+        Self { manifest, index }
+    }
+}
+
+/// The manifests of a key store.
+#[derive(Debug)]
+pub(super) struct Membership {
+    in_force: Place,
+    staged: Option<Place>,
+    mark: ManifestMark,
+}
+
+impl Membership {
+    /// Verifies what the database holds.
+    pub(super) fn verify(stored: &StoredKeyStore, own: CustodianId) -> Result<Self, ManifestError> {
+        let manifest = VerifiedManifest::verify_chain(stored.manifests.iter().map(Vec::as_slice))?;
+        let staged = stored.staged.as_ref().map(|signed| manifest.succeed(signed)).transpose()?;
+        let place = |manifest| Place::new(manifest, own);
+        Ok(Self { in_force: place(manifest), staged: staged.map(place), mark: stored.mark })
+    }
+
+    /// The manifest in force.
+    pub(super) const fn manifest(&self) -> &VerifiedManifest {
+        &self.in_force.manifest
+    }
+
+    /// Whose orders count.
+    pub(super) fn administrators(&self) -> &[Administrator] {
+        &self.in_force.manifest.manifest().administrators
+    }
+
+    /// Whether this custodian orders changes.
+    pub(super) fn is_home(&self) -> bool {
+        self.in_force.index == Some(1)
+    }
+
+    /// Whether the manifest in force names this custodian.
+    pub(super) const fn is_member(&self) -> bool {
+        self.in_force.index.is_some()
+    }
+
+    /// The manifest in force, then the staged one.
+    pub(super) fn places(&self) -> impl Iterator<Item = &Place> {
+        core::iter::once(&self.in_force).chain(&self.staged)
+    }
+
+    /// The numbers that govern a version made under the manifest of this sequence; none where that is neither in force nor staged.
+    pub(super) fn quorum_of(&self, sequence: u32) -> Option<Quorum> {
+        let place = self.places().find(|place| place.manifest.sequence() == sequence)?;
+        Some(Quorum::of(place.manifest.manifest()))
+    }
+}
+
+/// A key store for which this custodian holds, held, or will hold a share.
+#[derive(Debug)]
+pub(super) struct KeyStore {
+    id: KeyStoreId,
+    membership: RwLock<Arc<Membership>>,
+    /// Wakes those who wait for news.
+    pub(super) news: watch::Sender<()>,
+}
+
+impl KeyStore {
+    pub(super) fn new(membership: Membership) -> Arc<Self> {
+        let id = membership.manifest().id();
+        Arc::new(Self { id, membership: RwLock::new(Arc::new(membership)), news: watch::Sender::new(()) })
+    }
+
+    pub(super) const fn id(&self) -> KeyStoreId {
+        self.id
+    }
+
+    pub(super) fn wake(&self) {
+        self.news.send_replace(());
+    }
+
+    fn known(&self) -> Arc<Membership> {
+        Arc::clone(&self.membership.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Custodian {
+    /// The manifests of a key store as the database has them now.
+    pub(super) async fn membership(self: &Arc<Self>, key_store: &KeyStore) -> Result<Arc<Membership>, ServiceError> {
+        let known = key_store.known();
+        if self.store.manifest_mark(key_store.id).await? == known.mark {
+            return Ok(known);
+        }
+        let damaged = |reason: &str| ServiceError::Internal(format!("the stored manifests do not verify: {reason}"));
+        let stored = self.store.key_store(key_store.id).await?.ok_or_else(|| damaged("there are none"))?;
+        let verified = self.blocking(move |custodian| Membership::verify(&stored, custodian.id)).await?;
+        let read = Arc::new(verified.map_err(|error| damaged(&error.to_string()))?);
+        let before = {
+            let mut kept = key_store.membership.write().unwrap_or_else(PoisonError::into_inner);
+            core::mem::replace(&mut *kept, Arc::clone(&read))
+        };
+        let sequence = read.manifest().sequence();
+        if before.manifest().sequence() != sequence {
+            tracing::warn!(key_store_id = %key_store.id, sequence, member = read.is_member(),
+                "a successor manifest is in force");
+            key_store.wake();
+        }
+        Ok(read)
+    }
+}

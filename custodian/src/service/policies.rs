@@ -1,0 +1,146 @@
+//! Release policies: which one is in force, and how it changes.
+//!
+//! Guarantees: an update was signed by as many administrators as changes of custody need and is newer than the policy before; it
+//! is durable and on record before it is acknowledged; from then on every release, renewal and change is judged by it, and enclaves
+//! that it does not accept are told at once: their watches end.
+
+use std::sync::Arc;
+
+use holdfast_shared::cbor::{self, Message};
+use holdfast_shared::ids::BootId;
+use holdfast_shared::limits;
+use holdfast_shared::manifest::ReleasePolicy;
+use holdfast_shared::policy::{self, PolicyError, PolicyUpdate};
+use holdfast_shared::signature::Envelope;
+
+use super::membership::KeyStore;
+use super::{Custodian, ServiceError, carried_through};
+use crate::store::{ReleaseRecord, StoreError, StoredPolicy};
+
+/// How often an update is judged again because another one came between.
+const POLICY_TRIES: usize = 8;
+
+/// A policy as the database keeps it.
+#[derive(minicbor::Encode, minicbor::Decode)]
+#[cbor(transparent)]
+struct KeptPolicy(#[n(0)] ReleasePolicy);
+
+impl Message for KeptPolicy {
+    const MAX: usize = limits::MANIFEST_MAX;
+    const NAME: &'static str = "stored release policy";
+
+    fn check(&self) -> Result<(), &'static str> {
+        if self.0.epoch >= 1 { Ok(()) } else { Err("epochs start at 1") }
+    }
+}
+
+pub(super) fn encode_policy(policy: &ReleasePolicy) -> Vec<u8> {
+    cbor::encode(&KeptPolicy(policy.clone())).to_vec()
+}
+
+fn decode_policy(kept: &StoredPolicy) -> Result<ReleasePolicy, ServiceError> {
+    let kept: KeptPolicy = cbor::decode(&kept.policy).map_err(|_| StoreError::Damaged("release policy"))?;
+    Ok(kept.0)
+}
+
+impl Custodian {
+    /// The release policy in force.
+    pub(super) async fn policy(&self, key_store: &KeyStore) -> Result<ReleasePolicy, ServiceError> {
+        decode_policy(&self.store.release_policy(key_store.id()).await?)
+    }
+
+    /// `policies`: to whom shares are released from now on.
+    ///
+    /// # Errors
+    /// [`ServiceError`].
+    pub async fn change_policy(self: &Arc<Self>, body: Vec<u8>) -> Result<(), ServiceError> {
+        let envelope: Envelope = cbor::decode(&body)?;
+        let claimed: PolicyUpdate = cbor::decode(envelope.unverified_payload())?;
+        let key_store = self.key_store(claimed.key_store_id)?;
+        self.take_order()?;
+        let custodian = Arc::clone(self);
+        carried_through(async move { custodian.put_policy(&key_store, body, &envelope).await }).await
+    }
+
+    async fn put_policy(
+        self: &Arc<Self>,
+        key_store: &KeyStore,
+        body: Vec<u8>,
+        offered: &Envelope,
+    ) -> Result<(), ServiceError> {
+        for _ in 0..POLICY_TRIES {
+            let current = self.store.release_policy(key_store.id()).await?;
+            if let Some(kept) = &current.signed_update
+                && cbor::decode::<Envelope>(kept)?.unverified_payload() == offered.unverified_payload()
+            {
+                return Ok(());
+            }
+            let (membership, against) = (self.membership(key_store).await?, current.epoch);
+            let judged = {
+                let body = body.clone();
+                self.blocking(move |_| policy::open(&body, membership.manifest(), against)).await?
+            };
+            let policy = judged.map_err(|error| refused(&error))?;
+            let new =
+                StoredPolicy { epoch: policy.epoch, policy: encode_policy(&policy), signed_update: Some(body.clone()) };
+            if self.store.put_policy(key_store.id(), against, &new, self.clock.now_ms()).await? {
+                tracing::warn!(key_store_id = %key_store.id(), epoch = policy.epoch, images = policy.images.len(),
+                    lease_ms = policy.lease_ms, "a release policy is in force");
+                key_store.wake();
+                return self.note(key_store, format!("release policy {} is in force", policy.epoch), None).await;
+            }
+        }
+        Err(ServiceError::Conflict("other release policies keep coming between; try again".to_owned()))
+    }
+
+    /// Puts something on record that is neither a release nor a refusal.
+    pub(super) async fn note(
+        &self,
+        key_store: &KeyStore,
+        reason: String,
+        boot_id: Option<BootId>,
+    ) -> Result<(), ServiceError> {
+        let policy = self.policy(key_store).await?;
+        let record = ReleaseRecord {
+            at_ms: self.clock.now_ms(),
+            key_store_id: key_store.id(),
+            released: false,
+            reason,
+            policy_epoch: policy.epoch,
+            emulated_root: self.roots.is_emulated(&policy.trust_root),
+            trust_root: None,
+            module_id: None,
+            boot_id,
+            lease_id: None,
+            measurements: None,
+        };
+        Ok(self.store.record_refusal(&record).await?)
+    }
+}
+
+fn refused(error: &PolicyError) -> ServiceError {
+    let reason = error.to_string();
+    match error {
+        PolicyError::Decode(_) => ServiceError::Malformed(reason),
+        PolicyError::Stale { .. } | PolicyError::Ahead { .. } => ServiceError::Conflict(reason),
+        PolicyError::Signature(_) | PolicyError::OtherKeyStore | PolicyError::TrustRoot | PolicyError::Approvals => {
+            ServiceError::Denied(reason)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_shared::attestation::Measurements;
+
+    use super::*;
+
+    #[test]
+    fn a_policy_survives_storage() {
+        let pcr = [1; 48];
+        let image = Measurements { pcr0: pcr, pcr1: pcr, pcr2: pcr, pcr16: pcr, pcr3: None, pcr4: None, pcr8: None };
+        let policy = ReleasePolicy { epoch: 7, ..ReleasePolicy::first([3; 32], vec![image], 60_000) };
+        let kept = StoredPolicy { epoch: 7, policy: encode_policy(&policy), signed_update: None };
+        assert_eq!(decode_policy(&kept).unwrap(), policy);
+    }
+}
