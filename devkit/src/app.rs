@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueHint};
 
 use crate::enclave::{self, EnclaveError, EnclaveSettings};
+use crate::kms::{self, KmsError, KmsSettings};
 use crate::nsm::{self, Fault, NsmConfig, NsmError, PcrSource, Settings};
 use crate::up::settings::UpSettings;
 use crate::up::{self, UpError};
@@ -54,6 +55,14 @@ pub enum Command {
         after_long_help = "Example:\n  holdfast-dev enclave --nsm-socket /tmp/nsm.sock --control unix:///tmp/control.sock \\\n    --egress unix:///tmp/egress.sock --ingress unix:///tmp/ingress.sock"
     )]
     Enclave(EnclaveSettings),
+    /// A double of AWS KMS that keeps a share of a key store
+    ///
+    /// Speaks Encrypt and Decrypt for one key, checks signatures, attestation documents and the key's policy as KMS does, and
+    /// encrypts what it decrypts to the key in the document.
+    #[command(
+        after_long_help = "Example:\n  holdfast-dev kms --state kms --policy policy.json --nsm-root nsm/root.pem \\\n    --key-arn arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab \\\n    --access-key-id ASIAIOSFODNN7EXAMPLE --secret-access-key-file secret"
+    )]
+    Kms(KmsSettings),
 }
 
 /// Flags of `holdfast-dev nsm`.
@@ -128,6 +137,8 @@ enum AppError {
     Nsm(#[from] NsmError),
     #[error("enclave: {0}")]
     Enclave(#[from] EnclaveError),
+    #[error("KMS double: {0}")]
+    Kms(#[from] KmsError),
     #[error("cannot start: {0}")]
     System(#[from] std::io::Error),
 }
@@ -152,6 +163,7 @@ fn start(arguments: Arguments) -> Result<(), AppError> {
             Command::Up(settings) => up::run(&settings).await?,
             Command::Nsm(arguments) => nsm::serve(arguments.into_config(), up::asked_to_end()).await?,
             Command::Enclave(settings) => enclave::serve(settings).await?,
+            Command::Kms(settings) => kms::serve(settings, up::asked_to_end()).await?,
         }
         Ok(())
     })

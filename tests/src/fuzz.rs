@@ -17,6 +17,7 @@ mod external_key;
 mod http;
 mod input;
 mod json;
+mod kms;
 mod link;
 mod messages;
 mod names;
@@ -31,6 +32,7 @@ pub use doors::signed_messages;
 pub use evidence::cli_evidence;
 pub use external_key::external_key_messages;
 pub use http::http_connection;
+pub use kms::kms_answer;
 pub use link::{link_frames, link_text, static_configuration};
 pub use messages::cbor_messages;
 pub use names::{names, request_path};
@@ -77,6 +79,7 @@ targets![
     external_key_messages,
     hpke_payloads,
     http_connection,
+    kms_answer,
     link_frames,
     link_text,
     names,

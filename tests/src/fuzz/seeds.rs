@@ -4,6 +4,7 @@
 //! They are made anew by each run of `tests/tests/corpora.rs`, which sees that each target accepts or refuses its own; a file of them is
 //! written with `HOLDFAST_WRITE_CORPORA=1`.
 
+mod kms;
 mod messages;
 mod requests;
 
@@ -38,6 +39,7 @@ pub fn seeds() -> Vec<Seed> {
     texts(&mut seeds);
     requests::requests(&mut seeds);
     attestation(&mut seeds);
+    kms::answers(&mut seeds);
     messages::messages(&mut seeds);
     messages::signed(&mut seeds);
     messages::sealed(&mut seeds);
