@@ -1,6 +1,9 @@
 //! The command line. Every default stands here and in `--help`.
 
+mod custody;
 mod key;
+mod manifest;
+mod policy;
 mod settings;
 
 use std::path::PathBuf;
@@ -8,22 +11,29 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
-use holdfast_shared::external_key::ExternalKeyId;
+use holdfast_shared::external_key::{ExternalKeyId, KeyState};
 use holdfast_shared::ids::CommandId;
 use holdfast_shared::sigv4::AccessKeyId;
-use holdfast_shared::xks::{HostName, PathPrefix};
 
+pub use self::custody::{
+    ApproveArguments, HistoryArguments, ProvenanceCommand, RecordsArguments, ReleaseCommand, RootKeyCommand,
+    ScopeArguments, ScopeGroup, SendArguments, SignArguments,
+};
 pub use self::key::{ImportKeyArguments, KeyCommand, OneKey};
+pub use self::manifest::{AdoptArguments, CreateArguments, ManifestCommand, SucceedArguments};
+pub use self::policy::{ImageArguments, PolicyCommand, PolicyOrder, SetPolicyArguments};
 pub use self::settings::{ClientAuthCommand, QuotaCommand, Whole};
 use crate::commands::explain_signature::ExplainSignatureArguments;
 use crate::moment::{parse_duration, parse_ms};
+use crate::words::parse_state;
 
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  refused or failed; one line on standard error says what was wrong, where, and what to do
   2  the command line is wrong
-  3  no enclave has carried out the command in time, and it stays queued; or there was no ceremony yet";
+  3  no enclave has carried out the command in time, and it stays queued; or there was no ceremony yet
+  4  begun and not complete: other administrators must sign, or too few custodians have it; what is missing was printed";
 
 /// Orders changes to a Holdfast key store, and checks what its enclaves prove.
 ///
@@ -59,6 +69,23 @@ pub struct Patience {
     pub timeout: Duration,
 }
 
+/// Under which conditions an order is given, and how long to wait for an enclave.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct OrderTerms {
+    /// How long.
+    #[command(flatten)]
+    pub patience: Patience,
+    /// Carry it out only if the key store is at this version then (see holdfast status)
+    #[arg(long, value_name = "N", conflicts_with = "if_state")]
+    pub if_version: Option<u64>,
+    /// Carry it out only if the key is then enabled, disabled, pending-destruction or destroyed
+    #[arg(long, value_name = "STATE", value_parser = parse_state)]
+    pub if_state: Option<KeyState>,
+    /// Show the order, the signatures that it needs and what would happen; send nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
 /// The groups of commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -88,21 +115,70 @@ pub enum Command {
     /// Results of commands
     #[command(subcommand, name = "command")]
     Order(OrderCommand),
-    /// Block keys or the whole key store, in every enclave within a second
+    /// Orders that wait at the home custodian, for approvals or for an enclave
+    #[command(
+        after_long_help = "Example:\n  holdfast pending\n  holdfast pending --json | jq -r .pending[].command_id"
+    )]
+    Pending(Target),
+    /// Sign an order that waits for approvals
     ///
-    /// A block is stored by the custodian before this returns. It needs no enclave to be running. Without a scope it is refused.
-    #[command(after_long_help = "Example:\n  holdfast block --key payments-1")]
+    /// It is fetched, verified and shown in full before it is signed. The last approval that it needs has an enclave carry it out.
+    #[command(after_long_help = "Example:\n  holdfast approve 7f3c90aa\n  holdfast approve 7f3c90aa --yes")]
+    Approve(ApproveArguments),
+    /// Sign a manifest, block overlay or release policy that another administrator wrote with --out
+    ///
+    /// It is verified and shown in full before it is signed. The file is replaced by one with the further signature.
+    #[command(
+        after_long_help = "Example:\n  holdfast sign unblock.signed\n  holdfast sign payments.manifest --merge from-carol.manifest"
+    )]
+    Sign(SignArguments),
+    /// Send a block overlay or release policy that has all its signatures to every custodian
+    #[command(after_long_help = "Example:\n  holdfast send unblock.signed")]
+    Send(SendArguments),
+    /// Block keys or whole key stores, in every enclave within a second
+    ///
+    /// A block is signed here and sent to every custodian; any one of them delivers it. It is in force for sure once as many have
+    /// acknowledged it as a change needs. It needs no enclave to be running. Without a scope it is refused.
+    #[command(
+        after_long_help = "Example:\n  holdfast block --key payments-1\n  holdfast block --store\n  holdfast block --all"
+    )]
     Block(ScopeArguments),
     /// Lift blocks
     ///
-    /// Names exactly the blocks to lift; the others stay.
-    #[command(after_long_help = "Example:\n  holdfast unblock --key payments-1")]
+    /// Names exactly the blocks to lift; the others stay. Where that needs several signatures, it goes through a file.
+    #[command(
+        after_long_help = "Example:\n  holdfast unblock --key payments-1\n  holdfast unblock --store --out unblock.signed\n  holdfast sign unblock.signed      # another administrator\n  holdfast send unblock.signed"
+    )]
     Unblock(ScopeArguments),
-    /// What the custodian knows: version, leases, pending commands, blocks
+    /// What the custodians know: version, leases, waiting orders, blocks, policy; and where they differ
     ///
-    /// The evidence behind each lease is verified here again, under the manifest's trust root and measurements.
-    #[command(after_long_help = "Example:\n  holdfast status --json | jq .leases[].expires_ms")]
+    /// The evidence behind each lease is verified here again, under the manifest's trust root and the release policy. The highest
+    /// version of each custodian is noted; one that offers less than before is a warning, and the exit code is 1.
+    #[command(after_long_help = "Example:\n  holdfast status\n  holdfast status --json | jq .leases[].expires_ms")]
     Status(Target),
+    /// To which enclaves custodians release their shares
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Boots that wait for an administrator's approval
+    #[command(subcommand)]
+    Release(ReleaseCommand),
+    /// What a custodian released and refused, with the reasons
+    #[command(
+        after_long_help = "Example:\n  holdfast releases --limit 20\n  holdfast releases --custodian vault-2 --json"
+    )]
+    Releases(RecordsArguments),
+    /// The key store's root key
+    #[command(subcommand, name = "root-key")]
+    RootKey(RootKeyCommand),
+    /// The key store's versions: who ordered what, and which enclave attested it
+    ///
+    /// Each entry's signature, its link to the one before and the attestation document of the enclave that made it are verified here.
+    /// What is missing or broken is named, and the exit code is 1.
+    #[command(after_long_help = "Example:\n  holdfast history\n  holdfast history --from 12 --json")]
+    History(HistoryArguments),
+    /// The whole chain from the ceremony on, in one file that anybody can verify
+    #[command(subcommand)]
+    Provenance(ProvenanceCommand),
     /// Attestation documents
     #[command(subcommand)]
     Attestation(AttestationCommand),
@@ -153,77 +229,6 @@ pub enum AdminCommand {
     Show,
 }
 
-/// `holdfast manifest`
-#[derive(Debug, Subcommand)]
-pub enum ManifestCommand {
-    /// Make and sign a manifest and print the key store's id
-    ///
-    /// The id is the SHA-256 of the manifest: nobody can put another custodian, administrator or policy under it.
-    #[command(
-        after_long_help = "Example:\n  holdfast manifest create --name payments --custodian custodian.json \\\n    --host-name xks.example.com --path-prefix /payments --measurements measurements.json \\\n    --trust-root aws --lease 24h --out payments.manifest"
-    )]
-    Create(Box<CreateArguments>),
-    /// Verify a manifest and show what it says
-    #[command(after_long_help = "Example:\n  holdfast manifest show payments.manifest")]
-    Show {
-        /// The signed manifest
-        #[arg(value_hint = ValueHint::FilePath)]
-        file: PathBuf,
-    },
-    /// Take over a manifest that was made elsewhere
-    #[command(after_long_help = "Example:\n  holdfast manifest add payments.manifest")]
-    Add {
-        /// The signed manifest
-        #[arg(value_hint = ValueHint::FilePath)]
-        file: PathBuf,
-        /// PEM file of the attestation root, where the manifest trusts another than AWS's
-        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-        trust_root: Option<PathBuf>,
-    },
-    /// Send a manifest to its custodian, which then accepts the key store's ceremony
-    #[command(after_long_help = "Example:\n  holdfast manifest enrol payments.manifest")]
-    Enrol {
-        /// The signed manifest; it must be known here (create, add)
-        #[arg(value_hint = ValueHint::FilePath)]
-        file: PathBuf,
-    },
-}
-
-/// `holdfast manifest create`
-#[derive(Debug, Args)]
-pub struct CreateArguments {
-    /// For people: 1 to 64 printable ASCII characters
-    #[arg(long)]
-    pub name: String,
-    /// A custodian's public description, as holdfast-custodian writes it; this version supports one
-    #[arg(long, value_name = "FILE", required = true, value_hint = ValueHint::FilePath)]
-    pub custodian: Vec<PathBuf>,
-    /// A further administrator's `admin show --json`; this version supports only one's own
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub administrator: Vec<PathBuf>,
-    /// The DNS name that KMS calls
-    #[arg(long, value_name = "NAME")]
-    pub host_name: HostName,
-    /// The path before /kms/xks/v1, such as /payments
-    #[arg(long, value_name = "PATH", default_value = "")]
-    pub path_prefix: PathPrefix,
-    /// Accepted measurements: PCR 0, 1, 2 and 16, optionally 3, 4 and 8; one set or a list
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub measurements: PathBuf,
-    /// Root of the attestation evidence: aws, or the PEM file of an emulator's
-    #[arg(long, value_name = "aws|FILE", value_hint = ValueHint::FilePath)]
-    pub trust_root: PathBuf,
-    /// Longest life of a blocked or revoked key behind a cut wire, and longest custodian outage survived
-    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_duration)]
-    pub lease: Duration,
-    /// Signatures that a kind of order needs: keys, credentials, identity, block, unblock or custody [default: 1 each]
-    #[arg(long, value_name = "KIND=N")]
-    pub threshold: Vec<String>,
-    /// The signed manifest, for the custodian and the parents
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub out: PathBuf,
-}
-
 /// Where a secret goes.
 #[derive(Debug, Args)]
 pub struct SecretOutput {
@@ -263,9 +268,9 @@ pub enum CredentialCommand {
         /// Which key store.
         #[command(flatten)]
         target: Target,
-        /// How long.
+        /// Under which conditions.
         #[command(flatten)]
-        patience: Patience,
+        terms: OrderTerms,
     },
     /// Bring in a credential of one's own
     ///
@@ -283,9 +288,9 @@ pub enum CredentialCommand {
         /// Which key store.
         #[command(flatten)]
         target: Target,
-        /// How long.
+        /// Under which conditions.
         #[command(flatten)]
-        patience: Patience,
+        terms: OrderTerms,
     },
     /// Have a credential removed
     #[command(after_long_help = "Example:\n  holdfast credential remove AKIAI2SFODNN7EXAMPLE")]
@@ -295,9 +300,9 @@ pub enum CredentialCommand {
         /// Which key store.
         #[command(flatten)]
         target: Target,
-        /// How long.
+        /// Under which conditions.
         #[command(flatten)]
-        patience: Patience,
+        terms: OrderTerms,
     },
 }
 
@@ -313,9 +318,9 @@ pub enum CertificateCommand {
         /// Which key store.
         #[command(flatten)]
         target: Target,
-        /// How long.
+        /// Under which conditions.
         #[command(flatten)]
-        patience: Patience,
+        terms: OrderTerms,
     },
     /// Install a certificate chain
     #[command(after_long_help = "Example:\n  holdfast certificate install chain.pem")]
@@ -326,9 +331,9 @@ pub enum CertificateCommand {
         /// Which key store.
         #[command(flatten)]
         target: Target,
-        /// How long.
+        /// Under which conditions.
         #[command(flatten)]
-        patience: Patience,
+        terms: OrderTerms,
     },
 }
 
@@ -347,29 +352,6 @@ pub enum OrderCommand {
         #[command(flatten)]
         patience: Patience,
     },
-}
-
-/// `holdfast block`, `holdfast unblock`
-#[derive(Debug, Args)]
-pub struct ScopeArguments {
-    /// What.
-    #[command(flatten)]
-    pub scope: ScopeGroup,
-    /// Which key store.
-    #[command(flatten)]
-    pub target: Target,
-}
-
-/// Keys, the key store, or both.
-#[derive(Debug, Args)]
-#[group(required = true, multiple = true)]
-pub struct ScopeGroup {
-    /// A key; may be given more than once. It need not exist
-    #[arg(long, value_name = "ID")]
-    pub key: Vec<ExternalKeyId>,
-    /// The whole key store
-    #[arg(long)]
-    pub store: bool,
 }
 
 /// `holdfast attestation`

@@ -9,12 +9,21 @@ pub mod block;
 pub mod certificate;
 pub mod client_auth;
 pub mod credential;
+pub mod document;
 pub mod explain_signature;
+pub mod history;
 pub mod key;
+pub mod key_end;
 pub mod kms;
 pub mod manifest;
+pub mod orders;
+pub mod policy;
+pub mod provenance;
 pub mod quota;
+pub mod release;
+pub mod spread;
 pub mod status;
+pub mod succession;
 
 use core::fmt;
 

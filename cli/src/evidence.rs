@@ -16,8 +16,8 @@ use holdfast_shared::attestation::{
 use holdfast_shared::cbor::{self, DecodeError};
 use holdfast_shared::command::ResultUserData;
 use holdfast_shared::hpke::PublicKey;
-use holdfast_shared::ids::{CommandId, CustodianId, KeyStoreId};
-use holdfast_shared::manifest::Manifest;
+use holdfast_shared::ids::{BootId, CommandId, CustodianId, KeyStoreId};
+use holdfast_shared::provenance::VersionUserData;
 use holdfast_shared::query::LeaseInfo;
 use holdfast_shared::release::ReleaseUserData;
 use serde::Serialize;
@@ -67,6 +67,14 @@ pub struct Evidence {
     pub emulated: bool,
 }
 
+impl EvidenceError {
+    /// Whether another image was measured than those that are accepted.
+    #[must_use]
+    pub const fn is_of_measurements(&self) -> bool {
+        matches!(self, Self::Appraise(AppraisalError::Measurements))
+    }
+}
+
 impl Evidence {
     fn new(attestation: &VerifiedAttestation, root: &TrustRoot) -> Self {
         Self {
@@ -102,7 +110,7 @@ pub fn of_result(
     let expected = Expectations {
         nonce: command_id.as_bytes(),
         max_age_ms,
-        accepted: &store.manifest.manifest().release_policy.accepted(now_ms),
+        accepted: &store.accepted_at(made_ms(document)?),
         user_data: Expected::Exactly(&user_data),
         public_key: Expected::Any,
     };
@@ -124,25 +132,84 @@ pub fn of_lease(
     custodian_id: CustodianId,
     now_ms: u64,
 ) -> Result<(Evidence, PublicKey), EvidenceError> {
-    let parsed = ParsedDocument::parse(&lease.document)?;
-    let manifest: &Manifest = store.manifest.manifest();
+    of_release(&lease.document, lease.boot_id, store, custodian_id, now_ms)
+}
+
+/// The same for the document with which a boot asked for a release.
+///
+/// # Errors
+/// [`EvidenceError`].
+pub fn of_release(
+    document: &[u8],
+    boot_id: BootId,
+    store: &KeyStore,
+    custodian_id: CustodianId,
+    now_ms: u64,
+) -> Result<(Evidence, PublicKey), EvidenceError> {
+    let parsed = ParsedDocument::parse(document)?;
     let expected = Expectations {
         nonce: parsed.claimed_nonce().unwrap_or_default(),
         max_age_ms: EVIDENCE_AGE_MAX_MS,
-        accepted: &manifest.release_policy.accepted(now_ms),
+        accepted: &store.accepted(now_ms),
         user_data: Expected::Present,
         public_key: Expected::Present,
     };
-    let attestation = verify(&lease.document, &store.trust_root, &expected, now_ms)?;
+    let attestation = verify(document, &store.trust_root, &expected, now_ms)?;
     let user_data: ReleaseUserData = cbor::decode(attestation.user_data().unwrap_or_default())?;
     let named = (user_data.key_store_id, user_data.custodian_id, user_data.boot_id);
-    let wanted: (KeyStoreId, _, _) = (store.manifest.id(), custodian_id, lease.boot_id);
+    let wanted: (KeyStoreId, _, _) = (store.manifest.id(), custodian_id, boot_id);
     if named != wanted {
         return Err(EvidenceError::Elsewhere);
     }
     let key = attestation.public_key().unwrap_or_default();
     let key = key.try_into().map(PublicKey).map_err(|_| EvidenceError::PublicKey)?;
     Ok((Evidence::new(&attestation, &store.trust_root), key))
+}
+
+/// Verifies the document that vouches for a version, at the time at which it was made and against the measurements that were
+/// accepted then. Returns what the enclave says of the version.
+///
+/// # Errors
+/// [`EvidenceError`].
+pub fn of_version(document: &[u8], store: &KeyStore) -> Result<(Evidence, VersionUserData), EvidenceError> {
+    let parsed = ParsedDocument::parse(document)?;
+    let made_ms = parsed.claimed_timestamp_ms();
+    let expected = Expectations {
+        nonce: parsed.claimed_nonce().unwrap_or_default(),
+        max_age_ms: 0,
+        accepted: &store.accepted_at(made_ms),
+        user_data: Expected::Present,
+        public_key: Expected::Any,
+    };
+    let attestation = verify(document, &store.trust_root, &expected, made_ms)?;
+    let said: VersionUserData = cbor::decode(attestation.user_data().unwrap_or_default())?;
+    Ok((Evidence::new(&attestation, &store.trust_root), said))
+}
+
+/// Verifies the document on which an enclave that deposited a share at a custodian had its lease, at its own time.
+///
+/// # Errors
+/// [`EvidenceError`].
+pub fn of_deposit(document: &[u8], store: &KeyStore, custodian_id: CustodianId) -> Result<Evidence, EvidenceError> {
+    let parsed = ParsedDocument::parse(document)?;
+    let made_ms = parsed.claimed_timestamp_ms();
+    let expected = Expectations {
+        nonce: parsed.claimed_nonce().unwrap_or_default(),
+        max_age_ms: 0,
+        accepted: &store.accepted_at(made_ms),
+        user_data: Expected::Present,
+        public_key: Expected::Present,
+    };
+    let attestation = verify(document, &store.trust_root, &expected, made_ms)?;
+    let said: ReleaseUserData = cbor::decode(attestation.user_data().unwrap_or_default())?;
+    if (said.key_store_id, said.custodian_id) != (store.manifest.id(), custodian_id) {
+        return Err(EvidenceError::Elsewhere);
+    }
+    Ok(Evidence::new(&attestation, &store.trust_root))
+}
+
+fn made_ms(document: &[u8]) -> Result<u64, EvidenceError> {
+    Ok(ParsedDocument::parse(document)?.claimed_timestamp_ms())
 }
 
 fn verify(

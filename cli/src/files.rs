@@ -128,12 +128,24 @@ pub fn check_new(path: &Path) -> Result<(), FileError> {
 /// # Errors
 /// [`FileError`].
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    replace_with(path, bytes, 0o600)
+}
+
+/// Replaces a file that everyone may read: it is complete or as it was.
+///
+/// # Errors
+/// [`FileError`].
+pub fn replace_public(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    replace_with(path, bytes, 0o644)
+}
+
+fn replace_with(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".new.{}", std::process::id()));
     let new = path.with_file_name(name);
     // Left by a run that was killed.
     let _ = std::fs::remove_file(&new);
-    write(&new, bytes, 0o600)?;
+    write(&new, bytes, mode)?;
     std::fs::rename(&new, path).map_err(|source| FileError::Write { path: path.to_owned(), source })
 }
 

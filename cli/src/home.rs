@@ -5,28 +5,36 @@
 //!                    signing-key.p8       PKCS #8, 0600
 //!                    encryption-key       48 bytes, 0600
 //! HOME/key-stores/ID/manifest             signed; ID is its SHA-256
+//!                    chain                the manifest and its successors, where there are any
 //!                    overlay              the newest signed block overlay that was signed or seen here
+//!                    policies/EPOCH       signed release policies that were signed or seen here
+//!                    seen.json            the highest version that each custodian showed
 //!                    trust-root.pem       only where the manifest trusts an emulator's root
 //! ```
 //!
 //! Guarantees: what is loaded is consistent (keys match their public halves, a manifest matches its folder and its trust
 //! root); the folder is its owner's alone. Refuses: replacing keys or a key store that is there.
 
+mod key_store;
+mod known;
+
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use holdfast_shared::attestation::{AWS_ROOT_SHA256, RootError, TrustRoot};
+use holdfast_shared::attestation::{RootError, TrustRoot};
 use holdfast_shared::hpke::{HpkeError, PrivateKey, PublicKey};
 use holdfast_shared::ids::{AdministratorId, KeyStoreId};
-use holdfast_shared::limits;
-use holdfast_shared::manifest::{Administrator, ManifestError, VerifiedManifest, is_printable};
+use holdfast_shared::manifest::{Administrator, ManifestChain, ManifestError, VerifiedManifest, is_printable};
 use holdfast_shared::secrets::Secret;
 use holdfast_shared::signature::{SignatureError, SigningKey, VerifyingKey};
+use holdfast_shared::{cbor, limits};
 use ring::rand::SystemRandom;
 use serde::{Deserialize, Serialize};
 
+pub use self::key_store::KeyStore;
+pub use self::known::{KnownPolicy, Seen, chain, prefixes};
 use crate::files::{self, FileError};
 
 /// The largest PKCS #8 form of a P-384 key that is accepted; ring writes 185 bytes.
@@ -92,6 +100,11 @@ pub enum HomeError {
     /// The key store is here already.
     #[error("key store {0} is here already")]
     KeyStoreExists(KeyStoreId),
+    /// A chain of manifests that leaves the one that is known.
+    #[error(
+        "key store {0}: the manifests that were offered do not continue those that are known here; ask who made them"
+    )]
+    OtherChain(KeyStoreId),
     /// No key store.
     #[error(
         "no key store is known here; make one with: holdfast manifest create, or take one over with: holdfast manifest add FILE"
@@ -170,15 +183,6 @@ impl From<&Administrator> for AdministratorFile {
     }
 }
 
-/// A key store that the administrator knows.
-#[derive(Clone, Debug)]
-pub struct KeyStore {
-    /// Its manifest, verified.
-    pub manifest: VerifiedManifest,
-    /// The root under which its enclaves' evidence must verify.
-    pub trust_root: TrustRoot,
-}
-
 impl Home {
     /// A folder that was named.
     #[must_use]
@@ -205,15 +209,6 @@ impl Home {
 
     fn administrator_folder(&self) -> PathBuf {
         self.path.join("administrator")
-    }
-
-    fn key_store_folder(&self, id: KeyStoreId) -> PathBuf {
-        self.path.join("key-stores").join(id.to_string())
-    }
-
-    /// Where the newest block overlay of a key store is noted.
-    pub(crate) fn overlay_file(&self, id: KeyStoreId) -> PathBuf {
-        self.key_store_folder(id).join("overlay")
     }
 
     /// Makes an administrator's keys.
@@ -284,127 +279,19 @@ impl Home {
         }
         Ok(AdministratorKeys { administrator: public, signing_key, encryption_key })
     }
-
-    /// Adds a key store. `emulated_root` is the PEM file of the root, needed where the manifest trusts another than AWS's.
-    ///
-    /// # Errors
-    /// [`HomeError::KeyStoreExists`], or what is wrong with the root or a file.
-    pub fn add_key_store(
-        &self,
-        manifest: VerifiedManifest,
-        emulated_root: Option<&Path>,
-    ) -> Result<KeyStore, HomeError> {
-        let wanted = manifest.manifest().release_policy.trust_root;
-        let root = match emulated_root {
-            None if wanted == AWS_ROOT_SHA256 => None,
-            None => return Err(HomeError::TrustRootNeeded(hex::encode(wanted))),
-            Some(path) => Some((files::read(path, files::FILE_MAX)?, read_trust_root(path)?, path)),
-        };
-        if let Some((_, root, path)) = &root
-            && root.fingerprint() != wanted
-        {
-            let (found, wanted) = (hex::encode(root.fingerprint()), hex::encode(wanted));
-            return Err(HomeError::OtherTrustRoot { path: (*path).to_owned(), found, wanted });
-        }
-        let folder = self.key_store_folder(manifest.id());
-        if folder.join("manifest").exists() {
-            return Err(HomeError::KeyStoreExists(manifest.id()));
-        }
-        make_folder(&folder)?;
-        let trust_root = match root {
-            Some((pem, root, _)) if !root.is_aws() => {
-                let path = folder.join("trust-root.pem");
-                // Left by an earlier attempt that stopped before the manifest was there.
-                let _ = fs::remove_file(&path);
-                files::write_new(&path, &pem)?;
-                root
-            }
-            _ => TrustRoot::aws(),
-        };
-        files::write_new(&folder.join("manifest"), manifest.signed_bytes())?;
-        Ok(KeyStore { manifest, trust_root })
-    }
-
-    /// Every key store that is known here, by id.
-    ///
-    /// # Errors
-    /// What is wrong with a file.
-    pub fn key_stores(&self) -> Result<Vec<KeyStore>, HomeError> {
-        let path = self.path.join("key-stores");
-        let failed = |source| HomeError::Folder { path: path.clone(), source };
-        let entries = match fs::read_dir(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(failed)?,
-        };
-        let mut ids = Vec::new();
-        for entry in entries {
-            let name = entry.map_err(failed)?.file_name();
-            ids.extend(name.to_str().and_then(|name| name.parse::<KeyStoreId>().ok()));
-        }
-        ids.sort_unstable();
-        ids.into_iter()
-            .filter(|id| self.key_store_folder(*id).join("manifest").exists())
-            .map(|id| self.load_key_store(id))
-            .collect()
-    }
-
-    fn load_key_store(&self, id: KeyStoreId) -> Result<KeyStore, HomeError> {
-        let folder = self.key_store_folder(id);
-        let path = folder.join("manifest");
-        let manifest = read_manifest(&path)?;
-        if manifest.id() != id {
-            return Err(HomeError::OtherManifest { path });
-        }
-        let wanted = manifest.manifest().release_policy.trust_root;
-        if wanted == AWS_ROOT_SHA256 {
-            return Ok(KeyStore { manifest, trust_root: TrustRoot::aws() });
-        }
-        let path = folder.join("trust-root.pem");
-        let trust_root = read_trust_root(&path)?;
-        if trust_root.fingerprint() != wanted {
-            let (found, wanted) = (hex::encode(trust_root.fingerprint()), hex::encode(wanted));
-            return Err(HomeError::OtherTrustRoot { path, found, wanted });
-        }
-        Ok(KeyStore { manifest, trust_root })
-    }
-
-    /// The key store of this name or id; without one, the only one there is.
-    ///
-    /// # Errors
-    /// [`HomeError::NoKeyStore`], [`HomeError::UnknownKeyStore`], [`HomeError::AmbiguousKeyStore`], or a file.
-    pub fn key_store(&self, named: Option<&str>) -> Result<KeyStore, HomeError> {
-        let mut known = self.key_stores()?;
-        let describe = |stores: &[KeyStore]| {
-            let describe = |store: &KeyStore| format!("{} ({})", store.manifest.manifest().name, store.manifest.id());
-            stores.iter().map(describe).collect::<Vec<_>>().join(", ")
-        };
-        if known.is_empty() {
-            return Err(HomeError::NoKeyStore);
-        }
-        let all = describe(&known);
-        if let Some(named) = named {
-            known.retain(|store| {
-                store.manifest.manifest().name == named || store.manifest.id().to_string().eq_ignore_ascii_case(named)
-            });
-            if known.is_empty() {
-                return Err(HomeError::UnknownKeyStore(named.to_owned(), all));
-            }
-        }
-        let candidates = describe(&known);
-        match (known.pop(), known.is_empty()) {
-            (Some(only), true) => Ok(only),
-            _ => Err(HomeError::AmbiguousKeyStore(candidates)),
-        }
-    }
 }
 
-/// Reads and verifies a signed manifest.
+/// Reads and verifies a signed manifest, or a chain of a manifest and its successors.
 ///
 /// # Errors
 /// A file that cannot be read, or the rule that the manifest breaks.
 pub fn read_manifest(path: &Path) -> Result<VerifiedManifest, HomeError> {
-    let bytes = files::read(path, limits::MANIFEST_MAX)?;
-    VerifiedManifest::verify(&bytes).map_err(|source| HomeError::Manifest { path: path.to_owned(), source })
+    let bytes = files::read(path, <ManifestChain as cbor::Message>::MAX)?;
+    let verified = match cbor::decode::<ManifestChain>(&bytes) {
+        Ok(chain) => VerifiedManifest::verify_chain(chain.signed.iter().map(|signed| signed.as_slice())),
+        Err(_) => VerifiedManifest::verify(&bytes),
+    };
+    verified.map_err(|source| HomeError::Manifest { path: path.to_owned(), source })
 }
 
 /// Reads a root certificate from a PEM file.

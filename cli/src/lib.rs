@@ -6,8 +6,8 @@
 //! would be overwritten, answers that nobody signed.
 //!
 //! ```text
-//! arguments ─▶ app ─▶ commands::* ─▶ session (sign, send, wait, open) ─▶ evidence (verify) ─▶ output
-//!                                       └─ home (keys, manifests)
+//! arguments ─▶ app ─▶ commands::* ─▶ session (sign, send to one or all, wait, open) ─▶ evidence (verify) ─▶ words, output
+//!                                       └─ home (keys, manifests, what was seen)
 //! ```
 
 pub mod app;
@@ -19,3 +19,4 @@ pub mod home;
 pub mod moment;
 pub mod output;
 pub mod session;
+pub mod words;

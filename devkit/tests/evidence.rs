@@ -54,7 +54,10 @@ fn manifest_settings(home: &Home, root: &Path) -> ManifestSettings {
     };
     ManifestSettings {
         name: "store".to_owned(),
+        administrators: Vec::new(),
         custodians: vec![custodian],
+        shares_needed: 1,
+        hostile_tolerated: 0,
         host_name: HostName::parse("localhost").unwrap(),
         path_prefix: PathPrefix::parse("").unwrap(),
         measurements: vec![measurements(CONFIGURATION)],
@@ -69,7 +72,7 @@ fn world() -> World {
     let nsm = folder.path().join("nsm");
     let emulator = emulator(&nsm);
     let home = Home::at(folder.path().join("home"));
-    let store = create(&home, manifest_settings(&home, &nsm.join("root.pem"))).unwrap();
+    let store = create(&home, &manifest_settings(&home, &nsm.join("root.pem"))).unwrap();
     World { folder, emulator, store }
 }
 

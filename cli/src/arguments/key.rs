@@ -1,12 +1,14 @@
 //! `holdfast key …`
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueHint};
 use holdfast_shared::external_key::{ExternalKeyId, KeyUsage};
 
-use super::{Patience, Target};
+use super::{OrderTerms, Target};
 use crate::commands::key::parse_usage;
+use crate::moment::parse_duration;
 
 /// `holdfast key`
 #[derive(Debug, Subcommand)]
@@ -24,9 +26,9 @@ pub enum KeyCommand {
         /// Which key store.
         #[command(flatten)]
         target: Target,
-        /// How long.
+        /// Under which conditions.
         #[command(flatten)]
-        patience: Patience,
+        terms: OrderTerms,
     },
     /// List the keys and their states
     #[command(after_long_help = "Example:\n  holdfast key list --json | jq -r .keys[].id")]
@@ -34,9 +36,9 @@ pub enum KeyCommand {
         /// Which key store.
         #[command(flatten)]
         target: Target,
-        /// How long.
+        /// Under which conditions.
         #[command(flatten)]
-        patience: Patience,
+        terms: OrderTerms,
     },
     /// Allow the use of a disabled key
     #[command(after_long_help = "Example:\n  holdfast key enable payments-1")]
@@ -77,9 +79,52 @@ pub enum KeyCommand {
         /// Which key store.
         #[command(flatten)]
         target: Target,
-        /// How long.
+        /// Under which conditions.
         #[command(flatten)]
-        patience: Patience,
+        terms: OrderTerms,
+    },
+    /// Forbid the use of a key, and destroy it after a waiting period
+    ///
+    /// Until then it can be taken back: holdfast key cancel-destruction. Any enclave whose attested clock has come so far destroys it:
+    /// its material goes, the root key changes, and custodians delete the old shares. Then nothing decrypts what it encrypted.
+    #[command(
+        name = "schedule-destruction",
+        after_long_help = "Example:\n  holdfast key schedule-destruction payments-1 --wait 30d"
+    )]
+    ScheduleDestruction {
+        /// The key
+        id: ExternalKeyId,
+        /// The waiting period: 1d to 366d
+        #[arg(long = "wait", value_name = "DURATION", value_parser = parse_duration)]
+        waiting: Duration,
+        /// Which key store.
+        #[command(flatten)]
+        target: Target,
+        /// Under which conditions.
+        #[command(flatten)]
+        terms: OrderTerms,
+    },
+    /// Do not destroy a key after all; it is disabled then
+    #[command(name = "cancel-destruction", after_long_help = "Example:\n  holdfast key cancel-destruction payments-1")]
+    CancelDestruction(OneKey),
+    /// Destroy a key that is pending destruction, now. What it encrypted can never be decrypted again
+    ///
+    /// Needs as many signatures as custody. Its material goes, the root key changes, and custodians delete the old shares; this waits
+    /// until so few old shares are left that the old root key is lost, and names who still holds one. Backups of custodians are beyond
+    /// its reach: whoever restores enough of them has the old shares.
+    #[command(after_long_help = "Example:\n  holdfast key destroy payments-1 --confirm payments-1")]
+    Destroy {
+        /// The key
+        id: ExternalKeyId,
+        /// The key's id once more, because this cannot be undone
+        #[arg(long, value_name = "ID")]
+        confirm: ExternalKeyId,
+        /// Which key store.
+        #[command(flatten)]
+        target: Target,
+        /// Under which conditions.
+        #[command(flatten)]
+        terms: OrderTerms,
     },
 }
 
@@ -100,9 +145,9 @@ pub struct ImportKeyArguments {
     /// Which key store.
     #[command(flatten)]
     pub target: Target,
-    /// How long.
+    /// Under which conditions.
     #[command(flatten)]
-    pub patience: Patience,
+    pub terms: OrderTerms,
 }
 
 /// A key that exists.
@@ -113,7 +158,7 @@ pub struct OneKey {
     /// Which key store.
     #[command(flatten)]
     pub target: Target,
-    /// How long.
+    /// Under which conditions.
     #[command(flatten)]
-    pub patience: Patience,
+    pub terms: OrderTerms,
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueHint};
 
-use super::{Patience, Target};
+use super::{OrderTerms, Target};
 
 /// `holdfast quota`
 #[derive(Debug, Subcommand)]
@@ -23,9 +23,9 @@ pub enum QuotaCommand {
         /// Which key store.
         #[command(flatten)]
         target: Target,
-        /// How long.
+        /// Under which conditions.
         #[command(flatten)]
-        patience: Patience,
+        terms: OrderTerms,
     },
     /// Lift the limit
     #[command(after_long_help = "Example:\n  holdfast quota clear")]
@@ -52,9 +52,9 @@ pub enum ClientAuthCommand {
         /// Which key store.
         #[command(flatten)]
         target: Target,
-        /// How long.
+        /// Under which conditions.
         #[command(flatten)]
-        patience: Patience,
+        terms: OrderTerms,
     },
     /// Ask clients for no certificate
     #[command(after_long_help = "Example:\n  holdfast client-auth clear")]
@@ -70,7 +70,7 @@ pub struct Whole {
     /// Which key store.
     #[command(flatten)]
     pub target: Target,
-    /// How long.
+    /// Under which conditions.
     #[command(flatten)]
-    pub patience: Patience,
+    pub terms: OrderTerms,
 }

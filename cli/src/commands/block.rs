@@ -1,7 +1,8 @@
 //! `holdfast block` and `holdfast unblock`: what must not be used from this second on.
 //!
-//! Guarantees: no order lifts a block that it does not name, and no epoch is signed twice, even if the custodian shows an older
-//! overlay than the newest one that this folder knows: then the next one is built on both.
+//! Guarantees: no order lifts a block that it does not name, and no epoch is signed twice, even if custodians show older overlays than
+//! the newest one that this folder knows: then the next one is built on both. An overlay is in force for sure once so many custodians
+//! said so under their signatures that everybody who asks enough of them hears of it ([`holdfast_shared::quorum::Quorum::write`]).
 
 use core::fmt;
 use std::collections::BTreeSet;
@@ -9,11 +10,12 @@ use std::collections::BTreeSet;
 use holdfast_shared::block::BlockOverlay;
 use holdfast_shared::external_key::ExternalKeyId;
 use holdfast_shared::ids::KeyStoreId;
-use holdfast_shared::labels;
+use holdfast_shared::{cbor, labels};
 use serde::Serialize;
 
+use super::spread::{self, Spread};
 use crate::moment;
-use crate::session::{Session, SessionError};
+use crate::session::{Heard, Session, SessionError, Wait, put_overlay};
 
 /// What is to be blocked, or no longer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,15 +41,11 @@ pub struct BlockReport {
 }
 
 impl BlockReport {
-    /// What is in force, and whether the custodian withholds something newer.
-    ///
-    /// # Errors
-    /// [`SessionError`].
-    pub async fn obtain(session: &Session) -> Result<Self, SessionError> {
-        let known = session.known_overlay();
-        let in_force = session.overlay().await?;
-        let withheld_epoch = withheld(in_force.as_ref(), known.as_ref()).map(|withheld| withheld.epoch);
-        Ok(Self::new(in_force.as_ref(), withheld_epoch))
+    /// What is in force by what custodians showed, and whether something newer is withheld.
+    pub(super) fn of(heard: &Heard<Option<BlockOverlay>>, known: Option<&BlockOverlay>) -> Self {
+        let in_force = in_force(heard);
+        let withheld_epoch = withheld(&in_force, known).map(|withheld| withheld.epoch);
+        Self::new(in_force.into_iter().max_by_key(|overlay| overlay.epoch), withheld_epoch)
     }
 
     fn new(overlay: Option<&BlockOverlay>, withheld_epoch: Option<u64>) -> Self {
@@ -68,7 +66,7 @@ impl fmt::Display for BlockReport {
         match self.withheld_epoch {
             Some(epoch) => write!(
                 f,
-                "\nWARNING       the custodian did not show the block overlay of epoch {epoch}, which was signed: it never \
+                "\nWARNING       no custodian showed the block overlay of epoch {epoch}, which was signed: it never \
                  arrived there, or was lost or held back"
             ),
             None => Ok(()),
@@ -76,11 +74,30 @@ impl fmt::Display for BlockReport {
     }
 }
 
-/// Blocks `scope` on top of what is blocked.
+/// A change of what is blocked, and how far it came.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SpreadReport {
+    /// The key store.
+    pub key_store: String,
+    /// What is blocked now.
+    #[serde(flatten)]
+    pub blocked: BlockReport,
+    /// Who has it.
+    #[serde(flatten)]
+    pub spread: Spread,
+}
+
+impl fmt::Display for SpreadReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\n{}", self.blocked, self.spread)
+    }
+}
+
+/// The next overlay: `scope` on top of what is blocked.
 ///
 /// # Errors
-/// [`SessionError`]; a refusal by the custodian when another overlay came first: then do it again.
-pub async fn block(session: &Session, scope: &Scope) -> Result<BlockReport, SessionError> {
+/// [`SessionError::Nobody`] when no custodian says what is blocked.
+pub async fn blocking(session: &Session, scope: &Scope) -> Result<Change, SessionError> {
     change(session, |store, keys| {
         keys.extend(scope.keys.iter().cloned());
         store || scope.store
@@ -88,14 +105,11 @@ pub async fn block(session: &Session, scope: &Scope) -> Result<BlockReport, Sess
     .await
 }
 
-/// Lifts the blocks in `scope`.
+/// The next overlay: what is blocked, without `scope`.
 ///
 /// # Errors
-/// As [`block`], and [`SessionError::MoreSignatures`] where lifting needs more than one signature.
-pub async fn unblock(session: &Session, scope: &Scope) -> Result<BlockReport, SessionError> {
-    if session.store().manifest.manifest().thresholds.unblock > 1 {
-        return Err(SessionError::MoreSignatures);
-    }
+/// As [`blocking`].
+pub async fn unblocking(session: &Session, scope: &Scope) -> Result<Change, SessionError> {
     change(session, |store, keys| {
         keys.retain(|key| !scope.keys.contains(key));
         store && !scope.store
@@ -103,47 +117,133 @@ pub async fn unblock(session: &Session, scope: &Scope) -> Result<BlockReport, Se
     .await
 }
 
+/// An overlay that is to be signed and sent.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// The overlay.
+    pub overlay: BlockOverlay,
+    /// Signatures that it needs.
+    pub needed: u8,
+    /// Whether it lifts a block.
+    pub lifts: bool,
+    /// Epoch of one that custodians did not show.
+    pub withheld_epoch: Option<u64>,
+}
+
 async fn change(
     session: &Session,
     edit: impl FnOnce(bool, &mut BTreeSet<ExternalKeyId>) -> bool,
-) -> Result<BlockReport, SessionError> {
-    if session.store().manifest.manifest().thresholds.block > 1 {
-        return Err(SessionError::MoreSignatures);
-    }
-    // Read before the custodian's answer can replace it.
+) -> Result<Change, SessionError> {
+    // Read before a custodian's answer can replace it.
     let known = session.known_overlay();
-    let in_force = session.overlay().await?;
-    let withheld = withheld(in_force.as_ref(), known.as_ref());
-    let (overlay, withheld_epoch) = (
-        successor(session.store().manifest.id(), in_force.as_ref(), withheld, edit, moment::now_ms()),
-        withheld.map(|withheld| withheld.epoch),
-    );
+    let heard = session.overlays().await;
+    let in_force: Vec<_> = in_force(&heard);
+    if heard.iter().all(|(_, said)| !matches!(said, Some(Ok(_)))) {
+        return Err(nobody(heard));
+    }
+    let answered = heard.iter().filter(|(_, said)| matches!(said, Some(Ok(_)))).count();
+    let withheld = withheld(&in_force, known.as_ref());
+    let before = base(&in_force, answered >= session.quorum().answers(), withheld);
+    let overlay = successor(session.store().manifest.id(), &before, edit, moment::now_ms());
+    let lifts = before.iter().any(|before| before.lifts(&overlay));
+    let thresholds = session.store().manifest.manifest().thresholds;
+    let needed = if lifts { thresholds.unblock.max(thresholds.block) } else { thresholds.block };
+    Ok(Change { needed, lifts, withheld_epoch: withheld.map(|withheld| withheld.epoch), overlay })
+}
+
+/// The only custodian's own words, or those of all.
+pub(super) fn nobody<T>(heard: Heard<T>) -> SessionError {
+    let mut errors: Vec<_> = heard
+        .into_iter()
+        .map(|(contact, said)| match said {
+            Some(Err(error)) => (contact, error),
+            _ => (contact, SessionError::Interrupted),
+        })
+        .collect();
+    if errors.len() == 1
+        && let Some((_, error)) = errors.pop()
+    {
+        return error;
+    }
+    SessionError::Nobody(
+        errors.iter().map(|(contact, error)| format!("{}: {error}", contact.name())).collect::<Vec<_>>().join("; "),
+    )
+}
+
+/// The overlays that were shown.
+pub(super) fn in_force(heard: &Heard<Option<BlockOverlay>>) -> Vec<&BlockOverlay> {
+    heard.iter().filter_map(|(_, said)| said.as_ref()?.as_ref().ok()?.as_ref()).collect()
+}
+
+/// Signs an overlay with the one signature that it needs, and sends it to every custodian.
+///
+/// # Errors
+/// [`SessionError::MoreSignatures`], or the custodian's words where there is one and it did not take the overlay.
+pub async fn send(session: &Session, change: &Change, wait: Wait<'_>) -> Result<SpreadReport, SessionError> {
+    if change.needed > 1 {
+        let what = if change.lifts { "lifting a block" } else { "blocking" };
+        return Err(SessionError::MoreSignatures { what, needed: change.needed });
+    }
+    let envelope = session.sign_overlay(&change.overlay)?;
+    let signed = cbor::encode(&envelope).to_vec();
     // Sent even when nothing changes: the custodian then confirms exactly this.
-    session.put_overlay(&overlay).await?;
-    Ok(BlockReport::new(Some(&overlay), withheld_epoch))
+    send_signed(session, &change.overlay, change.withheld_epoch, signed, wait).await
 }
 
-/// What is known here, if the custodian shows something older, or something else of the same epoch.
-fn withheld<'a>(in_force: Option<&BlockOverlay>, known: Option<&'a BlockOverlay>) -> Option<&'a BlockOverlay> {
-    let epoch = in_force.map_or(0, |overlay| overlay.epoch);
-    known.filter(|known| known.epoch > epoch || (known.epoch == epoch && Some(*known) != in_force))
+/// Sends a signed overlay to every custodian.
+///
+/// # Errors
+/// As [`send`].
+pub async fn send_signed(
+    session: &Session,
+    overlay: &BlockOverlay,
+    withheld_epoch: Option<u64>,
+    signed: Vec<u8>,
+    wait: Wait<'_>,
+) -> Result<SpreadReport, SessionError> {
+    // Before it is sent: an answer that is lost does not unsign it.
+    session.note_overlay(overlay, &signed);
+    let spread = spread::to_all(session.contacts(), session.quorum().write(), wait, move |contact| {
+        let signed = signed.clone();
+        async move { put_overlay(&contact, &signed).await }
+    })
+    .await?;
+    let key_store = session.store().manifest.manifest().name.clone();
+    Ok(SpreadReport { key_store, blocked: BlockReport::new(Some(overlay), withheld_epoch), spread })
 }
 
-/// The next overlay: everything that either of them blocks, edited, under an epoch that neither has.
+/// What is known here, if custodians show something older, or something else of the same epoch.
+fn withheld<'a>(in_force: &[&BlockOverlay], known: Option<&'a BlockOverlay>) -> Option<&'a BlockOverlay> {
+    let epoch = in_force.iter().map(|overlay| overlay.epoch).max().unwrap_or(0);
+    known.filter(|known| known.epoch > epoch || (known.epoch == epoch && !in_force.contains(known)))
+}
+
+/// On what the next overlay is built. Where enough custodians answered, the newest one among them states the whole of what is blocked,
+/// since one that enough acknowledged is heard of by everybody who asks enough; an older one at a custodian that was down is over.
+/// Where too few answered, everything that they show stays blocked.
+fn base<'a>(
+    in_force: &[&'a BlockOverlay],
+    enough_answered: bool,
+    withheld: Option<&'a BlockOverlay>,
+) -> Vec<&'a BlockOverlay> {
+    let newest = in_force.iter().map(|overlay| overlay.epoch).max().unwrap_or(0);
+    let counts = |overlay: &&&BlockOverlay| !enough_answered || overlay.epoch == newest;
+    in_force.iter().filter(counts).copied().chain(withheld).collect()
+}
+
+/// The next overlay: everything that any of them blocks, edited, under an epoch that none has.
 fn successor(
     key_store_id: KeyStoreId,
-    in_force: Option<&BlockOverlay>,
-    withheld: Option<&BlockOverlay>,
+    before: &[&BlockOverlay],
     edit: impl FnOnce(bool, &mut BTreeSet<ExternalKeyId>) -> bool,
     issued_ms: u64,
 ) -> BlockOverlay {
-    let before = || in_force.into_iter().chain(withheld);
-    let mut keys: BTreeSet<_> = before().flat_map(|overlay| overlay.keys.iter().cloned()).collect();
-    let store = edit(before().any(|overlay| overlay.store), &mut keys);
+    let mut keys: BTreeSet<_> = before.iter().flat_map(|overlay| overlay.keys.iter().cloned()).collect();
+    let store = edit(before.iter().any(|overlay| overlay.store), &mut keys);
     BlockOverlay {
         label: labels::BLOCK.to_owned(),
         key_store_id,
-        epoch: before().map(|overlay| overlay.epoch).max().unwrap_or(0).saturating_add(1),
+        epoch: before.iter().map(|overlay| overlay.epoch).max().unwrap_or(0).saturating_add(1),
         store,
         keys: keys.into_iter().collect(),
         issued_ms,
@@ -189,14 +289,31 @@ mod tests {
             ),
         ];
         for (what, in_force, known, expected, withheld_epoch) in table {
-            let withheld = withheld(in_force.as_ref(), known.as_ref());
+            let in_force: Vec<_> = in_force.iter().collect();
+            let withheld = withheld(&in_force, known.as_ref());
             assert_eq!(withheld.map(|overlay| overlay.epoch), withheld_epoch, "{what}");
-            let block_x = |store: bool, keys: &mut BTreeSet<ExternalKeyId>| {
-                keys.insert(key("x"));
-                store
-            };
-            let next = successor(KeyStoreId([1; 32]), in_force.as_ref(), withheld, block_x, 0);
-            assert_eq!(next, expected, "{what}");
+            assert_eq!(block_x(&base(&in_force, true, withheld)), expected, "{what}");
+        }
+    }
+
+    fn block_x(before: &[&BlockOverlay]) -> BlockOverlay {
+        let edit = |store: bool, keys: &mut BTreeSet<ExternalKeyId>| {
+            keys.insert(key("x"));
+            store
+        };
+        successor(KeyStoreId([1; 32]), before, edit, 0)
+    }
+
+    #[test]
+    fn a_custodian_that_missed_an_unblock_does_not_bring_the_block_back() {
+        let (old, new, other) = (overlay(4, true, &["a"]), overlay(5, false, &["b"]), overlay(5, false, &["c"]));
+        let table = [
+            ("enough answered", vec![&old, &new], true, overlay(6, false, &["b", "x"])),
+            ("too few answered", vec![&old, &new], false, overlay(6, true, &["a", "b", "x"])),
+            ("two of one epoch", vec![&new, &other], true, overlay(6, false, &["b", "c", "x"])),
+        ];
+        for (what, shown, enough, expected) in table {
+            assert_eq!(block_x(&base(&shown, enough, None)), expected, "{what}");
         }
     }
 }

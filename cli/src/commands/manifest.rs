@@ -7,9 +7,11 @@ use holdfast_shared::attestation::{AWS_ROOT_SHA256, Measurements};
 use holdfast_shared::hpke::PublicKey;
 use holdfast_shared::ids::{AdministratorId, CustodianId, KeyStoreId};
 use holdfast_shared::manifest::{
-    self, Custodian, DerCertificate, Manifest, ManifestError, ReleasePolicy, Thresholds, VerifiedManifest,
+    self, Administrator, Custodian, DerCertificate, Manifest, ManifestError, ReleasePolicy, Thresholds,
+    VerifiedManifest,
 };
-use holdfast_shared::signature::VerifyingKey;
+use holdfast_shared::quorum::Quorum;
+use holdfast_shared::signature::{Envelope, VerifyingKey};
 use holdfast_shared::xks::{HostName, PathPrefix};
 use holdfast_shared::{cbor, labels};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -40,9 +42,12 @@ pub enum CreateError {
         /// What is wrong, and what it should be.
         reason: String,
     },
-    /// More than this version can do.
-    #[error("this version supports one {0}; the format carries more, and a later version will use them: give one")]
-    OnlyOne(&'static str),
+    /// Numbers that leave no room for what the owner wants.
+    #[error("{0}")]
+    Numbers(String),
+    /// Other administrators must sign before it is a manifest.
+    #[error("needs the signatures of {0}, too")]
+    Unsigned(String),
     /// No randomness.
     #[error("the operating system gave no randomness")]
     NoRandomness,
@@ -69,8 +74,14 @@ pub struct CustodianFile {
 pub struct Settings {
     /// For people.
     pub name: String,
-    /// Who holds the shares.
+    /// Administrators besides oneself.
+    pub administrators: Vec<Administrator>,
+    /// Who holds the shares, home first.
     pub custodians: Vec<Custodian>,
+    /// m: shares needed.
+    pub shares_needed: u8,
+    /// f: hostile custodians tolerated.
+    pub hostile_tolerated: u8,
     /// The name that KMS calls.
     pub host_name: HostName,
     /// The path before `/kms/xks/v1`.
@@ -85,15 +96,21 @@ pub struct Settings {
     pub thresholds: Thresholds,
 }
 
-/// Makes, signs and remembers a manifest.
+/// A manifest with its maker's signature, which may lack others.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// What it says.
+    pub manifest: Manifest,
+    /// Its signatures so far.
+    pub envelope: Envelope,
+}
+
+/// Makes and signs a manifest.
 ///
 /// # Errors
 /// [`CreateError`].
-pub fn create(home: &Home, settings: Settings) -> Result<KeyStore, CreateError> {
+pub fn draft(home: &Home, settings: &Settings) -> Result<Draft, CreateError> {
     let keys = home.administrator()?;
-    if settings.custodians.len() != 1 {
-        return Err(CreateError::OnlyOne("custodian"));
-    }
     let trust_root = match &settings.emulated_root {
         None => AWS_ROOT_SHA256,
         Some(path) => home::read_trust_root(path)?.fingerprint(),
@@ -101,24 +118,84 @@ pub fn create(home: &Home, settings: Settings) -> Result<KeyStore, CreateError> 
     let rng = SystemRandom::new();
     let mut nonce = [0; 16];
     rng.fill(&mut nonce).map_err(|_| CreateError::NoRandomness)?;
+    let mut administrators = vec![keys.administrator];
+    administrators.extend(settings.administrators.iter().cloned());
     let manifest = Manifest {
         label: labels::MANIFEST.to_owned(),
         nonce,
-        name: settings.name,
-        administrators: vec![keys.administrator],
+        name: settings.name.clone(),
+        administrators,
         thresholds: settings.thresholds,
-        custodians: settings.custodians,
-        shares_needed: 1,
-        hostile_tolerated: 0,
-        host_name: settings.host_name,
-        path_prefix: settings.path_prefix,
-        release_policy: ReleasePolicy::first(trust_root, settings.measurements, settings.lease_ms),
+        custodians: settings.custodians.clone(),
+        shares_needed: settings.shares_needed,
+        hostile_tolerated: settings.hostile_tolerated,
+        host_name: settings.host_name.clone(),
+        path_prefix: settings.path_prefix.clone(),
+        release_policy: ReleasePolicy::first(trust_root, settings.measurements.clone(), settings.lease_ms),
         succession: None,
         kms_share: None,
     };
+    check_numbers(&manifest)?;
     let envelope = manifest::sign(&manifest, &keys.signing_key, &rng)?;
+    Ok(Draft { manifest, envelope })
+}
+
+/// Makes, signs and remembers the manifest of a single administrator.
+///
+/// # Errors
+/// [`CreateError`]; [`CreateError::Unsigned`] where others must sign.
+pub fn create(home: &Home, settings: &Settings) -> Result<KeyStore, CreateError> {
+    let Draft { manifest, envelope } = draft(home, settings)?;
+    if manifest.administrators.len() > 1 {
+        let others = manifest.administrators.iter().skip(1).map(|other| other.name.as_str()).collect::<Vec<_>>();
+        return Err(CreateError::Unsigned(others.join(", ")));
+    }
     let verified = VerifiedManifest::verify(&cbor::encode(&envelope))?;
     Ok(home.add_key_store(verified, settings.emulated_root.as_deref())?)
+}
+
+/// The numbers of custodians, explained where they do not fit.
+///
+/// # Errors
+/// [`CreateError::Numbers`].
+pub fn check_numbers(manifest: &Manifest) -> Result<(), CreateError> {
+    let (n, m, f) = (manifest.custodians.len(), manifest.shares_needed, manifest.hostile_tolerated);
+    let shares = n.saturating_add(usize::from(manifest.kms_share.is_some()));
+    let refused = |text: String| Err(CreateError::Numbers(text));
+    if m == 0 || usize::from(m) > shares {
+        return refused(format!("{n} custodians cannot need {m} shares: give --shares-needed 1 to {shares}"));
+    }
+    if f > 0 && f >= m {
+        return refused(format!(
+            "with {m} of {n} shares needed, {f} hostile custodians could roll the key store back together: --hostile must be less \
+             than --shares-needed; raise --shares-needed, or say --hostile {}",
+            m.saturating_sub(1)
+        ));
+    }
+    Ok(())
+}
+
+/// What the numbers mean, for people, with a warning where the owner may not have meant it.
+#[must_use]
+pub fn explain_numbers(manifest: &Manifest) -> String {
+    let quorum = Quorum::of(manifest);
+    let (n, w) = (quorum.custodians(), quorum.write());
+    if n == 1 {
+        return "the one custodian must be up for changes, and once in each lease".to_owned();
+    }
+    let (m, f) = (manifest.shares_needed, manifest.hostile_tolerated);
+    let text = format!(
+        "with {n} custodians, {m} shares and {f} hostile, {w} must be up for changes (home among them), {} to start or renew",
+        quorum.answers()
+    );
+    if w == n && f > 0 {
+        let without = Quorum::new(n, quorum.answers(), 0).write();
+        return format!("{text}; all of them: say --hostile 0 for {without} of {n}, or add custodians");
+    }
+    if w == n {
+        return format!("{text}; all of them: add custodians, or say a larger --shares-needed");
+    }
+    text
 }
 
 /// Remembers a manifest that was made elsewhere.
@@ -208,8 +285,10 @@ pub fn set_threshold(thresholds: &mut Thresholds, text: &str) -> Result<(), Stri
 /// A manifest as it is shown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ManifestReport {
-    /// SHA-256 of the manifest.
+    /// SHA-256 of the first manifest.
     pub key_store_id: KeyStoreId,
+    /// 1 for the first manifest, one more for each successor.
+    pub sequence: u32,
     /// For people.
     pub name: String,
     /// Who orders changes.
@@ -222,6 +301,10 @@ pub struct ManifestReport {
     pub shares_needed: u8,
     /// f.
     pub hostile_tolerated: u8,
+    /// Custodians that must hold a change before it counts.
+    pub write_quorum: usize,
+    /// What that means.
+    pub availability: String,
     /// The name that KMS calls.
     pub host_name: String,
     /// `XksProxyUriPath`.
@@ -270,19 +353,29 @@ pub struct ThresholdsReport {
 
 impl From<&VerifiedManifest> for ManifestReport {
     fn from(verified: &VerifiedManifest) -> Self {
-        let manifest = verified.manifest();
+        Self::new(verified.id(), verified.manifest())
+    }
+}
+
+impl ManifestReport {
+    /// Of a manifest that may lack signatures.
+    #[must_use]
+    pub fn new(key_store_id: KeyStoreId, manifest: &Manifest) -> Self {
         let Thresholds { keys, credentials, identity, block, unblock, custody } = manifest.thresholds;
-        let named_administrator = |a: &manifest::Administrator| NamedAdministrator { name: a.name.clone(), id: a.id() };
+        let named_administrator = |a: &Administrator| NamedAdministrator { name: a.name.clone(), id: a.id() };
         let named_custodian =
             |c: &Custodian| NamedCustodian { name: c.name.clone(), id: c.id(), address: c.address.clone() };
         Self {
-            key_store_id: verified.id(),
+            key_store_id,
+            sequence: manifest.succession.map_or(1, |succession| succession.sequence),
             name: manifest.name.clone(),
             administrators: manifest.administrators.iter().map(named_administrator).collect(),
             thresholds: ThresholdsReport { keys, credentials, identity, block, unblock, custody },
             custodians: manifest.custodians.iter().map(named_custodian).collect(),
             shares_needed: manifest.shares_needed,
             hostile_tolerated: manifest.hostile_tolerated,
+            write_quorum: Quorum::of(manifest).write(),
+            availability: explain_numbers(manifest),
             host_name: manifest.host_name.to_string(),
             uri_path: manifest.path_prefix.uri_path(),
             trust_root_sha256: hex::encode(manifest.release_policy.trust_root),
@@ -297,6 +390,9 @@ impl fmt::Display for ManifestReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "key store {}", self.name)?;
         writeln!(f, "id        {}", self.key_store_id)?;
+        if self.sequence > 1 {
+            writeln!(f, "manifest  {} (successor)", self.sequence)?;
+        }
         writeln!(f, "endpoint  https://{}{}", self.host_name, self.uri_path)?;
         for administrator in &self.administrators {
             writeln!(f, "administrator  {} {}", administrator.name, administrator.id)?;
@@ -306,6 +402,9 @@ impl fmt::Display for ManifestReport {
             writeln!(f, "custodian      {} {} at {}", custodian.name, custodian.id, custodian.address)?;
         }
         writeln!(f, "shares needed  {} of {n}, {} hostile tolerated", self.shares_needed, self.hostile_tolerated)?;
+        if n > 1 {
+            writeln!(f, "               {}", self.availability)?;
+        }
         let t = &self.thresholds;
         writeln!(
             f,
@@ -368,7 +467,10 @@ mod tests {
         };
         let settings = Settings {
             name: "payments".to_owned(),
+            administrators: Vec::new(),
             custodians: vec![custodian.clone()],
+            shares_needed: 1,
+            hostile_tolerated: 0,
             host_name: HostName::parse("xks.example.com").unwrap(),
             path_prefix: PathPrefix::parse("/payments").unwrap(),
             measurements: vec![set.clone()],
@@ -376,7 +478,7 @@ mod tests {
             lease_ms: 86_400_000,
             thresholds: Thresholds::ONE,
         };
-        let store = create(&home, settings.clone()).unwrap();
+        let store = create(&home, &settings).unwrap();
         let report = ManifestReport::from(&store.manifest);
         assert_eq!((report.uri_path.as_str(), report.emulated_root), ("/payments/kms/xks/v1", false));
         assert_eq!(home.key_store(Some("payments")).unwrap().manifest, store.manifest);
@@ -384,11 +486,15 @@ mod tests {
         assert!(matches!(home.key_store(Some("other")), Err(HomeError::UnknownKeyStore(..))));
 
         let two = Settings { custodians: vec![custodian.clone(), custodian], ..settings.clone() };
-        assert!(matches!(create(&home, two), Err(CreateError::OnlyOne("custodian"))));
+        assert!(matches!(create(&home, &two), Err(CreateError::Manifest(_))), "two of one key");
+        let hostile = Settings { hostile_tolerated: 1, ..settings.clone() };
+        assert!(matches!(create(&home, &hostile), Err(CreateError::Numbers(_))));
+        let many = Settings { shares_needed: 2, ..settings.clone() };
+        assert!(matches!(create(&home, &many), Err(CreateError::Numbers(_))));
         let unreachable = Settings { thresholds: Thresholds { keys: 2, ..Thresholds::ONE }, ..settings.clone() };
-        assert!(matches!(create(&home, unreachable), Err(CreateError::Manifest(_))));
+        assert!(matches!(create(&home, &unreachable), Err(CreateError::Manifest(_))));
 
-        create(&home, settings).unwrap();
+        create(&home, &settings).unwrap();
         assert!(matches!(home.key_store(Some("payments")), Err(HomeError::AmbiguousKeyStore(_))), "two of one name");
 
         let path = folder.path().join("measurements.json");

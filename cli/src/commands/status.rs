@@ -1,14 +1,21 @@
-//! `holdfast status`: what the custodian knows, and what its evidence proves.
+//! `holdfast status`: what the custodians know, where they differ, and what their evidence proves.
+
+mod custodian;
+mod warnings;
 
 use core::fmt;
 
 use holdfast_shared::attestation::Measurements;
 use holdfast_shared::ids::{BlobId, BootId, CommandId, KeyStoreId, LeaseId};
+use holdfast_shared::query::KeyStoreStatus;
 use serde::Serialize;
 
-use super::block::BlockReport;
+pub use self::custodian::{CustodianLine, View};
+pub use self::warnings::Warning;
+use super::block::{BlockReport, nobody};
 use super::manifest::write_measurements;
-use crate::evidence::{self, Evidence};
+use crate::evidence::Evidence;
+use crate::home::KeyStore;
 use crate::moment::{format_duration, format_ms, now_ms};
 use crate::output::{EMULATED_WARNING, printable};
 use crate::session::{Session, SessionError};
@@ -20,6 +27,8 @@ pub struct StatusReport {
     pub key_store_id: KeyStoreId,
     /// Its name.
     pub name: String,
+    /// Whose view the following is: home's, where it answered.
+    pub said_by: String,
     /// The custodian's time, in milliseconds since 1970.
     pub now_ms: u64,
     /// Whether the ceremony has given the custodian a share.
@@ -36,6 +45,14 @@ pub struct StatusReport {
     pub leases: Vec<LeaseLine>,
     /// Commands that wait.
     pub pending: Vec<CommandId>,
+    /// Boots that wait for approval.
+    pub waiting_releases: u32,
+    /// Sequence of the newest manifest that is known.
+    pub manifest_sequence: u32,
+    /// Each custodian, in the manifest's order.
+    pub custodians: Vec<CustodianLine>,
+    /// What somebody must look into.
+    pub warnings: Vec<Warning>,
 }
 
 /// A version of a key store.
@@ -72,44 +89,65 @@ pub struct LeaseLine {
     pub evidence_error: Option<String>,
 }
 
-/// Asks the custodian and verifies the evidence behind each lease.
+/// Asks every custodian and verifies the evidence behind each lease.
 ///
 /// # Errors
-/// [`SessionError`].
+/// [`SessionError`]; where there is one custodian, its own words.
 pub async fn status(session: &Session) -> Result<StatusReport, SessionError> {
-    let status = session.status().await?;
-    let blocked = BlockReport::obtain(session).await?;
-    let store = session.store();
-    let leases = status.leases.iter().map(|lease| {
-        let checked = evidence::of_lease(lease, store, session.custodian().id(), now_ms());
-        LeaseLine {
-            lease_id: lease.lease_id,
-            boot_id: lease.boot_id,
-            module_id: lease.module_id.clone(),
-            measurements: lease.measurements.clone(),
-            granted_ms: lease.granted_ms,
-            expires_ms: lease.expires_ms,
-            seen_ms: lease.seen_ms,
-            evidence_error: checked.as_ref().err().map(ToString::to_string),
-            evidence: checked.ok().map(|(evidence, _)| evidence),
-        }
-    });
+    let known = session.known_overlay();
+    let (heard, overlays) = tokio::join!(session.statuses(), session.overlays());
+    let answered = || heard.iter().filter_map(|(contact, said)| Some((contact, said.as_ref()?.as_ref().ok()?)));
+    let Some((first, _)) = answered().next() else { return Err(nobody(heard)) };
+    let store = up_to_date(session, answered().map(|(_, status)| status)).await;
+    let blocked = BlockReport::of(&overlays, known.as_ref());
+    let custodians: Vec<_> = heard
+        .iter()
+        .zip(&overlays)
+        .map(|((contact, said), (_, overlay))| CustodianLine::new(contact, said.as_ref(), overlay.as_ref(), &store))
+        .collect();
+    let id = store.manifest.id();
+    let seen = session.home().seen(id);
+    let warnings = warnings::of(&custodians, &blocked, &seen, session.quorum());
+    if let Some(seen) = warnings::newly_seen(&custodians, &seen, now_ms()) {
+        session.home().note_seen(id, &seen)?;
+    }
+    // Home orders the versions; where it is away, whoever answered.
+    let Some(view) = custodians.iter().find_map(|line| line.view.as_ref()) else {
+        return Err(SessionError::OtherAnswer);
+    };
     Ok(StatusReport {
-        key_store_id: store.manifest.id(),
+        key_store_id: id,
         name: store.manifest.manifest().name.clone(),
-        now_ms: status.now_ms,
-        holds_share: status.holds_share,
-        version: status.version.map(|version| VersionLine {
-            version: version.version,
-            blob_id: version.blob_id,
-            recorded_ms: version.recorded_ms,
-        }),
-        policy_epoch: status.policy_epoch,
-        emulated_root: status.emulated_root || !store.trust_root.is_aws(),
+        said_by: first.name().to_owned(),
+        now_ms: view.now_ms,
+        holds_share: !view.generations.is_empty(),
+        version: view.version.clone(),
+        policy_epoch: view.policy_epoch,
+        emulated_root: view.emulated_root || !store.trust_root.is_aws(),
         blocked,
-        leases: leases.collect(),
-        pending: status.pending,
+        leases: view.leases.clone(),
+        pending: view.pending.clone(),
+        waiting_releases: custodians
+            .iter()
+            .filter_map(|line| Some(line.view.as_ref()?.waiting_releases))
+            .max()
+            .unwrap_or(0),
+        manifest_sequence: store.manifest.sequence(),
+        custodians,
+        warnings,
     })
+}
+
+/// The key store with the manifests and policies that custodians know, where they know more.
+async fn up_to_date<'a>(session: &Session, mut statuses: impl Iterator<Item = &'a KeyStoreStatus>) -> KeyStore {
+    let own = session.store();
+    let is_newer = |status: &KeyStoreStatus| {
+        status.policy_epoch > own.policy().epoch || status.manifest_sequence > own.manifest.sequence()
+    };
+    if !statuses.any(is_newer) {
+        return own.clone();
+    }
+    session.refreshed().await.unwrap_or_else(|_| own.clone())
 }
 
 impl fmt::Display for StatusReport {
@@ -118,6 +156,12 @@ impl fmt::Display for StatusReport {
             writeln!(f, "{EMULATED_WARNING}")?;
         }
         writeln!(f, "key store     {} {}", self.name, self.key_store_id)?;
+        if self.manifest_sequence > 1 {
+            writeln!(f, "manifest      {}", self.manifest_sequence)?;
+        }
+        if self.custodians.len() > 1 {
+            writeln!(f, "as {} says:", printable(&self.said_by))?;
+        }
         match &self.version {
             Some(version) => {
                 let recorded = format_ms(version.recorded_ms);
@@ -135,8 +179,15 @@ impl fmt::Display for StatusReport {
         for command_id in &self.pending {
             writeln!(f, "  {command_id}")?;
         }
+        if self.waiting_releases > 0 {
+            writeln!(f, "waiting       {} boots for approval; see: holdfast release list", self.waiting_releases)?;
+        }
         write!(f, "leases        {}", self.leases.len())?;
-        self.leases.iter().try_for_each(|lease| self.write_lease(f, lease))
+        self.leases.iter().try_for_each(|lease| self.write_lease(f, lease))?;
+        if self.custodians.len() > 1 {
+            custodian::write_table(f, &self.custodians)?;
+        }
+        self.warnings.iter().try_for_each(|warning| write!(f, "\nWARNING  {}", printable(&warning.text)))
     }
 }
 
@@ -195,6 +246,11 @@ mod tests {
             blocked: BlockReport { epoch: 0, store: false, keys: Vec::new(), withheld_epoch: None },
             leases: vec![lease],
             pending: Vec::new(),
+            said_by: "vault".to_owned(),
+            waiting_releases: 0,
+            manifest_sequence: 1,
+            custodians: Vec::new(),
+            warnings: Vec::new(),
         }
     }
 

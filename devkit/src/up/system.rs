@@ -223,7 +223,10 @@ impl Stage<'_> {
             };
             let settings = ManifestSettings {
                 name: "local".to_owned(),
+                administrators: Vec::new(),
                 custodians: vec![manifests::read_custodian(&self.custodian_record())?],
+                shares_needed: 1,
+                hostile_tolerated: 0,
                 host_name: HostName::parse(&remembered.host_name).map_err(|error| invalid("host_name", &error))?,
                 path_prefix: PathPrefix::parse(&remembered.path_prefix)
                     .map_err(|error| invalid("path_prefix", &error))?,
@@ -232,7 +235,7 @@ impl Stage<'_> {
                 lease_ms: remembered.lease_ms,
                 thresholds: Thresholds::ONE,
             };
-            (manifests::create(&self.home, settings)?, "manifest made and signed")
+            (manifests::create(&self.home, &settings)?, "manifest made and signed")
         };
         self.steps.done(title, &[format!("key store id (SHA-256 of the manifest) {}", store.manifest.id())]);
         Ok(store)

@@ -28,7 +28,7 @@ const OUTCOME: &[u8] = b"outcome";
 
 static STORE: LazyLock<KeyStore> = LazyLock::new(|| {
     let signed = manifest::sign(&party::manifest(root().fingerprint()), &ALICE.signing, &rng()).unwrap();
-    KeyStore { manifest: VerifiedManifest::verify(&cbor::encode(&signed)).unwrap(), trust_root: root().clone() }
+    KeyStore::new(VerifiedManifest::verify(&cbor::encode(&signed)).unwrap(), root().clone())
 });
 
 /// A document behind a lease or a result.

@@ -1,0 +1,238 @@
+//! `holdfast manifest succeed`, `holdfast manifest adopt`: other administrators, thresholds, custodians or host name.
+//!
+//! Guarantees: a successor is made of the manifest in force, of the key store's own chain, and of what was asked for; it is staged at
+//! the custodians before and after it, so that none of them meets a version of a manifest that it does not know.
+
+use core::fmt;
+
+use holdfast_shared::command::Action;
+use holdfast_shared::manifest::{self, Administrator, Custodian, Manifest, Succession, Thresholds, VerifiedManifest};
+use holdfast_shared::quorum::Quorum;
+use holdfast_shared::xks::HostName;
+use holdfast_shared::{api, cbor};
+use ring::rand::SystemRandom;
+use serde::Serialize;
+
+use super::Done;
+use super::block::{in_force, nobody};
+use super::manifest::{CreateError, Draft, check_numbers};
+use super::spread::{self, Spread};
+use crate::home::{chain, prefixes};
+use crate::output::printable;
+use crate::session::{Session, SessionError, Wait};
+
+/// What is to be changed.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    /// New administrators.
+    pub add_administrators: Vec<Administrator>,
+    /// Names, or beginnings of ids.
+    pub remove_administrators: Vec<String>,
+    /// New custodians.
+    pub add_custodians: Vec<Custodian>,
+    /// Names, or beginnings of ids.
+    pub remove_custodians: Vec<String>,
+    /// Signatures that each kind of order needs.
+    pub thresholds: Option<Thresholds>,
+    /// m.
+    pub shares_needed: Option<u8>,
+    /// f.
+    pub hostile_tolerated: Option<u8>,
+    /// The name that KMS calls.
+    pub host_name: Option<HostName>,
+}
+
+/// Why there is no successor.
+#[derive(Debug, thiserror::Error)]
+pub enum SuccessionError {
+    /// Custodians.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// The numbers.
+    #[error(transparent)]
+    Create(#[from] CreateError),
+    /// A name that means nobody, or several.
+    #[error("{0}")]
+    Named(String),
+}
+
+impl Changes {
+    /// The manifest with these changes.
+    ///
+    /// # Errors
+    /// [`SuccessionError::Named`] for somebody who is not there.
+    pub fn apply(&self, own: &VerifiedManifest, overlay_epoch: u64) -> Result<Manifest, SuccessionError> {
+        let mut next = own.manifest().clone();
+        for named in &self.remove_administrators {
+            let place = place_of(
+                named,
+                "administrator",
+                next.administrators.iter().map(|a| (a.name.as_str(), a.id().to_string())),
+            )?;
+            next.administrators.remove(place);
+        }
+        next.administrators.extend(self.add_administrators.iter().cloned());
+        for named in &self.remove_custodians {
+            let place =
+                place_of(named, "custodian", next.custodians.iter().map(|c| (c.name.as_str(), c.id().to_string())))?;
+            if place == 0 {
+                return Err(SuccessionError::Named(format!(
+                    "{named} is the home custodian, whose signature every version bears: it stays, and moves with its keys"
+                )));
+            }
+            next.custodians.remove(place);
+        }
+        next.custodians.extend(self.add_custodians.iter().cloned());
+        next.thresholds = self.thresholds.unwrap_or(next.thresholds);
+        next.shares_needed = self.shares_needed.unwrap_or(next.shares_needed);
+        next.hostile_tolerated = self.hostile_tolerated.unwrap_or(next.hostile_tolerated);
+        if let Some(host_name) = &self.host_name {
+            next.host_name = host_name.clone();
+        }
+        next.succession = Some(Succession {
+            key_store_id: own.id(),
+            sequence: own.sequence().saturating_add(1),
+            predecessor: own.digest(),
+            overlay_epoch,
+        });
+        Ok(next)
+    }
+}
+
+fn place_of<'a>(
+    named: &str,
+    what: &str,
+    known: impl Iterator<Item = (&'a str, String)>,
+) -> Result<usize, SuccessionError> {
+    let is_meant = |name: &str, id: &str| name == named || (named.len() >= 8 && id.starts_with(named));
+    let meant: Vec<_> =
+        known.enumerate().filter(|(_, (name, id))| is_meant(name, id)).map(|(place, _)| place).collect();
+    match meant.as_slice() {
+        [only] => Ok(*only),
+        [] => Err(SuccessionError::Named(format!("no {what} is named {named}"))),
+        _ => {
+            Err(SuccessionError::Named(format!("more than one {what} is named {named}; give the beginning of the id")))
+        }
+    }
+}
+
+/// Makes a successor of the manifest in force and signs it.
+///
+/// # Errors
+/// [`SuccessionError`].
+pub async fn succeed(session: &Session, changes: &Changes) -> Result<Draft, SuccessionError> {
+    let heard = session.overlays().await;
+    let answered = heard.iter().filter(|(_, said)| matches!(said, Some(Ok(_)))).count();
+    if answered < session.quorum().answers() {
+        // The epoch of the newest overlay stands in the successor.
+        return Err(nobody(heard).into());
+    }
+    let shown = in_force(&heard).into_iter().map(|overlay| overlay.epoch).max().unwrap_or(0);
+    let known = session.known_overlay().map_or(0, |overlay| overlay.epoch);
+    let next = changes.apply(&session.store().manifest, shown.max(known))?;
+    check_numbers(&next)?;
+    let envelope =
+        manifest::sign(&next, &session.keys().signing_key, &SystemRandom::new()).map_err(SessionError::from)?;
+    Ok(Draft { manifest: next, envelope })
+}
+
+/// A successor that came into force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Adopted {
+    /// Its sequence.
+    pub sequence: u32,
+    /// Who has it staged.
+    pub staged: Spread,
+    /// What was done; none where it was in force already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub done: Option<Done>,
+    /// Custodians that do not say yet that it is in force.
+    pub behind: Vec<String>,
+}
+
+impl fmt::Display for Adopted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "staged {}", self.staged)?;
+        match &self.done {
+            Some(done) => write!(f, "{done}")?,
+            None => write!(f, "manifest {} was in force already", self.sequence)?,
+        }
+        self.behind.iter().try_for_each(|name| write!(f, "\n  {}: does not have it in force yet", printable(name)))
+    }
+}
+
+/// Stages a successor, orders an enclave to adopt it, and waits until custodians have it in force.
+///
+/// # Errors
+/// [`SessionError`]; [`SessionError::Awaits`] where other administrators must approve the order.
+pub async fn adopt(
+    session: &Session,
+    signed: &[u8],
+    wait: Wait<'_>,
+) -> Result<(VerifiedManifest, Adopted), SessionError> {
+    let own = &session.store().manifest;
+    let known = prefixes(own).into_iter().find(|prefix| prefix.successors().last() == Some(signed));
+    let is_in_force = known.is_some();
+    let next = match known {
+        Some(known) => known,
+        None => own.succeed(signed)?,
+    };
+    let staged = stage(session, &next, signed, wait).await?;
+    let sequence = next.sequence();
+    if !staged.complete {
+        return Ok((next, Adopted { sequence, staged, done: None, behind: Vec::new() }));
+    }
+    let done = if is_in_force {
+        None
+    } else {
+        let action = Action::AdoptManifest { signed: signed.to_vec() };
+        Some(Done::new(format!("manifest {sequence} is in force"), session.order(action, wait).await?)?)
+    };
+    session.home().continue_chain(own, &next)?;
+    let behind = behind(session, &next, wait).await?;
+    Ok((next, Adopted { sequence, staged, done, behind }))
+}
+
+/// Sends a successor to every custodian before and after it.
+async fn stage(
+    session: &Session,
+    next: &VerifiedManifest,
+    signed: &[u8],
+    wait: Wait<'_>,
+) -> Result<Spread, SessionError> {
+    let own = session.store().manifest.manifest();
+    let is_new = |custodian: &&Custodian| !own.custodians.iter().any(|old| old.id() == custodian.id());
+    let mut custodians = own.custodians.clone();
+    custodians.extend(next.manifest().custodians.iter().filter(is_new).cloned());
+    let contacts = session.contacts_of(&custodians)?;
+    let known: Vec<_> = own.custodians.iter().map(Custodian::id).collect();
+    let chain = cbor::encode(&chain(next)).to_vec();
+    let signed = signed.to_vec();
+    // As many as any change needs, of the old and of the new ones; all that can be reached are told.
+    let most = Quorum::of(own).write().max(Quorum::of(next.manifest()).write());
+    let needed = custodians.len().min(most.saturating_add(custodians.len().saturating_sub(own.custodians.len())));
+    spread::to_all(&contacts, needed, wait, move |contact| {
+        let (path, body) = if known.contains(&contact.custodian().id()) {
+            (api::SUCCESSORS, signed.clone())
+        } else {
+            (api::MANIFEST_CHAINS, chain.clone())
+        };
+        async move { contact.send(path, body).await }
+    })
+    .await
+}
+
+/// Custodians of the successor that do not say in time that it is in force.
+async fn behind(session: &Session, next: &VerifiedManifest, wait: Wait<'_>) -> Result<Vec<String>, SessionError> {
+    let contacts = session.contacts_of(&next.manifest().custodians)?;
+    let mut patience = crate::session::Patience::new(wait);
+    loop {
+        let heard = session.statuses_of(&contacts).await;
+        let has = |said: &Option<Result<holdfast_shared::query::KeyStoreStatus, SessionError>>| matches!(said, Some(Ok(status)) if status.manifest_sequence >= next.sequence());
+        let behind: Vec<_> =
+            heard.iter().filter(|(_, said)| !has(said)).map(|(contact, _)| contact.name().to_owned()).collect();
+        if behind.is_empty() || patience.pause("custodians to adopt the manifest").await.is_err() {
+            return Ok(behind);
+        }
+    }
+}
