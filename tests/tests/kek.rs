@@ -1,7 +1,5 @@
 //! Releases by real custodians whose shares are wrapped by a key elsewhere: sealed, killed and back.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking, in its helpers too")]
-
 use holdfast_tests::key_servers::{KmipServer, OpenBao, write_private};
 use holdfast_tests::system::{Encrypted, KEY, Options, System};
 use holdfast_tests::tap::Tap;

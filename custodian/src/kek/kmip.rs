@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use holdfast_shared::secrets::SecretBytes;
 use ring::rand::{SecureRandom, SystemRandom};
+use subtle::ConstantTimeEq;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::remote::{Connection, Endpoint, Identity, words};
@@ -22,7 +23,7 @@ use crate::config::KmipConfig;
 mod message;
 mod ttlv;
 
-use message::{ANSWER, AnswerError, Attributes, NONCE_LEN, Operation, Payload, Reason, TAG_LEN};
+use message::{ANSWER, AnswerError, Attributes, Encrypted, NONCE_LEN, Operation, Payload, Reason, TAG_LEN};
 use ttlv::{HEADER_LEN, Item};
 
 /// What the server is shown to bind.
@@ -93,16 +94,8 @@ impl KmipKey {
         self.rng.fill(&mut nonce).map_err(|_| KekError::Random)?;
         let answer = self.ask(Operation::Encrypt, message::encrypt(&self.key, &nonce, aad, secret)).await?;
         let answer = answer.data(&self.key)?;
-        let ours = answer.nonce.is_none_or(|answered| answered.expose() == nonce);
-        let tag = answer.tag.as_ref().and_then(|tag| <[u8; TAG_LEN]>::try_from(tag.expose()).ok());
-        let ciphertext = answer.data.expose();
-        let (true, Some(tag), true) = (ours, tag, ciphertext.len() == secret.len()) else {
-            return Err(self.no_gcm("does not encrypt with AES-GCM as it was asked to").into());
-        };
-        let length = u8::try_from(self.key.len()).map_err(|_| {
-            misconfigured("the key's identifier is too long".to_owned(), "name a key by at most 255 characters")
-        })?;
-        Ok([&[length], self.key.as_bytes(), &nonce, &tag, ciphertext].concat())
+        let wrapped = assemble(&self.key, &nonce, secret, &answer);
+        Ok(wrapped.ok_or_else(|| self.no_gcm("does not encrypt with AES-GCM as it was asked to"))?)
     }
 
     async fn decrypt(&self, aad: &[u8], wrapped: &Wrapped<'_>) -> Result<SecretBytes, Failure> {
@@ -254,7 +247,7 @@ impl KeyEncryptionKey for KmipKey {
             let wrapped =
                 self.encrypt(aad, secret).await.map_err(|failure| self.explain(Operation::Encrypt, failure))?;
             // What does not open again must not replace what does.
-            if self.open_wrapped(aad, &wrapped).await?.expose() == secret {
+            if self.open_wrapped(aad, &wrapped).await?.expose().ct_eq(secret).into() {
                 Ok(wrapped)
             } else {
                 Err(self.no_gcm("does not decrypt what it encrypted"))
@@ -272,6 +265,20 @@ impl KeyEncryptionKey for KmipKey {
     fn health(&self) -> Pending<'_, ()> {
         Box::pin(self.check())
     }
+}
+
+/// What is stored, if the server encrypted as it was asked to.
+fn assemble(key: &str, nonce: &[u8; NONCE_LEN], secret: &[u8], answer: &Encrypted) -> Option<Vec<u8>> {
+    if answer.nonce.as_ref().is_some_and(|other| other.expose() != nonce) {
+        return None;
+    }
+    let tag: [u8; TAG_LEN] = answer.tag.as_ref()?.expose().try_into().ok()?;
+    let ciphertext = answer.data.expose();
+    if ciphertext.len() != secret.len() || ciphertext.ct_eq(secret).into() {
+        return None;
+    }
+    let length = u8::try_from(key.len()).ok()?;
+    Some([&[length], key.as_bytes(), nonce, &tag, ciphertext].concat())
 }
 
 fn parse(wrapped: &[u8]) -> Option<Wrapped<'_>> {

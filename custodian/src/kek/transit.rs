@@ -15,6 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use holdfast_shared::secrets::SecretBytes;
 use http::StatusCode;
 use serde::Deserialize;
+use subtle::ConstantTimeEq;
 
 use super::remote::{Endpoint, words};
 use super::{KekError, KeyEncryptionKey, Pending, Place, SECRET_MAX, WRAPPED_MAX};
@@ -302,7 +303,11 @@ impl KeyEncryptionKey for TransitKey {
             self.checked().await?;
             let wrapped = self.encrypt(aad, secret).await?;
             // What does not open again must not replace what does.
-            if self.decrypt(aad, &wrapped).await?.expose() == secret { Ok(wrapped) } else { Err(self.unreadable()) }
+            if self.decrypt(aad, &wrapped).await?.expose().ct_eq(secret).into() {
+                Ok(wrapped)
+            } else {
+                Err(self.unreadable())
+            }
         })
     }
 
