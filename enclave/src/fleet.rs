@@ -10,7 +10,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_client::{Connect, CustodianClient};
+use holdfast_client::Connect;
 use holdfast_link::control::{KeyStoreState, Level, SignedManifest};
 use holdfast_link::egress::open_egress;
 use holdfast_link::{Address, Stream};
@@ -22,11 +22,11 @@ use tokio::task::JoinHandle;
 use crate::custody::{Custody, Enclave, ServedStore};
 use crate::report::StoreReport;
 use crate::roster::{Claim, Roster};
-use crate::tls::AttestedTime;
 
 const EGRESS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connects through the parent's egress relay.
+#[derive(Clone)]
 pub(crate) struct Egress(pub(crate) Address);
 
 impl Connect for Egress {
@@ -107,21 +107,14 @@ impl Fleet {
 
     fn start(&mut self, manifest: VerifiedManifest) {
         let id = manifest.id();
-        let contents = manifest.manifest();
-        let (Some(custodian), 1, 1) =
-            (contents.custodians.first().cloned(), contents.custodians.len(), contents.shares_needed)
-        else {
-            return self.refuse(id, "this version serves key stores with exactly one custodian");
-        };
-        let time = Arc::new(AttestedTime(Arc::clone(&self.enclave.clock)));
-        let client = match CustodianClient::with_time(Egress(self.egress.clone()), &custodian, time) {
-            Ok(client) => Arc::new(client),
-            Err(error) => return self.refuse(id, &error.to_string()),
-        };
+        if manifest.manifest().kms_share.is_some() {
+            return self.refuse(id, "this version cannot use a share at AWS KMS yet");
+        }
         let (roster, regions) = (Arc::clone(&self.roster), self.regions.clone());
         let clock = Arc::clone(&self.enclave.clock);
-        let served = ServedStore::new(&manifest, roster, regions, &custodian, clock);
-        let custody = Custody::new(Arc::clone(&self.enclave), manifest, client, custodian, served.clone());
+        let served = ServedStore::new(&manifest, roster, regions, clock);
+        let connector = Egress(self.egress.clone());
+        let custody = Custody::new(Arc::clone(&self.enclave), manifest, connector, served.clone());
         self.tasks.insert(id, (tokio::spawn(custody.run()), served));
     }
 

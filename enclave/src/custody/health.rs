@@ -8,14 +8,18 @@
 //! | it refuses this enclave | live or not | `UNAVAILABLE` |
 //! | any | over, or none was granted | `UNAVAILABLE` |
 //!
+//! Where fewer than all custodians must answer, and only just enough do, those that do are `DEGRADED` as well: with one more failure
+//! nothing is renewed.
+//!
 //! Guarantees: a look takes no lock; what is said is at most [`HEALTH_AGE_MAX_MS`] old, however long a parent held an answer
 //! back, because it counts from when the question was sent. Assumes: whoever tells that a custodian answered had that proven.
 
 use core::num::NonZeroU32;
 use core::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use holdfast_shared::limits::HEALTH_AGE_MAX_MS;
+use holdfast_shared::limits::{EKM_FLEET_MAX, HEALTH_AGE_MAX_MS};
 use holdfast_shared::manifest::Custodian;
 use holdfast_shared::release::PROTOCOL;
 use holdfast_shared::xks::{EkmHealth, EkmStatus};
@@ -88,8 +92,15 @@ impl CustodianHealth {
 /// The custodians of one key store, and the enclaves that serve it.
 #[derive(Debug)]
 pub struct FleetHealth {
-    custodians: Vec<CustodianHealth>,
+    custodians: ArcSwap<Custodians>,
     counted: ArcSwap<Counted>,
+}
+
+#[derive(Debug)]
+struct Custodians {
+    all: Vec<Arc<CustodianHealth>>,
+    /// How many must answer.
+    needed: usize,
 }
 
 /// What the home custodian said last of the enclaves, in answer to a request sent then.
@@ -100,16 +111,27 @@ struct Counted {
 }
 
 impl FleetHealth {
-    /// A fleet of these custodians and one enclave.
+    /// A fleet of these custodians, each of which is judged by itself, and one enclave.
     #[must_use]
     pub fn new(custodians: Vec<CustodianHealth>) -> Self {
-        Self { custodians, counted: ArcSwap::from_pointee(Counted { enclaves: NonZeroU32::MIN, sent_ms: 0 }) }
+        let needed = 0;
+        let all = custodians.into_iter().map(Arc::new).collect();
+        let counted = Counted { enclaves: NonZeroU32::MIN, sent_ms: 0 };
+        Self { custodians: ArcSwap::from_pointee(Custodians { all, needed }), counted: ArcSwap::from_pointee(counted) }
     }
 
-    /// The custodians.
+    /// These are the custodians from now on, of whom so many must answer. What is known of one that stays, stays.
+    pub fn keep(&self, custodians: &[Custodian], needed: usize) {
+        let all = custodians.iter().map(|custodian| self.of(custodian)).collect();
+        self.custodians.store(Arc::new(Custodians { all, needed }));
+    }
+
+    /// What is known of a custodian.
     #[must_use]
-    pub fn custodians(&self) -> &[CustodianHealth] {
-        &self.custodians
+    pub fn of(&self, custodian: &Custodian) -> Arc<CustodianHealth> {
+        let id = custodian.id().to_string();
+        let known = self.custodians.load().all.iter().find(|known| known.id == id).cloned();
+        known.unwrap_or_else(|| Arc::new(CustodianHealth::new(custodian)))
     }
 
     /// The home custodian counted the enclaves that serve the key store, in answer to a request that was sent at `sent_ms`.
@@ -124,15 +146,36 @@ impl FleetHealth {
         if now_ms.saturating_sub(counted.sent_ms) <= HEALTH_AGE_MAX_MS { counted.enclaves } else { NonZeroU32::MIN }
     }
 
-    /// `ekmFleetDetails` at `now_ms`, monotonic.
+    /// `ekmFleetDetails` at `now_ms`, monotonic. Those that are worst off come first where not all have room in an answer.
     #[must_use]
     pub fn details(&self, now_ms: u64) -> Vec<EkmHealth> {
-        let entry = |custodian: &CustodianHealth| EkmHealth {
-            id: custodian.id.clone(),
-            model: custodian.model.clone(),
-            health_status: custodian.status(now_ms),
-        };
-        self.custodians.iter().map(entry).collect()
+        let custodians = self.custodians.load();
+        let mut details: Vec<_> = custodians
+            .all
+            .iter()
+            .map(|custodian| EkmHealth {
+                id: custodian.id.clone(),
+                model: custodian.model.clone(),
+                health_status: custodian.status(now_ms),
+            })
+            .collect();
+        let active = details.iter().filter(|detail| detail.health_status == EkmStatus::Active).count();
+        if active <= custodians.needed && active < details.len() {
+            // One more failure, and nothing is renewed.
+            for detail in &mut details {
+                if detail.health_status == EkmStatus::Active {
+                    detail.health_status = EkmStatus::Degraded;
+                }
+            }
+        }
+        if details.len() > EKM_FLEET_MAX {
+            details.sort_by_key(|detail| match detail.health_status {
+                EkmStatus::Unavailable => 0,
+                EkmStatus::Degraded => 1,
+                EkmStatus::Active => 2,
+            });
+        }
+        details
     }
 }
 

@@ -1,131 +1,134 @@
-//! From a signed command to a published version.
+//! From a signed command, or a standing order, to a published version.
 //!
-//! Guarantees: a changed key store is served only after the custodian stored it durably, together with the result; who loses
-//! the race for a version drops everything it made for it and starts again from the winner's; no command keeps another, or a block,
-//! waiting for long.
+//! Guarantees: a version is published only while so many custodians answer that it can be committed, and carries the NSM's word for
+//! what it is; it is served only once it is committed, together with the result; who loses the race for a version drops everything it
+//! made for it and starts again from the winner's; a command that fails is put off and stops no other.
 
 use std::sync::Arc;
 
 use holdfast_client::Connect;
 use holdfast_link::control::Level;
-use holdfast_shared::cbor;
 use holdfast_shared::channel::{Ask, Reply};
 use holdfast_shared::command::{self, CommandError, Outcome, ResultContent, ResultUserData, SealedResult};
-use holdfast_shared::ids::{CommandId, KeyStoreId};
-use holdfast_shared::keystore::{self, Place};
-use holdfast_shared::limits::PENDING_COMMANDS_MAX;
+use holdfast_shared::ids::{BlobId, CommandId, KeyStoreId};
+use holdfast_shared::keystore::{self, Body, Place, SealedKeyStore};
 use holdfast_shared::manifest::Administrator;
+use holdfast_shared::provenance::{VersionUserData, share_set_sha256};
+use holdfast_shared::release::HeldEntry;
 use holdfast_shared::secrets::{Secret, SecretBytes};
+use holdfast_shared::{cbor, labels};
 use ring::rand::SystemRandom;
 
+use super::CustodyError;
 use super::commands::{self, Effect, Handled, Situation};
-use super::session::Session;
-use super::{Custody, CustodyError, Unsealed};
+use super::coordinator::{Coordinator, Step};
+use super::rotate::Shared;
+use super::unseal::{HeldVersion, Root, Unsealed};
 use crate::entropy;
 use crate::nsm::Nsm;
 
 /// Lost races in a row after which a command is left for later.
 const RACES_MAX: usize = 16;
-/// After this long with commands, the custodian is asked for news: a block must not wait for them (design, section 5).
-const HANDLING_MAX_MS: u64 = 500;
-/// How long a command waits that could not be dealt with, in milliseconds.
-const PUT_OFF_MS: u64 = 5_000;
+/// How often standing orders are looked at once one is due, in milliseconds.
+const DUE_INTERVAL_MS: u64 = 60_000;
 
 /// What became of a command, seen from here.
 enum Dealt {
     /// It is done, answered, or another enclave's.
-    With,
+    With(CommandId),
+    /// Another version came first.
+    Race,
     /// It must be looked at again later.
     Not,
 }
 
-impl<C: Connect + 'static> Custody<C> {
-    /// Deals with commands until it is time to look for a block again; what is left comes with the next answer.
-    ///
-    /// # Errors
-    /// Only what ends the lease. A command that fails otherwise is put off, and stops no other.
-    pub(super) async fn handle_all(
-        &mut self,
-        session: &Session<C>,
-        commands: impl Iterator<Item = Vec<u8>>,
-    ) -> Result<(), CustodyError> {
-        let started_ms = self.enclave.clock.monotonic_ms();
-        for command in commands {
-            if self.is_spent() {
-                break;
-            }
-            match self.handle(session, &command).await {
-                Ok(Dealt::With) => {}
-                Ok(Dealt::Not) => self.put_off(&command),
-                Err(error) if error.ends_lease() => return Err(error),
-                Err(error) => {
-                    self.log(Level::Warn, &format!("a command failed and is put off: {error}"));
-                    self.put_off(&command);
-                }
-            }
-            if self.enclave.clock.monotonic_ms().saturating_sub(started_ms) >= HANDLING_MAX_MS {
-                break;
-            }
-        }
-        Ok(())
+/// A version to be sealed and published.
+pub(super) struct Draft {
+    pub(super) root: Root,
+    pub(super) body: Body,
+    pub(super) place: Place,
+    pub(super) results: Vec<SealedResult>,
+    pub(super) commands: Vec<CommandId>,
+}
+
+impl Draft {
+    /// The next version under the same root key.
+    fn after(unsealed: &Unsealed, key_store_id: KeyStoreId, body: Body) -> Self {
+        let root = unsealed.root().duplicate();
+        let (previous, version) = (Some(unsealed.entry().blob_id), unsealed.entry().version.saturating_add(1));
+        let place = Place { key_store_id, version, previous, generation: root.set().generation };
+        Self { root, body, place, results: Vec::new(), commands: Vec::new() }
     }
 
-    /// Asks not to be sent a command again before some time has passed.
-    fn put_off(&mut self, signed: &[u8]) {
-        // Unproven, and only for this: a custodian that would hide a command need not send it.
-        let Ok(command_id) = command::claimed_id(signed) else { return };
-        let until_ms = self.enclave.clock.monotonic_ms().saturating_add(PUT_OFF_MS);
-        self.put_off.retain(|(id, _)| *id != command_id);
-        if self.put_off.len() >= PENDING_COMMANDS_MAX {
-            self.put_off.pop_front();
+    /// The same under a new root key.
+    fn under(mut self, shared: Shared) -> Self {
+        self.place.generation = shared.root.set().generation;
+        self.body.sharing = Some(shared.sharing);
+        self.root = shared.root;
+        self
+    }
+}
+
+impl<C: Connect + Clone + 'static> Coordinator<C> {
+    /// Deals with the command that waits longest.
+    pub(super) async fn handle_next(&mut self, unsealed: &Arc<Unsealed>) -> Result<Step, CustodyError> {
+        let Some(waiting) = self.ledger.docket(|docket| docket.next()) else { return Ok(Step::Idle) };
+        let dealt = self.handle(unsealed, &waiting.signed).await;
+        let now_ms = self.now_ms();
+        self.ledger.docket(|docket| match &dealt {
+            Ok(Dealt::With(command_id)) => docket.done(*command_id),
+            Ok(Dealt::Race) if docket.lost_race() < RACES_MAX => {}
+            _ => docket.put_off(now_ms),
+        });
+        if let Err(error) = dealt {
+            let error = match self.ledger.home() {
+                Ok((home, _)) => self.blame(home, error),
+                Err(_) => error,
+            };
+            self.ledger.log(Level::Warn, &format!("a command failed and is put off: {error}"));
         }
-        self.put_off.push_back((command_id, until_ms));
+        Ok(Step::Again)
     }
 
-    /// Deals with one command. An error is the channel's, the custodian's, or that of somebody's key; a bad command is answered
-    /// or left.
-    async fn handle(&mut self, session: &Session<C>, signed: &[u8]) -> Result<Dealt, CustodyError> {
-        for _ in 0..RACES_MAX {
-            // Blocked: it waits.
-            let Some(unsealed) = &self.unsealed else { return Ok(Dealt::Not) };
-            let unsealed = Arc::clone(unsealed);
-            self.allowance.charge(unsealed.blob.len());
-            let fresh = entropy::secret(&self.enclave.nsm, "external key").await?;
-            let (handled, body) = self.judge(&unsealed, signed, fresh).await?;
-            let handled = match handled {
-                Ok(handled) => handled,
-                Err(error) => {
-                    self.log(Level::Error, &format!("a command was ignored: {error}"));
-                    return Ok(Dealt::Not);
-                }
-            };
-            let command_id = handled.command_id;
-            let recipient = handled.recipient;
-            let (changed, outcome) = match handled.effect {
-                Effect::Left => {
-                    self.remember(command_id);
-                    return Ok(Dealt::With);
-                }
-                Effect::Waiting => return Ok(Dealt::Not),
-                Effect::Answered(outcome) => (false, outcome),
-                Effect::Changed(outcome) => (true, outcome),
-                Effect::ChangedRoot(_) | Effect::Adopted { .. } => {
-                    let reason = "this enclave cannot change the root key or the manifest yet".to_owned();
-                    (false, Outcome::Refused { reason })
-                }
-            };
-            let result = sealed_result(&self.enclave.nsm, self.id(), command_id, &recipient, &outcome).await?;
-            if !changed {
-                report(session, result).await?;
-                self.remember(command_id);
-                return Ok(Dealt::With);
+    /// Deals with one command. An error is the channel's, a custodian's, or that of somebody's key; a bad command is answered or
+    /// left.
+    async fn handle(&mut self, unsealed: &Arc<Unsealed>, signed: &[u8]) -> Result<Dealt, CustodyError> {
+        self.ledger.charge(unsealed.version().blob.len());
+        let fresh = entropy::secret(&self.ledger.enclave.nsm, "external key").await?;
+        let (handled, body) = self.judge(unsealed, signed, fresh).await?;
+        let Handled { command_id, recipient, effect } = match handled {
+            Ok(handled) => handled,
+            Err(error) => {
+                self.ledger.log(Level::Error, &format!("a command was ignored: {error}"));
+                return Ok(Dealt::Not);
             }
-            if self.publish(session, unsealed, body, result).await? {
-                self.remember(command_id);
-                return Ok(Dealt::With);
+        };
+        let id = self.ledger.id();
+        let (outcome, changes_root) = match effect {
+            Effect::Left => return Ok(Dealt::With(command_id)),
+            Effect::Waiting => return Ok(Dealt::Not),
+            Effect::Answered(outcome) => {
+                let result = self.sealed_result(command_id, &recipient, &outcome).await?;
+                self.tell(result).await?;
+                return Ok(Dealt::With(command_id));
             }
+            Effect::Changed(outcome) => (outcome, false),
+            Effect::ChangedRoot(outcome) => (outcome, true),
+            Effect::Adopted { .. } => {
+                let reason = "this enclave cannot change the manifest yet".to_owned();
+                let result = self.sealed_result(command_id, &recipient, &Outcome::Refused { reason }).await?;
+                self.tell(result).await?;
+                return Ok(Dealt::With(command_id));
+            }
+        };
+        self.check_connected(self.ledger.quorum().write())?;
+        let mut draft = Draft::after(unsealed, id, body);
+        if changes_root {
+            draft = self.under_new_root(draft).await?;
         }
-        Ok(Dealt::Not)
+        draft.results.push(self.sealed_result(command_id, &recipient, &outcome).await?);
+        draft.commands.push(command_id);
+        Ok(if self.publish(draft).await? { Dealt::With(command_id) } else { Dealt::Race })
     }
 
     /// Opens the newest version and carries a command out on it. Up to 16 signatures are verified, and the body is measured: all
@@ -135,63 +138,128 @@ impl<C: Connect + 'static> Custody<C> {
         unsealed: &Arc<Unsealed>,
         signed: &[u8],
         fresh: Secret<32>,
-    ) -> Result<(Result<Handled, CommandError>, keystore::Body), CustodyError> {
-        let (manifest, clock) = (self.manifest.clone(), Arc::clone(&self.enclave.clock));
-        let overlay_epoch = self.overlay.as_ref().map_or(0, |overlay| overlay.epoch);
+    ) -> Result<(Result<Handled, CommandError>, Body), CustodyError> {
+        let (manifest, clock) = (self.ledger.manifest(), Arc::clone(&self.ledger.enclave.clock));
+        let attested_key = self.ledger.attested_key().ok_or(CustodyError::Wiped)?;
+        let overlay_epoch = self.ledger.overlay_epoch();
         let (unsealed, signed) = (Arc::clone(unsealed), signed.to_vec());
         let judging = move || {
-            let mut body = unsealed.open()?.body;
+            let mut body = unsealed.body()?;
             let situation = Situation {
                 manifest: &manifest,
                 overlay_epoch,
                 now_ms: clock.wall_ms(),
-                version: unsealed.entry.version,
-                attested_key: &unsealed.attested_key,
+                version: unsealed.entry().version,
+                attested_key: &attested_key,
                 fresh,
             };
             Ok((commands::carry_out(&signed, &mut body, situation), body))
         };
-        self.enclave.workshop.work(judging).await?
+        self.ledger.enclave.workshop.work(judging).await?
     }
 
-    /// Publishes the next version. `false`: another one came first, and is served now.
-    async fn publish(
-        &mut self,
-        session: &Session<C>,
-        unsealed: Arc<Unsealed>,
-        body: keystore::Body,
-        result: SealedResult,
-    ) -> Result<bool, CustodyError> {
-        let (previous, version) = (Some(unsealed.entry.blob_id), unsealed.entry.version.saturating_add(1));
-        let place = Place { key_store_id: self.id(), version, previous, generation: unsealed.set.generation };
-        let next = unsealed.keys();
-        let sealing = move || keystore::seal(&unsealed.root, &place, &body, &SystemRandom::new());
-        let sealed = self.enclave.workshop.work(sealing).await??;
-        self.check_room(sealed.bytes.len())?;
-        let ask =
-            Ask::Publish { version, previous, blob: sealed.bytes.clone(), results: vec![result], evidence: Vec::new() };
-        match session.ask(&ask).await?.0 {
+    /// Carries out standing orders whose time has come. Nothing: there are none.
+    pub(super) async fn carry_out_due(&mut self, unsealed: &Arc<Unsealed>) -> Result<Option<Step>, CustodyError> {
+        let (wall_ms, now_ms) = (self.ledger.enclave.clock.wall_ms(), self.now_ms());
+        let is_due = unsealed.due_ms().is_some_and(|due_ms| wall_ms >= due_ms);
+        if !is_due || now_ms < self.due_again_ms || self.ledger.home().is_err() {
+            return Ok(None);
+        }
+        self.due_again_ms = now_ms.saturating_add(DUE_INTERVAL_MS);
+        self.ledger.charge(unsealed.version().blob.len());
+        let opening = Arc::clone(unsealed);
+        let judging = move || {
+            let mut body = opening.body()?;
+            let is_due = commands::is_due(&body, wall_ms);
+            let destroyed = if is_due { commands::carry_out_due(&mut body, wall_ms) } else { Vec::new() };
+            Ok::<_, CustodyError>((body, destroyed))
+        };
+        let (body, destroyed) = self.ledger.enclave.workshop.work(judging).await??;
+        if destroyed.is_empty() {
+            return Ok(None);
+        }
+        self.check_connected(self.ledger.quorum().write())?;
+        let draft = self.under_new_root(Draft::after(unsealed, self.ledger.id(), body)).await?;
+        for key in destroyed {
+            self.ledger.log(Level::Warn, &format!("key {key} is destroyed: its waiting period is over"));
+        }
+        self.publish(draft).await?;
+        Ok(Some(Step::Again))
+    }
+
+    /// Shares a new root key for a version.
+    pub(super) async fn under_new_root(&self, draft: Draft) -> Result<Draft, CustodyError> {
+        let generation = draft.place.generation.checked_add(1).ok_or(CustodyError::OtherAnswer)?;
+        let shared = self.share_new_root(&self.ledger.manifest(), generation).await?;
+        Ok(draft.under(shared))
+    }
+
+    /// Seals a version and publishes it at the home custodian. `false`: another one came first.
+    pub(super) async fn publish(&mut self, draft: Draft) -> Result<bool, CustodyError> {
+        let Draft { root, body, place, results, commands } = draft;
+        let (home, session) = self.ledger.home()?;
+        let (set, sequence) = (share_set_sha256(root.set()), body.sequence());
+        let sealing = move || keystore::seal(root.key(), &place, &body, &SystemRandom::new());
+        let SealedKeyStore { id: blob_id, bytes: blob } = self.ledger.enclave.workshop.work(sealing).await??;
+        self.check_room(blob.len())?;
+        let user_data = VersionUserData {
+            label: labels::ATTEST_VERSION.to_owned(),
+            key_store_id: place.key_store_id,
+            version: place.version,
+            blob_id,
+            previous: place.previous,
+            share_set_sha256: set,
+            manifest_sequence: sequence,
+            commands,
+        };
+        let evidence = evidence(&self.ledger.enclave.nsm, blob_id, &user_data).await?;
+        let (version, previous) = (place.version, place.previous);
+        let ask = Ask::Publish { version, previous, blob: blob.clone(), results, evidence: evidence.clone() };
+        match session.ask(&ask).await.map_err(|error| self.blame(home, error))?.0 {
             Reply::Published { register } => {
-                let entry = self.open_entry(&register)?;
-                self.adopt(next.with(entry, sealed.bytes)).await?;
+                let is_committed = self.ledger.quorum().write() == 1;
+                // Believed only if it names what was published: otherwise the custodian answers for something else.
+                let entry = self.ledger.opened_entry(&register)?;
+                if (entry.version, entry.blob_id, entry.previous) != (version, blob_id, previous) {
+                    return Err(CustodyError::OtherAnswer);
+                }
+                self.keep(HeldVersion::new(entry, register.clone(), blob, evidence)?);
+                self.ledger.holds(home, HeldEntry { signed: register, is_committed })?;
                 Ok(true)
             }
             Reply::Conflict { register: Some(register) } => {
-                self.follow(session, &register.signed).await?;
+                self.ledger.holds(home, register)?;
                 Ok(false)
             }
             Reply::Refused { reason, .. } => Err(CustodyError::Refused(reason)),
             _ => Err(CustodyError::OtherAnswer),
         }
     }
+
+    /// Stores a result that comes without a version.
+    async fn tell(&self, result: SealedResult) -> Result<(), CustodyError> {
+        let (home, session) = self.ledger.home()?;
+        let ask = Ask::Report { results: vec![result] };
+        match session.ask(&ask).await.map_err(|error| self.blame(home, error))?.0 {
+            Reply::Reported => Ok(()),
+            Reply::Refused { reason, .. } => Err(CustodyError::Refused(reason)),
+            _ => Err(CustodyError::OtherAnswer),
+        }
+    }
+
+    async fn sealed_result(
+        &self,
+        command_id: CommandId,
+        recipient: &Administrator,
+        outcome: &Outcome,
+    ) -> Result<SealedResult, CustodyError> {
+        sealed_result(&self.ledger.enclave.nsm, self.ledger.id(), command_id, recipient, outcome).await
+    }
 }
 
-async fn report<C: Connect>(session: &Session<C>, result: SealedResult) -> Result<(), CustodyError> {
-    match session.ask(&Ask::Report { results: vec![result] }).await?.0 {
-        Reply::Reported => Ok(()),
-        Reply::Refused { reason, .. } => Err(CustodyError::Refused(reason)),
-        _ => Err(CustodyError::OtherAnswer),
-    }
+/// The document that vouches for a version.
+async fn evidence(nsm: &Nsm, blob_id: BlobId, user_data: &VersionUserData) -> Result<Vec<u8>, CustodyError> {
+    Ok(nsm.attest(Some(blob_id.as_bytes()), Some(&cbor::encode(user_data)), None).await?)
 }
 
 /// An outcome with the attestation document that vouches for it, encrypted to `recipient`.

@@ -15,6 +15,7 @@ use holdfast_shared::release::{
     self, ChallengeAnswer, ChallengeRequest, PROTOCOL, ReleaseBinding, ReleaseContent, ReleaseRequest, ReleaseUserData,
 };
 use holdfast_shared::{api, cbor, hpke, labels};
+use tokio::sync::Semaphore;
 
 use super::CustodyError;
 use super::lease::{Lease, Sent};
@@ -33,6 +34,8 @@ pub(crate) struct Applicant<'a, C> {
     pub(crate) key_store_id: KeyStoreId,
     pub(crate) boot_id: BootId,
     pub(crate) audit_public_key: [u8; 32],
+    /// One of a key store's releases is attested at a time.
+    pub(crate) attesting: &'a Semaphore,
 }
 
 /// What goes when the key store is blocked or its lease ends, down to the key that opens a recorded release.
@@ -68,7 +71,10 @@ pub(crate) async fn obtain<C: Connect>(applicant: &Applicant<'_, C>) -> Result<G
         audit_public_key: applicant.audit_public_key,
     });
     let public_key = attested_key.public_key();
-    let document = applicant.nsm.attest(Some(&nonce), Some(&user_data), Some(&public_key.0)).await?;
+    let document = {
+        let _turn = applicant.attesting.acquire().await;
+        applicant.nsm.attest(Some(&nonce), Some(&user_data), Some(&public_key.0)).await?
+    };
 
     let request = cbor::encode(&ReleaseRequest { protocol: PROTOCOL, key_store_id, document }).to_vec();
     let sent = Sent::at(applicant.clock.monotonic_ms());

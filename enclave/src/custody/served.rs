@@ -12,13 +12,14 @@ use holdfast_shared::block::BlockOverlay;
 use holdfast_shared::external_key::{ExternalKey, ExternalKeyVersion, KeyState};
 use holdfast_shared::ids::KeyStoreId;
 use holdfast_shared::keystore::{Body, CredentialRecord, ExternalKeyRecord};
-use holdfast_shared::manifest::{Custodian, VerifiedManifest};
+use holdfast_shared::manifest::VerifiedManifest;
+use holdfast_shared::quorum::Quorum;
 use holdfast_shared::secrets::Secret;
 use holdfast_shared::sigv4::{Credential, CredentialSet, Regions};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::CustodyError;
-use super::health::{CustodianHealth, FleetHealth};
+use super::health::FleetHealth;
 use crate::clock::Clock;
 use crate::directory::{Blocks, Gate, KeyRing, KeySlot, ServedKeyStore};
 use crate::roster::{Claim, Roster};
@@ -48,6 +49,8 @@ pub(crate) struct Prepared {
     ring: KeyRing,
     /// Nothing without a certificate.
     store: Option<ServedKeyStore>,
+    /// What the manifest in force claims.
+    claim: Claim,
     /// Whether the certificate proves the host name.
     is_proven: bool,
 }
@@ -60,9 +63,11 @@ impl ServedStore {
         manifest: &VerifiedManifest,
         roster: Arc<Roster>,
         regions: Regions,
-        custodian: &Custodian,
         clock: Arc<dyn Clock>,
     ) -> Self {
+        let fleet = FleetHealth::new(Vec::new());
+        let quorum = Quorum::of(manifest.manifest());
+        fleet.keep(&manifest.manifest().custodians, quorum.answers());
         Self(Arc::new(Parts {
             id: manifest.id(),
             roster,
@@ -71,7 +76,7 @@ impl ServedStore {
             quotas: Quotas::new(clock),
             gate: Arc::new(Gate::new()),
             keys: Arc::new(KeySlot::new()),
-            fleet: Arc::new(FleetHealth::new(vec![CustodianHealth::new(custodian)])),
+            fleet: Arc::new(fleet),
             has_certificate: AtomicBool::new(false),
             tls: Mutex::default(),
         }))
@@ -82,19 +87,19 @@ impl ServedStore {
         &self.0.fleet
     }
 
-    /// What it says about the custodian.
-    pub(crate) fn custodian_health(&self) -> impl Iterator<Item = &CustodianHealth> {
-        self.0.fleet.custodians().iter()
-    }
-
     /// Makes of a version what can be served. This is the heavy part; nothing changes yet.
     ///
     /// # Errors
     /// When the version cannot be served: among other reasons, one that names another host or path than the manifest. Whoever
     /// runs the custodian can make any version, and the manifest is what the parent's operator has seen.
-    pub(crate) fn prepare(&self, body: Body, now_ms: u64) -> Result<Prepared, CustodyError> {
+    pub(crate) fn prepare(
+        &self,
+        body: Body,
+        manifest: &VerifiedManifest,
+        now_ms: u64,
+    ) -> Result<Prepared, CustodyError> {
         let failed = |error: &dyn core::fmt::Display| CustodyError::Served(error.to_string());
-        let claim = &self.0.claim;
+        let claim = self.claim_under(manifest);
         if body.host_name != claim.host_name || body.path_prefix != claim.path_prefix {
             return Err(failed(&"the key store names another host or path prefix than its manifest"));
         }
@@ -105,7 +110,7 @@ impl ServedStore {
         let credentials = credentials(body.credentials, &random)?;
         let chain: Vec<Vec<u8>> = body.tls.chain.into_iter().map(|certificate| certificate.0).collect();
         if chain.is_empty() {
-            return Ok(Prepared { ring, store: None, is_proven: false });
+            return Ok(Prepared { ring, store: None, claim, is_proven: false });
         }
         let is_proven = self.0.roster.authorities().prove(&chain, &claim.host_name, now_ms);
         let tls = self.tls_identity(chain, &body.tls.private_key)?;
@@ -123,7 +128,13 @@ impl ServedStore {
             keys: Arc::clone(&self.0.keys),
             fleet: Arc::clone(&self.0.fleet),
         };
-        Ok(Prepared { ring, store: Some(store), is_proven })
+        Ok(Prepared { ring, store: Some(store), claim, is_proven })
+    }
+
+    /// What a manifest claims. Its owner are the administrators of the first: each of them signed it, while a successor may name
+    /// others who signed nothing.
+    fn claim_under(&self, manifest: &VerifiedManifest) -> Claim {
+        Claim { owner: self.0.claim.owner, ..Claim::of(manifest) }
     }
 
     /// Serves a version: its keys at once, its host name and credentials as soon as it has a certificate.
@@ -131,14 +142,12 @@ impl ServedStore {
     /// # Errors
     /// When no TLS configuration can be made of it.
     pub(crate) fn install(&self, prepared: Prepared) -> Result<(), CustodyError> {
-        let Prepared { ring, store, is_proven } = prepared;
+        let Prepared { ring, store, claim, is_proven } = prepared;
         self.0.has_certificate.store(store.is_some(), Ordering::SeqCst);
         match store {
-            Some(store) => self
-                .0
-                .roster
-                .put(store, &self.0.claim, is_proven)
-                .map_err(|error| CustodyError::Served(error.to_string()))?,
+            Some(store) => {
+                self.0.roster.put(store, &claim, is_proven).map_err(|error| CustodyError::Served(error.to_string()))?;
+            }
             None => self.0.roster.remove(self.0.id),
         }
         self.0.keys.install(ring);
@@ -168,19 +177,9 @@ impl ServedStore {
         self.0.has_certificate.load(Ordering::SeqCst)
     }
 
-    pub(crate) fn set_lease(&self, expires_ms: u64) {
+    /// Nothing is answered with 200 from then on, monotonic.
+    pub(crate) fn set_gate(&self, expires_ms: u64) {
         self.0.gate.set_lease_expiry(expires_ms);
-        self.custodian_health().for_each(|custodian| custodian.set_lease(expires_ms));
-    }
-
-    /// Nothing that serves may go on for longer than this; what ends sooner ends when it did.
-    pub(crate) fn shorten_lease(&self, expires_ms: u64) {
-        self.set_lease(self.lease_expires_ms().map_or(expires_ms, |current_ms| current_ms.min(expires_ms)));
-    }
-
-    /// The lease is over, whatever was left of it.
-    pub(crate) fn end_lease(&self) {
-        self.set_lease(0);
     }
 
     pub(crate) fn lease_expires_ms(&self) -> Option<u64> {
@@ -210,7 +209,7 @@ impl ServedStore {
 
     /// Drops the keys and everything else.
     pub(crate) fn withdraw(&self) {
-        self.end_lease();
+        self.set_gate(0);
         self.wipe();
         self.0.roster.remove(self.0.id);
     }

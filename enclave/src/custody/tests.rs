@@ -17,14 +17,23 @@ use ring::rand::{SecureRandom, SystemRandom};
 use tokio::task::JoinHandle;
 
 use self::custodian::{FakeCustodian, Fault, Wire, bytes_of, signing_key};
+use std::sync::Arc;
+
+use holdfast_link::control::KeyStoreState;
+use holdfast_shared::ids::{CommandId, KeyStoreId};
+use holdfast_shared::quorum::Quorum;
+use holdfast_shared::secrets::Secret;
+
 use super::*;
 use crate::clock::SteppedClock;
 use crate::directory::Directory;
 use crate::nsm::NsmDevice;
 use crate::roster::{Authorities, Roster};
 
+mod crashes;
 mod custodian;
 mod hostile;
+mod quorum;
 
 const NOW_MS: u64 = 1_790_000_000_000;
 
@@ -69,7 +78,9 @@ fn random<const N: usize>() -> [u8; N] {
 /// A key store of two administrators, its custodian, and one enclave that takes care of it.
 struct World {
     clock: Arc<SteppedClock>,
+    /// The home custodian.
     custodian: Arc<FakeCustodian>,
+    custodians: Vec<Arc<FakeCustodian>>,
     administrators: [SigningKeys; 2],
     manifest: VerifiedManifest,
     id: KeyStoreId,
@@ -78,7 +89,8 @@ struct World {
     directory: Arc<Directory>,
     enclave: Arc<Enclave>,
     task: JoinHandle<()>,
-    _lines: tokio::sync::mpsc::Receiver<holdfast_link::control::ToParent>,
+    #[expect(dead_code, reason = "kept open")]
+    lines: tokio::sync::mpsc::Receiver<holdfast_link::control::ToParent>,
 }
 
 struct SigningKeys {
@@ -101,22 +113,34 @@ impl World {
     }
 
     fn start_with(prepare: impl FnOnce(&FakeCustodian)) -> Self {
+        Self::start_quorum((1, 1, 0), |custodians| prepare(&custodians[0]))
+    }
+
+    /// n custodians, m shares needed, f hostile tolerated.
+    fn start_quorum(numbers: (usize, u8, u8), prepare: impl FnOnce(&[Arc<FakeCustodian>])) -> Self {
         let clock = Arc::new(SteppedClock::at(NOW_MS));
-        let custodian = FakeCustodian::new(Arc::clone(&clock));
+        let custodians: Vec<_> = (0..numbers.0).map(|place| FakeCustodian::new(Arc::clone(&clock), place)).collect();
+        let custodian = Arc::clone(&custodians[0]);
         let administrators = [
             SigningKeys::new("alice", *hpke::PrivateKey::generate().unwrap().public_key()),
             // No point of the curve: nothing can be encrypted to mallory.
             SigningKeys::new("mallory", hpke::PublicKey([4; 97])),
         ];
-        let manifest = Self::manifest(&custodian, &administrators);
-        custodian.state().key_store_id = manifest.id();
-        prepare(&custodian);
+        let manifest = Self::manifest(&custodians, numbers, &administrators);
+        for fake in &custodians {
+            let mut state = fake.state();
+            state.key_store_id = manifest.id();
+            state.home = Some(custodian.key.verifying_key().unwrap());
+            state.write = Quorum::of(manifest.manifest()).write();
+        }
+        prepare(&custodians);
         let (reporter, lines) = Reporter::new();
-        let (served, task, directory, enclave) = Self::enclave(&clock, &custodian, &manifest, &reporter);
+        let (served, task, directory, enclave) = Self::enclave(&clock, &custodians, &manifest, &reporter);
         let id = manifest.id();
         Self {
             clock,
             custodian,
+            custodians,
             administrators,
             manifest,
             id,
@@ -125,23 +149,20 @@ impl World {
             directory,
             enclave,
             task,
-            _lines: lines,
+            lines,
         }
     }
 
     fn enclave(
         clock: &Arc<SteppedClock>,
-        custodian: &Arc<FakeCustodian>,
+        custodians: &[Arc<FakeCustodian>],
         manifest: &VerifiedManifest,
         reporter: &Reporter,
     ) -> (ServedStore, JoinHandle<()>, Arc<Directory>, Arc<Enclave>) {
         let seam: Arc<dyn Clock> = clock.clone();
-        let home = manifest.home_custodian().unwrap().clone();
-        let time = Arc::new(crate::tls::AttestedTime(Arc::clone(&seam)));
-        let client = CustodianClient::with_time(Wire(Arc::clone(custodian)), &home, time).unwrap();
         let directory = Arc::new(Directory::new(Arc::clone(&seam)));
         let roster = Arc::new(Roster::new(Arc::clone(&directory), reporter.clone(), Authorities::default()));
-        let served = ServedStore::new(manifest, roster, Regions::Any, &home, Arc::clone(&seam));
+        let served = ServedStore::new(manifest, roster, Regions::Any, Arc::clone(&seam));
         let enclave = Arc::new(Enclave {
             nsm: Nsm::start(Box::new(FakeNsm)).unwrap(),
             clock: seam,
@@ -150,11 +171,16 @@ impl World {
             audit_public_key: [1; 32],
             workshop: Workshop::new(),
         });
-        let custody = Custody::new(Arc::clone(&enclave), manifest.clone(), Arc::new(client), home, served.clone());
+        let wire = Wire(custodians.to_vec());
+        let custody = Custody::new(Arc::clone(&enclave), manifest.clone(), wire, served.clone());
         (served, tokio::spawn(custody.run()), directory, enclave)
     }
 
-    fn manifest(custodian: &FakeCustodian, administrators: &[SigningKeys; 2]) -> VerifiedManifest {
+    fn manifest(
+        custodians: &[Arc<FakeCustodian>],
+        (_, shares_needed, hostile_tolerated): (usize, u8, u8),
+        administrators: &[SigningKeys; 2],
+    ) -> VerifiedManifest {
         let measurements = Measurements {
             pcr0: [1; 48],
             pcr1: [1; 48],
@@ -170,9 +196,9 @@ impl World {
             name: "test".to_owned(),
             administrators: administrators.iter().map(|keys| keys.public.clone()).collect(),
             thresholds: Thresholds::ONE,
-            custodians: vec![custodian.in_manifest()],
-            shares_needed: 1,
-            hostile_tolerated: 0,
+            custodians: custodians.iter().map(|custodian| custodian.in_manifest()).collect(),
+            shares_needed,
+            hostile_tolerated,
             host_name: HostName::parse("xks.example.com").unwrap(),
             path_prefix: PathPrefix::parse("").unwrap(),
             release_policy: ReleasePolicy::first([1; 32], vec![measurements], 60_000),
@@ -206,7 +232,10 @@ impl World {
         panic!(
             "never: {what}; {:?}; asked {:?}",
             self.report(),
-            self.custodian.state().log.iter().rev().take(20).collect::<Vec<_>>()
+            self.custodians
+                .iter()
+                .map(|custodian| custodian.state().log.iter().rev().take(20).copied().collect::<Vec<_>>())
+                .collect::<Vec<_>>()
         );
     }
 
@@ -242,7 +271,13 @@ impl World {
     }
 
     fn block(&self, store: bool) {
-        self.custodian.block(self.id, store, &self.administrators[0].signing);
+        self.block_at(&self.custodians, store);
+    }
+
+    fn block_at(&self, custodians: &[Arc<FakeCustodian>], store: bool) {
+        for custodian in custodians {
+            custodian.block(self.id, store, &self.administrators[0].signing);
+        }
     }
 }
 
@@ -450,7 +485,7 @@ async fn a_fork_at_the_same_version_is_not_followed() {
     // The custodian is restored from a backup, and another enclave makes another version 2 there.
     world.custodian.change(|state| state.versions.truncate(1));
     let (other_reporter, _lines) = Reporter::new();
-    let (other, task, ..) = World::enclave(&world.clock, &world.custodian, &world.manifest, &other_reporter);
+    let (other, task, ..) = World::enclave(&world.clock, &world.custodians, &world.manifest, &other_reporter);
     world.until("the other serves", |world| other.may_use_keys(world.clock.monotonic_ms())).await;
     let command = world.create("b");
     world.until("the fork", |world| world.custodian.state().versions.len() == 2).await;
@@ -468,9 +503,7 @@ async fn a_fork_at_the_same_version_is_not_followed() {
 async fn a_wrong_share_is_refused() {
     let world = World::start().serving().await;
     world.custodian.change(|state| {
-        if let Some((_, value)) = &mut state.share {
-            *value = Secret::take(&mut [9; 32]);
-        }
+        state.shares.last_mut().unwrap().1 = Secret::take(&mut [9; 32]);
     });
     world.custodian.refuse_channel();
     world.clock.advance_ms(60_000);
@@ -486,7 +519,7 @@ async fn a_wrong_share_is_refused() {
 async fn of_two_enclaves_that_publish_one_wins_and_the_other_follows() {
     let world = World::start().serving().await;
     let (other_reporter, _lines) = Reporter::new();
-    let (other, task, ..) = World::enclave(&world.clock, &world.custodian, &world.manifest, &other_reporter);
+    let (other, task, ..) = World::enclave(&world.clock, &world.custodians, &world.manifest, &other_reporter);
     world.until("the other serves", |world| other.may_use_keys(world.clock.monotonic_ms())).await;
     let commands: Vec<_> = (0..6).map(|n| world.create(&format!("key-{n}"))).collect();
     for command in commands {

@@ -1,6 +1,6 @@
 //! A custodian that its owner turned against the others: with one share needed it knows the root key, so it can make any version.
 
-use holdfast_shared::keystore::{Body, Place};
+use holdfast_shared::keystore::{self, Body, Place};
 use holdfast_shared::manifest::DerCertificate;
 
 use super::*;
@@ -9,17 +9,16 @@ use super::*;
 fn forge(world: &World, change: impl FnOnce(&mut Body)) {
     let (root, generation, blob, entry) = {
         let state = world.custodian.state();
-        let (set, root) = state.share.as_ref().unwrap();
-        let (blob, signed) = state.versions.last().unwrap().clone();
-        let entry = register::open(&signed, world.id, &world.custodian.key.verifying_key().unwrap()).unwrap();
-        (root.duplicate(), set.generation, blob, entry)
+        let (set, root) = state.shares.last().unwrap();
+        let newest = state.versions.last().unwrap();
+        (root.duplicate(), set.generation, newest.blob.clone(), newest.entry.clone())
     };
     let mut body = keystore::open(&root, &entry, &blob).unwrap().body;
     change(&mut body);
     let (version, previous) = (entry.version + 1, Some(entry.blob_id));
     let place = Place { key_store_id: world.id, version, previous, generation };
     let sealed = keystore::seal(&root, &place, &body, &SystemRandom::new()).unwrap();
-    world.custodian.publish(version, previous, sealed.bytes, Vec::new());
+    world.custodian.publish(version, previous, sealed.bytes, Vec::new(), Vec::new());
 }
 
 /// A certificate and its key, as any owner can make them for any name.

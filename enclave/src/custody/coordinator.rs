@@ -1,0 +1,317 @@
+//! One key store's coordinator: what the answers of all custodians together lead to.
+//!
+//! Guarantees: nothing that it does is installed, or goes on, once a wipe came between; one thing is done at a time, and after each
+//! the register is read anew; a version is copied only after it was opened here, and served only once it is committed; commands are
+//! carried out on the newest committed version only. Assumes: its links bring what custodians say into the [`Ledger`] and carry out
+//! its chores.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_client::{Connect, CustodianClient};
+use holdfast_shared::channel::{Ask, Reply};
+use holdfast_shared::ids::{BlobId, CustodianId};
+use holdfast_shared::manifest::{Custodian, VerifiedManifest};
+use holdfast_shared::register::RegisterEntry;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::ledger::{Ledger, Order, Target};
+use super::links::Link;
+use super::session::Session;
+use super::unseal::{self, HeldVersion, Opened, Standing, Unsealed};
+use super::{CustodyError, PAUSES, rotate};
+use crate::tls::AttestedTime;
+
+/// How long nothing is looked at without a change.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What came of a look at the register.
+pub(super) enum Step {
+    /// Something was done: look again.
+    Again,
+    /// There is nothing to do until something changes.
+    Idle,
+    /// The same, or until so much time has passed.
+    Wait(Duration),
+}
+
+/// See the module.
+pub(super) struct Coordinator<C> {
+    pub(super) ledger: Arc<Ledger<C>>,
+    connector: C,
+    links: BTreeMap<CustodianId, JoinHandle<()>>,
+    /// The newest version that was fetched or published: not secret.
+    held: Option<Arc<HeldVersion>>,
+    /// When standing orders are looked at next, monotonic.
+    pub(super) due_again_ms: u64,
+    /// When all were last asked to release anew, for want of shares.
+    released_again: Option<Instant>,
+}
+
+impl<C: Connect + Clone + 'static> Coordinator<C> {
+    pub(super) fn new(ledger: Arc<Ledger<C>>, connector: C) -> Self {
+        Self { ledger, connector, links: BTreeMap::new(), held: None, due_again_ms: 0, released_again: None }
+    }
+
+    /// Runs until the task is dropped.
+    pub(super) async fn run(mut self) {
+        self.ledger.report();
+        loop {
+            let ledger = Arc::clone(&self.ledger);
+            let mut wipes = ledger.wipes();
+            tokio::select! {
+                biased;
+                _ = wipes.changed() => {}
+                () = self.work() => {}
+            }
+            let now_ms = self.now_ms();
+            self.ledger.docket(|docket| docket.put_all_off(now_ms));
+            self.ledger.report();
+        }
+    }
+
+    pub(super) fn now_ms(&self) -> u64 {
+        self.ledger.enclave.clock.monotonic_ms()
+    }
+
+    /// Steps until it is dropped.
+    async fn work(&mut self) {
+        let mut changes = self.ledger.changes();
+        let mut pause = PAUSES.0;
+        loop {
+            changes.borrow_and_update();
+            let wait = match self.step().await {
+                Ok(Step::Again) => {
+                    pause = PAUSES.0;
+                    continue;
+                }
+                Ok(Step::Idle) => {
+                    pause = PAUSES.0;
+                    LOOK
+                }
+                Ok(Step::Wait(wait)) => wait,
+                Err(error) => {
+                    self.ledger.problem(&error.to_string());
+                    if error.waits_for_custodians() {
+                        let _ = tokio::time::timeout(LOOK, changes.changed()).await;
+                        continue;
+                    }
+                    // Changes come in quickly while custodians answer; what failed is not tried at each.
+                    tokio::time::sleep(pause).await;
+                    pause = PAUSES.1.min(pause.saturating_mul(2));
+                    continue;
+                }
+            };
+            // Whoever gave up the channel is gone: then this ends as well.
+            let _ = tokio::time::timeout(wait, changes.changed()).await;
+        }
+    }
+
+    /// Looks at the register once, and does what follows from it.
+    async fn step(&mut self) -> Result<Step, CustodyError> {
+        self.keep_links()?;
+        if self.ledger.is_blocked() {
+            let now_ms = self.now_ms();
+            self.ledger.docket(|docket| docket.put_all_off(now_ms));
+            return Ok(Step::Idle);
+        }
+        let unsealed = self.ledger.unsealed();
+        match self.ledger.standing()? {
+            Standing::TooFew { .. } => {
+                self.ledger.report();
+                Ok(Step::Idle)
+            }
+            Standing::Empty => self.hold_ceremony().await,
+            Standing::Committed(committed) => match unsealed {
+                Some(unsealed) if unsealed.entry() == committed.entry() => self.serve(&unsealed).await,
+                _ if self.ledger.is_spent() => Ok(Step::Wait(PAUSES.0)),
+                _ => {
+                    let wipes = *self.ledger.wipes().borrow();
+                    let (version, opened) = self.open(committed.entry()).await?;
+                    let (unsealed, body) = opened.commit(&committed)?;
+                    let (served, manifest) = (self.ledger.served.clone(), self.ledger.manifest());
+                    let now_ms = self.ledger.enclave.clock.wall_ms();
+                    let preparing = move || served.prepare(body, &manifest, now_ms);
+                    let prepared = self.ledger.enclave.workshop.work(preparing).await??;
+                    self.ledger.install(unsealed, prepared, wipes)?;
+                    self.ledger.aim(Target { version, is_committed: true });
+                    self.ledger.report();
+                    Ok(Step::Again)
+                }
+            },
+            Standing::Unfinished(entry) => {
+                let is_begun = self.held.as_ref().is_some_and(|held| held.entry == entry);
+                if is_begun && self.ledger.is_aimed_at(&entry) {
+                    self.ledger.unfinished(&entry);
+                    return Ok(Step::Idle);
+                }
+                if self.ledger.is_spent() {
+                    return Ok(Step::Wait(PAUSES.0));
+                }
+                // What cannot be opened here must not become the newest that all others have to open.
+                let (version, _) = self.open(&entry).await?;
+                self.ledger.aim(Target { version, is_committed: false });
+                Ok(Step::Again)
+            }
+        }
+    }
+
+    /// What there is to do for a version in service: shares that are missing, commands, standing orders.
+    async fn serve(&mut self, unsealed: &Arc<Unsealed>) -> Result<Step, CustodyError> {
+        self.ledger.aim(Target { version: Arc::clone(unsealed.version()), is_committed: true });
+        self.give_shares(unsealed).await?;
+        if self.ledger.is_spent() {
+            return Ok(Step::Wait(PAUSES.0));
+        }
+        if let Some(step) = self.carry_out_due(unsealed).await? {
+            return Ok(step);
+        }
+        self.handle_next(unsealed).await
+    }
+
+    /// Derives the shares of those who have none, and gives them.
+    async fn give_shares(&self, unsealed: &Arc<Unsealed>) -> Result<(), CustodyError> {
+        let manifest = self.ledger.manifest();
+        let without = self.ledger.without_share(unsealed.root().set());
+        if without.is_empty() || unsealed.seed().is_none() || unsealed.sequence() != manifest.sequence() {
+            return Ok(());
+        }
+        let deriving = {
+            let (unsealed, manifest, without) = (Arc::clone(unsealed), Arc::clone(&manifest), without.clone());
+            move || rotate::shares_again(&unsealed, &manifest, &without)
+        };
+        for (id, share) in self.ledger.enclave.workshop.work(deriving).await?? {
+            self.ledger.give(id, unsealed.root().set().clone(), share);
+        }
+        Ok(())
+    }
+
+    /// Fetches and opens a version, committed or not.
+    async fn open(&mut self, entry: &RegisterEntry) -> Result<(Arc<HeldVersion>, Opened), CustodyError> {
+        let version = match &self.held {
+            Some(held) if held.entry == *entry => Arc::clone(held),
+            _ => Arc::new(self.fetch(entry).await?),
+        };
+        self.held = Some(Arc::clone(&version));
+        let root = match self.ledger.root(version.generation) {
+            Ok(root) => root,
+            Err(error) => {
+                if self.released_again.is_none_or(|last| last.elapsed() >= PAUSES.1) {
+                    self.released_again = Some(Instant::now());
+                    self.ledger.release_again_for(version.generation);
+                }
+                return Err(error);
+            }
+        };
+        self.ledger.charge(version.blob.len());
+        let opening = Arc::clone(&version);
+        let opened = self.ledger.enclave.workshop.work(move || unseal::open(root, opening)).await??;
+        let manifest = self.ledger.manifest().sequence();
+        if opened.sequence() > manifest {
+            return Err(CustodyError::ManifestMissing { sequence: opened.sequence() });
+        }
+        Ok((version, opened))
+    }
+
+    /// Fetches a version from whoever has it, home first. Its hash decides whether it is the right one.
+    async fn fetch(&self, entry: &RegisterEntry) -> Result<HeldVersion, CustodyError> {
+        let mut last = CustodyError::NoBlob { version: entry.version };
+        for (id, signed, session) in self.ledger.holders(entry) {
+            match self.fetch_from(&session, entry.blob_id).await {
+                Ok((blob, evidence)) => match HeldVersion::new(entry.clone(), signed, blob, evidence) {
+                    Ok(version) => return Ok(version),
+                    Err(error) => {
+                        self.ledger.in_trouble(id, &error);
+                        last = error;
+                    }
+                },
+                Err(error @ CustodyError::NoRoom { .. }) => return Err(error),
+                Err(error) => last = self.blame(id, error),
+            }
+        }
+        Err(last)
+    }
+
+    async fn fetch_from(&self, session: &Session<C>, blob_id: BlobId) -> Result<(Vec<u8>, Vec<u8>), CustodyError> {
+        match session.ask(&Ask::Fetch { blob_id }).await?.0 {
+            Reply::Blob { blob, evidence } => {
+                self.check_room(blob.len())?;
+                Ok((blob, evidence))
+            }
+            Reply::Refused { reason, .. } => Err(CustodyError::Refused(reason)),
+            _ => Err(CustodyError::OtherAnswer),
+        }
+    }
+
+    /// What ends a lease ends its link, whoever asked. Returns what is left to say.
+    pub(super) fn blame(&self, id: CustodianId, error: CustodyError) -> CustodyError {
+        if error.ends_lease() {
+            let text = error.to_string();
+            self.ledger.order(id, Order::Fail(error));
+            return CustodyError::LinkEnded(text);
+        }
+        error
+    }
+
+    /// Whether a key store of this length has room here, beside all others.
+    pub(super) fn check_room(&self, length: usize) -> Result<(), CustodyError> {
+        let share = self.ledger.enclave.workshop.share();
+        if length > share { Err(CustodyError::NoRoom { length, share }) } else { Ok(()) }
+    }
+
+    /// Keeps a version that was published here, so that it need not be fetched.
+    pub(super) fn keep(&mut self, version: HeldVersion) {
+        self.held = Some(Arc::new(version));
+    }
+
+    /// A link for each custodian of the manifest in force, and for no other.
+    fn keep_links(&mut self) -> Result<(), CustodyError> {
+        let manifest = self.ledger.manifest();
+        let custodians = &manifest.manifest().custodians;
+        let gone: Vec<CustodianId> =
+            self.links.keys().copied().filter(|id| custodians.iter().all(|custodian| custodian.id() != *id)).collect();
+        for id in gone {
+            if let Some(link) = self.links.remove(&id) {
+                link.abort();
+            }
+            self.ledger.remove(id);
+        }
+        let fresh: Vec<_> = custodians.iter().filter(|custodian| !self.links.contains_key(&custodian.id())).collect();
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        self.ledger.served.health().keep(custodians, self.ledger.quorum().answers());
+        for custodian in fresh {
+            self.start_link(custodian, &manifest)?;
+        }
+        Ok(())
+    }
+
+    fn start_link(&mut self, custodian: &Custodian, manifest: &VerifiedManifest) -> Result<(), CustodyError> {
+        let time = Arc::new(AttestedTime(Arc::clone(&self.ledger.enclave.clock)));
+        let client = CustodianClient::with_time(self.connector.clone(), custodian, time)?;
+        let id = custodian.id();
+        let health = self.ledger.served.health().of(custodian);
+        self.ledger.add(custodian, Arc::clone(&health));
+        let link = Link {
+            ledger: Arc::clone(&self.ledger),
+            id,
+            custodian: custodian.clone(),
+            client: Arc::new(client),
+            health,
+            is_home: manifest.home_custodian().is_some_and(|home| home.id() == id),
+        };
+        self.links.insert(id, tokio::spawn(link.run()));
+        Ok(())
+    }
+}
+
+impl<C> Drop for Coordinator<C> {
+    fn drop(&mut self) {
+        for link in self.links.values() {
+            link.abort();
+        }
+    }
+}

@@ -1,0 +1,504 @@
+//! What is known of a key store's custodians, and everything secret that they gave: one place, changed in one step each time.
+//!
+//! Guarantees: a block, a lease's end and a refusal take effect where they become known, under a lock that is never held across an
+//! await, so that nothing else that is under way delays them; after a wipe no share, no root key and no attested key is left here,
+//! and what was begun before it is not installed after it; the gate's lease is the r-th longest of the custodians that proved to hold
+//! a share of the root key in use; a release counts for it only if it was worth something. Assumes: whoever tells that a
+//! custodian answered had that proven.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use holdfast_client::Connect;
+use holdfast_link::control::Level;
+use holdfast_shared::block::BlockOverlay;
+use holdfast_shared::channel::Seen;
+use holdfast_shared::hpke;
+use holdfast_shared::ids::{CustodianId, KeyStoreId};
+use holdfast_shared::limits::ANSWER_AGE_MAX_MS;
+use holdfast_shared::manifest::{Custodian, VerifiedManifest};
+use holdfast_shared::provenance::share_set_sha256;
+use holdfast_shared::quorum::{Answer, Quorum};
+use holdfast_shared::register::RegisterEntry;
+use holdfast_shared::release::{HeldShare, ShareSet};
+use tokio::sync::{Semaphore, watch};
+
+use super::allowance::Allowance;
+use super::docket::Docket;
+use super::health::CustodianHealth;
+use super::served::{Prepared, ServedStore};
+use super::session::Session;
+use super::unseal::{self, Contradiction, Root, Standing, Unsealed};
+use super::{CustodyError, Enclave};
+
+mod account;
+mod chores;
+mod intake;
+
+pub(super) use chores::{Chore, Target};
+pub(super) use intake::News;
+
+/// Copies of large versions under way at once for one key store, so that a slow custodian delays no other and memory is bounded.
+const LARGE_COPIES: usize = 3;
+
+/// SHA-256 of a set of shares.
+type SetHash = [u8; 32];
+
+/// See the module.
+pub(super) struct Ledger<C> {
+    pub(super) enclave: Arc<Enclave>,
+    pub(super) served: ServedStore,
+    /// Of this key store's links, one attests at a time: many custodians buy no more of the NSM than one.
+    pub(super) attesting: Semaphore,
+    pub(super) large_copies: Semaphore,
+    id: KeyStoreId,
+    state: Mutex<State<C>>,
+    changed: watch::Sender<()>,
+    wiped: watch::Sender<u64>,
+}
+
+pub(super) struct State<C> {
+    manifest: Arc<VerifiedManifest>,
+    overlay: Option<BlockOverlay>,
+    links: BTreeMap<CustodianId, LinkState<C>>,
+    unsealed: Option<Arc<Unsealed>>,
+    /// A root key that was drawn here and is not in use yet.
+    drawn: Option<Root>,
+    /// The newest version that was served in this boot.
+    floor: Option<RegisterEntry>,
+    target: Option<Target>,
+    pub(super) docket: Docket,
+    allowance: Allowance,
+    problem: account::Problem,
+}
+
+/// What is known of one custodian.
+struct LinkState<C> {
+    custodian: Custodian,
+    health: Arc<CustodianHealth>,
+    session: Option<Arc<Session<C>>>,
+    /// When its lease ends as far as the gate is concerned, monotonic; 0 for none.
+    counted_ms: u64,
+    answer: Option<Told>,
+    /// When the question was sent that it answered last, monotonic.
+    answered_ms: u64,
+    shares: Vec<HeldShare>,
+    /// Opens the release, which the parent may have recorded: it goes when the root key goes.
+    attested_key: Option<Arc<hpke::PrivateKey>>,
+    /// Sets of which it gave, or took, a share since the last wipe.
+    proven: BTreeSet<SetHash>,
+    /// What it holds, by generation.
+    holds: BTreeMap<u32, SetHash>,
+    deposit: Option<(ShareSet, hpke::Sealed)>,
+    trouble: Option<account::Trouble>,
+    order: Option<Order>,
+}
+
+/// What a custodian said of the register.
+#[derive(Clone, Debug)]
+struct Told {
+    entry: Option<RegisterEntry>,
+    signed: Vec<u8>,
+    is_committed: bool,
+}
+
+/// What a link is told.
+pub(super) enum Order {
+    /// Obtain a release anew: what the last one gave is gone.
+    ReleaseAgain,
+    /// The lease is worth nothing more.
+    Fail(CustodyError),
+}
+
+impl<C: Connect + 'static> Ledger<C> {
+    pub(super) fn new(enclave: Arc<Enclave>, manifest: VerifiedManifest, served: ServedStore) -> Self {
+        let state = State {
+            overlay: None,
+            links: BTreeMap::new(),
+            unsealed: None,
+            drawn: None,
+            floor: None,
+            target: None,
+            docket: Docket::default(),
+            allowance: Allowance::new(enclave.clock.monotonic_ms()),
+            problem: account::Problem::default(),
+            manifest: Arc::new(manifest),
+        };
+        Self {
+            enclave,
+            served,
+            attesting: Semaphore::new(1),
+            large_copies: Semaphore::new(LARGE_COPIES),
+            id: state.manifest.id(),
+            state: Mutex::new(state),
+            changed: watch::Sender::new(()),
+            wiped: watch::Sender::new(0),
+        }
+    }
+
+    pub(super) const fn id(&self) -> KeyStoreId {
+        self.id
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<C>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.enclave.clock.monotonic_ms()
+    }
+
+    pub(super) fn log(&self, level: Level, line: &str) {
+        self.enclave.reporter.log_about(self.id, level, line);
+    }
+
+    /// Sees each change from now on.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Sees each wipe from now on.
+    pub(super) fn wipes(&self) -> watch::Receiver<u64> {
+        self.wiped.subscribe()
+    }
+
+    fn tell_all(&self) {
+        self.changed.send_replace(());
+    }
+
+    /// Looks at, or changes, the commands that wait.
+    pub(super) fn docket<T>(&self, with: impl FnOnce(&mut Docket) -> T) -> T {
+        with(&mut self.lock().docket)
+    }
+
+    pub(super) fn manifest(&self) -> Arc<VerifiedManifest> {
+        Arc::clone(&self.lock().manifest)
+    }
+
+    pub(super) fn quorum(&self) -> Quorum {
+        self.lock().quorum()
+    }
+
+    pub(super) fn overlay_epoch(&self) -> u64 {
+        self.lock().overlay.as_ref().map_or(0, |overlay| overlay.epoch)
+    }
+
+    pub(super) fn is_blocked(&self) -> bool {
+        self.lock().is_blocked()
+    }
+
+    pub(super) fn unsealed(&self) -> Option<Arc<Unsealed>> {
+        self.lock().unsealed.clone()
+    }
+
+    /// Whether this key store has made all the work that it may for now.
+    pub(super) fn is_spent(&self) -> bool {
+        let now_ms = self.now_ms();
+        self.lock().allowance.is_spent(now_ms)
+    }
+
+    pub(super) fn charge(&self, blob_len: usize) {
+        self.lock().allowance.charge(blob_len);
+    }
+
+    /// Begins to keep account of a custodian.
+    pub(super) fn add(&self, custodian: &Custodian, health: Arc<CustodianHealth>) {
+        let link = LinkState {
+            custodian: custodian.clone(),
+            health,
+            session: None,
+            counted_ms: 0,
+            answer: None,
+            answered_ms: 0,
+            shares: Vec::new(),
+            attested_key: None,
+            proven: BTreeSet::new(),
+            holds: BTreeMap::new(),
+            deposit: None,
+            trouble: None,
+            order: None,
+        };
+        self.lock().links.insert(custodian.id(), link);
+    }
+
+    /// Forgets a custodian that is no longer one.
+    pub(super) fn remove(&self, id: CustodianId) {
+        let mut state = self.lock();
+        state.links.remove(&id);
+        self.regate(&mut state);
+    }
+
+    /// The channel to a custodian, while its link has one.
+    pub(super) fn session(&self, id: CustodianId) -> Option<Arc<Session<C>>> {
+        self.lock().links.get(&id).and_then(|link| link.session.clone())
+    }
+
+    /// The home custodian, and the channel to it.
+    pub(super) fn home(&self) -> Result<(CustodianId, Arc<Session<C>>), CustodyError> {
+        let state = self.lock();
+        let home = state.manifest.home_custodian().ok_or(CustodyError::OtherAnswer)?;
+        let session = state.links.get(&home.id()).and_then(|link| link.session.clone());
+        session.map(|session| (home.id(), session)).ok_or_else(|| CustodyError::HomeAway(home.name.clone()))
+    }
+
+    /// The key to which administrators encrypt what they import: that of the home custodian's lease.
+    pub(super) fn attested_key(&self) -> Option<Arc<hpke::PrivateKey>> {
+        let state = self.lock();
+        let home = state.manifest.home_custodian()?.id();
+        state.links.get(&home).and_then(|link| link.attested_key.clone())
+    }
+
+    /// How many custodians of the manifest have a live channel.
+    pub(super) fn connected(&self) -> usize {
+        let state = self.lock();
+        state.members().filter(|(_, link)| link.session.is_some()).count()
+    }
+
+    /// Tells a link what to do. What it was told before and has not done is less.
+    pub(super) fn order(&self, id: CustodianId, order: Order) {
+        if let Some(link) = self.lock().links.get_mut(&id) {
+            link.order = Some(order);
+        }
+        self.tell_all();
+    }
+
+    /// All that have a channel and gave no share of this generation release anew: another enclave changed the root key.
+    pub(super) fn release_again_for(&self, generation: u32) {
+        let mut state = self.lock();
+        let mut told = false;
+        for link in state.links.values_mut() {
+            if link.session.is_some() && !link.shares.iter().any(|held| held.set.generation == generation) {
+                link.order = Some(Order::ReleaseAgain);
+                told = true;
+            }
+        }
+        drop(state);
+        if told {
+            self.tell_all();
+        }
+    }
+
+    pub(super) fn take_order(&self, id: CustodianId) -> Option<Order> {
+        self.lock().links.get_mut(&id).and_then(|link| link.order.take())
+    }
+
+    /// What need not be told in answer to a custodian's watch.
+    pub(super) fn seen(&self, id: CustodianId) -> Seen {
+        let now_ms = self.now_ms();
+        let mut state = self.lock();
+        let told = state.links.get(&id).and_then(|link| link.answer.as_ref()?.entry.as_ref());
+        let version = told.map_or(0, |entry| entry.version);
+        let is_home = state.place(id) == Some(0);
+        Seen {
+            overlay_epoch: state.overlay.as_ref().map_or(0, |overlay| overlay.epoch),
+            version,
+            commands: if is_home { state.docket.seen(now_ms) } else { Vec::new() },
+            manifest_sequence: state.manifest.sequence(),
+        }
+    }
+
+    /// Where the register stands.
+    ///
+    /// # Errors
+    /// [`CustodyError::Rollback`] and [`CustodyError::Fork`], which name who is to blame.
+    pub(super) fn standing(&self) -> Result<Standing, CustodyError> {
+        let now_ms = self.now_ms();
+        self.lock().standing(now_ms)
+    }
+
+    /// Those who hold a version, home first.
+    pub(super) fn holders(&self, entry: &RegisterEntry) -> Vec<(CustodianId, Vec<u8>, Arc<Session<C>>)> {
+        let state = self.lock();
+        let members = state.members().filter_map(|(_, link)| {
+            let told = link.answer.as_ref().filter(|told| told.entry.as_ref() == Some(entry))?;
+            Some((link.custodian.id(), told.signed.clone(), Arc::clone(link.session.as_ref()?)))
+        });
+        members.collect()
+    }
+
+    /// The root key of a generation: the one in use, one that was drawn here, or what enough shares of one set give, each set in turn.
+    pub(super) fn root(&self, generation: u32) -> Result<Root, CustodyError> {
+        let state = self.lock();
+        let known = state.unsealed.as_ref().map(|unsealed| unsealed.root()).into_iter().chain(&state.drawn);
+        if let Some(root) = known.into_iter().find(|root| root.set().generation == generation) {
+            return Ok(root.duplicate());
+        }
+        state.combine(generation)
+    }
+
+    /// Keeps a root key that was drawn here until a version is sealed under it.
+    pub(super) fn keep_drawn(&self, root: Root) {
+        let mut state = self.lock();
+        if !state.is_blocked() {
+            state.drawn = Some(root);
+        }
+    }
+
+    /// Serves a version, unless what it was made of was wiped since `wipes`.
+    ///
+    /// # Errors
+    /// When it was, or no lease is left.
+    pub(super) fn install(&self, unsealed: Unsealed, prepared: Prepared, wipes: u64) -> Result<(), CustodyError> {
+        let mut state = self.lock();
+        if *self.wiped.borrow() != wipes || state.is_blocked() {
+            return Err(CustodyError::Wiped);
+        }
+        self.served.install(prepared)?;
+        let generation = unsealed.root().set().generation;
+        state.floor = Some(unsealed.entry().clone());
+        if state.drawn.as_ref().is_some_and(|drawn| drawn.set().generation <= generation) {
+            state.drawn = None;
+        }
+        state.unsealed = Some(Arc::new(unsealed));
+        state.problem = account::Problem::default();
+        self.regate(&mut state);
+        drop(state);
+        self.tell_all();
+        Ok(())
+    }
+
+    /// The gate's lease, from the leases that count.
+    fn regate(&self, state: &mut State<C>) {
+        let expires_ms = state.gate_ms();
+        self.served.set_gate(expires_ms);
+        for link in state.links.values() {
+            link.health.set_lease(link.counted_ms);
+        }
+    }
+
+    /// Drops everything secret.
+    fn wipe(&self, state: &mut State<C>) {
+        state.unsealed = None;
+        state.drawn = None;
+        self.served.wipe();
+        for link in state.links.values_mut() {
+            link.shares.clear();
+            link.attested_key = None;
+            link.proven.clear();
+            link.deposit = None;
+            if link.session.is_some() {
+                link.order.get_or_insert(Order::ReleaseAgain);
+            }
+        }
+        self.wiped.send_modify(|wipes| *wipes = wipes.saturating_add(1));
+    }
+
+    /// Ends what has expired, and wipes when the gate's lease has. Returns whether it did.
+    pub(super) fn expire(&self) -> bool {
+        let now_ms = self.now_ms();
+        let mut state = self.lock();
+        let is_over = self.served.lease_expires_ms().is_some_and(|expires_ms| now_ms >= expires_ms);
+        let mut any = false;
+        for link in state.links.values_mut() {
+            if link.counted_ms > 0 && now_ms >= link.counted_ms {
+                if link.session.is_some() {
+                    link.order = Some(Order::Fail(CustodyError::Expired));
+                }
+                link.end();
+                any = true;
+            }
+        }
+        if is_over {
+            self.wipe(&mut state);
+        }
+        if is_over || any {
+            self.regate(&mut state);
+            drop(state);
+            self.tell_all();
+        }
+        is_over
+    }
+}
+
+impl<C> State<C> {
+    fn quorum(&self) -> Quorum {
+        Quorum::of(self.manifest.manifest())
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.overlay.as_ref().is_some_and(|overlay| overlay.store)
+    }
+
+    /// The custodians of the manifest, with their places from 0.
+    fn members(&self) -> impl Iterator<Item = (usize, &LinkState<C>)> {
+        let custodians = self.manifest.manifest().custodians.iter().enumerate();
+        custodians.filter_map(|(place, custodian)| self.links.get(&custodian.id()).map(|link| (place, link)))
+    }
+
+    fn place(&self, id: CustodianId) -> Option<usize> {
+        self.manifest.manifest().custodians.iter().position(|custodian| custodian.id() == id)
+    }
+
+    fn name(&self, place: usize) -> String {
+        self.manifest.manifest().custodians.get(place).map_or_else(String::new, |custodian| custodian.name.clone())
+    }
+
+    /// What counts is what custodians said lately: what one said long ago says nothing about those that hold more by now.
+    fn standing(&self, now_ms: u64) -> Result<Standing, CustodyError> {
+        let answers: Vec<Answer> = self
+            .members()
+            .filter(|(_, link)| now_ms.saturating_sub(link.answered_ms) <= ANSWER_AGE_MAX_MS)
+            .filter_map(|(custodian, link)| {
+                let told = link.answer.as_ref()?;
+                Some(Answer { custodian, entry: told.entry.clone(), is_committed: told.is_committed })
+            })
+            .collect();
+        unseal::assess(self.quorum(), &answers, self.floor.as_ref()).map_err(|error| {
+            let names = |by: Vec<usize>| {
+                let names: Vec<_> = by.into_iter().map(|place| self.name(place)).collect();
+                names.join(", ")
+            };
+            match error {
+                Contradiction::Rollback { seen, offered, by } => {
+                    CustodyError::Rollback { seen, offered, by: names(by) }
+                }
+                Contradiction::Fork { version, by } => {
+                    CustodyError::Fork { version, by: names(by), home: self.name(0) }
+                }
+            }
+        })
+    }
+
+    fn gate_ms(&self) -> u64 {
+        let set = self.unsealed.as_ref().map(|unsealed| share_set_sha256(unsealed.root().set()));
+        let counts = |link: &LinkState<C>| set.is_none_or(|set| link.proven.contains(&set));
+        let mut expiries: Vec<u64> =
+            self.members().filter(|(_, link)| counts(link)).map(|(_, link)| link.counted_ms).collect();
+        expiries.sort_unstable_by(|a, b| b.cmp(a));
+        expiries.get(self.quorum().answers().saturating_sub(1)).copied().unwrap_or(0)
+    }
+
+    fn combine(&self, generation: u32) -> Result<Root, CustodyError> {
+        let held = || self.links.values().flat_map(|link| &link.shares);
+        let of_generation = || held().filter(|held| held.set.generation == generation);
+        let needed = usize::from(self.manifest.manifest().shares_needed);
+        let mut best = 0;
+        for candidate in of_generation() {
+            let shares: Vec<_> =
+                of_generation().filter(|held| held.set == candidate.set).map(|held| &held.share).collect();
+            best = best.max(shares.len());
+            // What a set says of itself is believed by nobody: as many as the manifest says must have given it.
+            if shares.len() >= needed && usize::from(candidate.set.shares_needed) == needed {
+                return Ok(Root::combine(&candidate.set, &shares)?);
+            }
+        }
+        Err(if needed == 1 {
+            CustodyError::NoShare
+        } else {
+            CustodyError::FewShares { generation, have: best, needed }
+        })
+    }
+}
+
+impl<C> LinkState<C> {
+    /// Its lease is over, and everything with it.
+    fn end(&mut self) {
+        self.counted_ms = 0;
+        self.session = None;
+        self.answer = None;
+        self.shares.clear();
+        self.attested_key = None;
+        self.proven.clear();
+        self.deposit = None;
+    }
+}

@@ -1,0 +1,178 @@
+//! What is told about a key store: its state, and who is to blame.
+//!
+//! A block is the first reason not to serve, whatever else happens (design, section 3). Each custodian in trouble is named.
+
+use holdfast_client::Connect;
+use holdfast_link::control::{KeyStoreState, Level};
+use holdfast_shared::ids::CustodianId;
+use holdfast_shared::register::RegisterEntry;
+
+use super::{Ledger, State};
+use crate::custody::CustodyError;
+use crate::report::StoreReport;
+
+/// Why a custodian is of no use at present.
+pub(super) struct Trouble {
+    text: String,
+    is_refusal: bool,
+}
+
+/// Why the key store is not served, custodians aside.
+#[derive(Default)]
+pub(super) struct Problem {
+    text: Option<String>,
+    is_ceremony: bool,
+}
+
+impl Problem {
+    /// Something newer is to be told.
+    pub(super) fn forget(&mut self) {
+        self.text = None;
+    }
+}
+
+impl<C: Connect + 'static> Ledger<C> {
+    /// A link has failed.
+    pub(in crate::custody) fn failed(&self, id: CustodianId, error: &CustodyError) {
+        let mut state = self.lock();
+        let was_open = state.unsealed.is_some();
+        let Some(link) = state.links.get_mut(&id) else { return };
+        link.session = None;
+        if error.is_refusal() {
+            link.health.refused();
+        } else {
+            link.health.failed();
+        }
+        link.trouble = Some(Trouble { text: error.to_string(), is_refusal: error.is_refusal() });
+        if let CustodyError::LeaseEnded(_) = error {
+            link.end();
+            self.regate(&mut state);
+            // Not open any longer: everything goes now, not when somebody looks.
+            if self.served.lease_expires_ms().is_none_or(|expires_ms| self.now_ms() >= expires_ms) {
+                self.wipe(&mut state);
+                self.regate(&mut state);
+            }
+        }
+        state.problem.forget();
+        let serves_on = was_open && state.unsealed.is_some();
+        drop(state);
+        if serves_on {
+            // The leases still run: what was released may be used until they end.
+            self.log(Level::Warn, &format!("{error}; serving on"));
+        }
+        self.tell_all();
+        self.report();
+    }
+
+    /// A custodian answers again.
+    pub(in crate::custody) fn trouble_is_over(&self, id: CustodianId) {
+        let mut state = self.lock();
+        let ended = state.links.get_mut(&id).and_then(|link| link.trouble.take()).is_some();
+        drop(state);
+        if ended {
+            self.report();
+        }
+    }
+
+    /// A custodian would not do what was asked, and its lease goes on.
+    pub(in crate::custody) fn in_trouble(&self, id: CustodianId, error: &CustodyError) {
+        let mut state = self.lock();
+        let Some(link) = state.links.get_mut(&id) else { return };
+        link.trouble = Some(Trouble { text: error.to_string(), is_refusal: false });
+        drop(state);
+        self.report();
+    }
+
+    /// Why nothing newer, or nothing at all, is served.
+    pub(in crate::custody) fn problem(&self, text: &str) {
+        self.lock().problem = Problem { text: Some(text.to_owned()), is_ceremony: false };
+        self.report();
+    }
+
+    /// A version waits for more custodians to hold it.
+    pub(in crate::custody) fn unfinished(&self, entry: &RegisterEntry) {
+        let mut state = self.lock();
+        let holds =
+            |link: &super::LinkState<C>| link.answer.as_ref().is_some_and(|told| told.entry.as_ref() == Some(entry));
+        let lacking: Vec<_> =
+            state.members().filter(|(_, link)| !holds(link)).map(|(_, link)| link.custodian.name.clone()).collect();
+        let held = state.members().count().saturating_sub(lacking.len());
+        let (version, needed, lacking) = (entry.version, state.quorum().write(), lacking.join(", "));
+        let text =
+            format!("version {version} is held by {held} of {needed} custodians that must hold it; not by {lacking}");
+        state.problem = Problem { text: Some(text), is_ceremony: false };
+        drop(state);
+        self.report();
+    }
+
+    /// The root key is being drawn and deposited.
+    pub(in crate::custody) fn in_ceremony(&self, text: &str) {
+        self.lock().problem = Problem { text: Some(text.to_owned()), is_ceremony: true };
+        self.report();
+    }
+
+    /// Tells the parent where the key store stands.
+    pub(in crate::custody) fn report(&self) {
+        let state = self.lock();
+        let (told, reason) = state.account(self.served.has_certificate());
+        let version = state.unsealed.as_ref().map(|unsealed| unsealed.entry().version);
+        drop(state);
+        let report = StoreReport { state: told, version, lease_expires_ms: self.served.lease_expires_ms(), reason };
+        self.enclave.reporter.set(self.id, report);
+    }
+}
+
+impl<C> State<C> {
+    fn account(&self, has_certificate: bool) -> (KeyStoreState, Option<String>) {
+        if self.is_blocked() {
+            return (KeyStoreState::Blocked, Some("an administrator blocked the key store".to_owned()));
+        }
+        let is_alone = self.manifest.manifest().custodians.len() == 1;
+        if self.unsealed.is_some() {
+            let reason = if is_alone { None } else { self.reason() };
+            if has_certificate {
+                return (KeyStoreState::Serving, reason);
+            }
+            let reason = reason.map(|reason| format!("; {reason}")).unwrap_or_default();
+            return (KeyStoreState::AwaitingCertificate, Some(format!("no certificate is installed yet{reason}")));
+        }
+        let quorum = self.quorum();
+        let refusals =
+            self.members().filter(|(_, link)| link.trouble.as_ref().is_some_and(|trouble| trouble.is_refusal)).count();
+        let told = if quorum.custodians().saturating_sub(refusals) < quorum.answers() {
+            KeyStoreState::Refused
+        } else if self.floor.is_some() {
+            // It was served in this boot.
+            KeyStoreState::LeaseExpired
+        } else if self.problem.is_ceremony {
+            KeyStoreState::AwaitingCeremony
+        } else {
+            KeyStoreState::AwaitingCustodian
+        };
+        let reason = if is_alone {
+            let trouble = self.members().find_map(|(_, link)| link.trouble.as_ref());
+            trouble.map(|trouble| trouble.text.clone()).or_else(|| self.problem.text.clone())
+        } else {
+            self.reason()
+        };
+        (told, reason)
+    }
+
+    /// Of several custodians, who is missing and why.
+    fn reason(&self) -> Option<String> {
+        let mut parts: Vec<String> = self.problem.text.iter().cloned().collect();
+        let answered = self.members().filter(|(_, link)| link.answer.is_some()).count();
+        let needed = self.quorum().answers();
+        if self.unsealed.is_none() && answered < needed {
+            parts.push(format!("{answered} of {needed} custodians answered"));
+        }
+        for (_, link) in self.members() {
+            if let Some(trouble) = &link.trouble {
+                parts.push(format!("{}: {}", link.custodian.name, trouble.text));
+            } else if self.unsealed.is_none() && link.answer.is_none() {
+                parts.push(format!("{}: no answer yet", link.custodian.name));
+            }
+        }
+        if parts.is_empty() { None } else { Some(parts.join("; ")) }
+    }
+}

@@ -1,0 +1,171 @@
+//! What a custodian lacks: the newest version, the word that it is committed, its share; and what it should keep no longer.
+//!
+//! Guarantees: every custodian is brought up to date by itself, from what is here, whoever published the version and whenever the
+//! custodian comes back; old shares go only where the version under the new root key is held and committed.
+
+use std::sync::Arc;
+
+use holdfast_client::Connect;
+use holdfast_shared::hpke;
+use holdfast_shared::ids::{BlobId, CustodianId};
+use holdfast_shared::provenance::share_set_sha256;
+use holdfast_shared::register::RegisterEntry;
+use holdfast_shared::release::ShareSet;
+
+use super::{Ledger, Told};
+use crate::custody::unseal::HeldVersion;
+
+/// The version that every custodian should hold.
+#[derive(Clone)]
+pub(in crate::custody) struct Target {
+    pub(in crate::custody) version: Arc<HeldVersion>,
+    pub(in crate::custody) is_committed: bool,
+}
+
+/// What is to be done for a custodian.
+pub(in crate::custody) enum Chore {
+    Copy(Arc<HeldVersion>),
+    Commit { version: u64, blob_id: BlobId },
+    Deposit { set: ShareSet, share: hpke::Sealed },
+    Retire { generation: u32 },
+}
+
+impl<C: Connect + 'static> Ledger<C> {
+    /// What every custodian should hold from now on.
+    pub(in crate::custody) fn aim(&self, target: Target) {
+        let mut state = self.lock();
+        let is_same = state.target.as_ref().is_some_and(|before| {
+            before.version.entry == target.version.entry && before.is_committed == target.is_committed
+        });
+        if !is_same {
+            state.target = Some(target);
+            drop(state);
+            self.tell_all();
+        }
+    }
+
+    /// Whether that is so already.
+    pub(in crate::custody) fn is_aimed_at(&self, entry: &RegisterEntry) -> bool {
+        self.lock().target.as_ref().is_some_and(|target| target.version.entry == *entry)
+    }
+
+    /// What to do for a custodian next.
+    pub(in crate::custody) fn chore(&self, id: CustodianId) -> Option<Chore> {
+        let state = self.lock();
+        let link = state.links.get(&id)?;
+        let told = link.answer.as_ref()?;
+        if let Some(target) = &state.target {
+            let entry = &target.version.entry;
+            // One custodian alone that offers less than it did is no quorum: what an enclave remembers does not replace it.
+            let is_alone = state.manifest.manifest().custodians.len() == 1;
+            if !is_alone && told.entry.as_ref().is_none_or(|held| held.version < entry.version) {
+                return Some(Chore::Copy(Arc::clone(&target.version)));
+            }
+            if target.is_committed && told.entry.as_ref() == Some(entry) && !told.is_committed {
+                return Some(Chore::Commit { version: entry.version, blob_id: entry.blob_id });
+            }
+        }
+        if let Some((set, share)) = &link.deposit {
+            return Some(Chore::Deposit { set: set.clone(), share: share.clone() });
+        }
+        let target = state.target.as_ref().filter(|target| target.is_committed)?;
+        let generation = target.version.generation;
+        let is_there = told.entry.as_ref() == Some(&target.version.entry) && told.is_committed;
+        let has_old = link.holds.keys().any(|held| *held < generation);
+        (is_there && has_old && link.holds.contains_key(&generation)).then_some(Chore::Retire { generation })
+    }
+
+    /// It holds a version now.
+    pub(in crate::custody) fn copied(&self, id: CustodianId, version: &HeldVersion) {
+        let told = Told { entry: Some(version.entry.clone()), signed: version.signed.clone(), is_committed: false };
+        if let Some(link) = self.lock().links.get_mut(&id)
+            && link.answer.as_ref().and_then(|told| told.entry.as_ref()) != Some(&version.entry)
+        {
+            link.answer = Some(told);
+        }
+        self.tell_all();
+    }
+
+    /// It knows that a version is committed.
+    pub(in crate::custody) fn knows_committed(&self, id: CustodianId, version: u64, blob_id: BlobId) {
+        if let Some(told) = self.lock().links.get_mut(&id).and_then(|link| link.answer.as_mut())
+            && told.entry.as_ref().is_some_and(|entry| (entry.version, entry.blob_id) == (version, blob_id))
+        {
+            told.is_committed = true;
+        }
+        self.tell_all();
+    }
+
+    /// It has its share of this set.
+    pub(in crate::custody) fn deposited(&self, id: CustodianId, set: &ShareSet) {
+        let hash = share_set_sha256(set);
+        let mut state = self.lock();
+        if let Some(link) = state.links.get_mut(&id) {
+            link.holds.insert(set.generation, hash);
+            link.proven.insert(hash);
+            link.deposit.take_if(|(other, _)| other == set);
+        }
+        self.regate(&mut state);
+        drop(state);
+        self.tell_all();
+    }
+
+    /// It keeps no share below this generation.
+    pub(in crate::custody) fn retired(&self, id: CustodianId, generation: u32) {
+        if let Some(link) = self.lock().links.get_mut(&id) {
+            link.holds.retain(|held, _| *held >= generation);
+        }
+        self.tell_all();
+    }
+
+    /// Gives a custodian a share, already encrypted to it.
+    pub(in crate::custody) fn give(&self, id: CustodianId, set: ShareSet, share: hpke::Sealed) {
+        if let Some(link) = self.lock().links.get_mut(&id) {
+            link.deposit = Some((set, share));
+        }
+        self.tell_all();
+    }
+
+    /// It would not take its share of this set.
+    pub(in crate::custody) fn declined(&self, id: CustodianId, set: &ShareSet) {
+        if let Some(link) = self.lock().links.get_mut(&id) {
+            link.deposit.take_if(|(other, _)| other == set);
+        }
+        self.tell_all();
+    }
+
+    /// Whether it is about to get a share.
+    pub(in crate::custody) fn is_given(&self, id: CustodianId) -> bool {
+        self.lock().links.get(&id).is_some_and(|link| link.deposit.is_some())
+    }
+
+    /// No share is given that was not taken yet.
+    pub(in crate::custody) fn give_none(&self) {
+        for link in self.lock().links.values_mut() {
+            link.deposit = None;
+        }
+    }
+
+    /// Those of the manifest that have a channel and hold no share of this set, nor are about to get one; and hold the version in
+    /// use, before which they would take none.
+    pub(in crate::custody) fn without_share(&self, set: &ShareSet) -> Vec<CustodianId> {
+        let hash = share_set_sha256(set);
+        let state = self.lock();
+        let Some(unsealed) = &state.unsealed else { return Vec::new() };
+        let lacks = state.members().filter(|(_, link)| {
+            link.session.is_some()
+                && link.deposit.is_none()
+                && link.holds.get(&set.generation) != Some(&hash)
+                && link.answer.as_ref().is_some_and(|told| told.entry.as_ref() == Some(unsealed.entry()))
+        });
+        lacks.map(|(_, link)| link.custodian.id()).collect()
+    }
+
+    /// The places, from 0, of those who hold a share of this set.
+    pub(in crate::custody) fn with_share(&self, set: &ShareSet) -> Vec<usize> {
+        let hash = share_set_sha256(set);
+        let state = self.lock();
+        let holds = state.members().filter(|(_, link)| link.holds.get(&set.generation) == Some(&hash));
+        holds.map(|(place, _)| place).collect()
+    }
+}

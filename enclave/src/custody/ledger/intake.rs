@@ -1,0 +1,259 @@
+//! What comes in from a custodian, taken note of in the order of its weight: successor manifests, a block, the register, shares.
+//!
+//! Guarantees: a successor manifest is verified before the overlay that came with it, whose signers it names; a newer overlay is in
+//! force, and everything is wiped if it blocks the key store, when this returns, whatever else is wrong with the message; a share
+//! that is not the one committed to, or of another place, names its custodian and is dropped.
+
+use std::sync::Arc;
+
+use holdfast_client::Connect;
+use holdfast_link::control::Level;
+use holdfast_shared::block::{self, BlockError};
+use holdfast_shared::ids::CustodianId;
+use holdfast_shared::manifest::VerifiedManifest;
+use holdfast_shared::provenance::share_set_sha256;
+use holdfast_shared::register::{self, RegisterEntry};
+use holdfast_shared::release::{HeldEntry, HeldShare};
+use holdfast_shared::sharing;
+
+use super::{Ledger, Order, State, Told};
+use crate::custody::CustodyError;
+use crate::custody::lease::Lease;
+use crate::custody::release::{Granted, Released};
+
+/// What an answer to a watch brings.
+pub(in crate::custody) struct News {
+    /// When the question was sent, monotonic.
+    pub(in crate::custody) sent_ms: u64,
+    /// The renewed lease.
+    pub(in crate::custody) lease: Option<Lease>,
+    pub(in crate::custody) successors: Vec<Vec<u8>>,
+    pub(in crate::custody) overlay: Option<Vec<u8>>,
+    pub(in crate::custody) register: Option<HeldEntry>,
+    pub(in crate::custody) commands: Vec<Vec<u8>>,
+}
+
+impl<C: Connect + 'static> Ledger<C> {
+    /// Takes note of a release. What it gave before is used for no longer because of one that proves to be worth nothing.
+    ///
+    /// # Errors
+    /// [`CustodyError`]: it is worth nothing, and names its custodian.
+    pub(in crate::custody) fn released(&self, id: CustodianId, granted: Granted<C>) -> Result<(), CustodyError> {
+        let Granted { session, lease, released, .. } = granted;
+        let Released { content, attested_key } = released;
+        let now_ms = self.now_ms();
+        let mut state = self.lock();
+        let was_blocked = state.is_blocked();
+        self.learn(&mut state, content.successors.into_iter().map(Vec::from));
+        if let Some(overlay) = &content.overlay {
+            self.take_overlay(&mut state, overlay);
+        }
+        let told = self.told(&state, content.register)?;
+        let is_blocked = state.is_blocked();
+        let has_version = told.entry.is_some();
+        let shares = if is_blocked { Vec::new() } else { content.shares };
+        let in_use = state.unsealed.as_ref().map(|unsealed| unsealed.root().set().clone());
+        let is_home = state.place(id) == Some(0);
+        let (wrong, shares) = state.check_shares(id, shares);
+        let is_alone = state.manifest.manifest().custodians.len() == 1;
+        let Some(link) = state.links.get_mut(&id) else { return Err(CustodyError::OtherAnswer) };
+        if link.counted_ms > 0 {
+            link.counted_ms = link.counted_ms.min(lease.expires_ms());
+        }
+        link.order = None;
+        link.answer = Some(told);
+        link.answered_ms = lease.sent_ms();
+        link.holds = shares.iter().map(|held| (held.set.generation, share_set_sha256(&held.set))).collect();
+        if let Some(set) = in_use.filter(|_| !is_blocked) {
+            // It lost its share; one of a newer generation is as good.
+            let newer = shares.iter().any(|held| held.set.generation >= set.generation);
+            if !newer {
+                link.proven.remove(&share_set_sha256(&set));
+            }
+        }
+        let worth = match state.standing(now_ms) {
+            Err(error) => Err(error),
+            Ok(_) if wrong => Err(CustodyError::WrongShare(state.name_of(id))),
+            Ok(_) if is_alone && has_version && shares.is_empty() && !is_blocked => Err(CustodyError::NoShare),
+            Ok(_) => Ok(()),
+        };
+        if let Some(link) = state.links.get_mut(&id).filter(|_| worth.is_ok()) {
+            link.counted_ms = lease.expires_ms();
+            link.session = Some(Arc::new(session));
+            if !is_blocked {
+                link.proven.extend(link.holds.values().copied());
+                link.shares = shares;
+                link.attested_key = Some(Arc::new(attested_key));
+            }
+            link.trouble = None;
+            link.health.answered(lease.sent_ms());
+            if is_home {
+                state.docket.start_anew();
+            }
+            state.problem.forget();
+        }
+        if was_blocked && !is_blocked {
+            state.all_release_again(Some(id));
+        }
+        self.regate(&mut state);
+        drop(state);
+        self.tell_all();
+        self.report();
+        worth
+    }
+
+    /// Takes note of news.
+    ///
+    /// # Errors
+    /// When the entry is not the home custodian's.
+    pub(in crate::custody) fn take_news(&self, id: CustodianId, news: News) -> Result<(), CustodyError> {
+        let now_ms = self.now_ms();
+        let mut state = self.lock();
+        let was_blocked = state.is_blocked();
+        self.learn(&mut state, news.successors.into_iter());
+        if let Some(overlay) = &news.overlay {
+            self.take_overlay(&mut state, overlay);
+        }
+        if was_blocked && !state.is_blocked() {
+            state.all_release_again(None);
+        }
+        let told = news.register.map(|register| self.told(&state, Some(register))).transpose();
+        if let Some(link) = state.links.get_mut(&id) {
+            link.answered_ms = link.answered_ms.max(news.sent_ms);
+            if let Ok(Some(told)) = &told {
+                link.answer = Some(told.clone());
+            }
+        }
+        // While custodians contradict each other, or what was seen, no lease is lengthened.
+        let is_sound = state.standing(now_ms).is_ok();
+        if let Some(link) = state.links.get_mut(&id)
+            && let Some(lease) = news.lease.filter(|_| is_sound)
+        {
+            link.counted_ms = lease.expires_ms();
+        }
+        self.regate(&mut state);
+        if state.place(id) == Some(0) {
+            state.docket.take(news.commands.into_iter());
+        }
+        drop(state);
+        self.tell_all();
+        told.map(drop)
+    }
+
+    /// A custodian said that it holds this entry, as signed.
+    ///
+    /// # Errors
+    /// When the entry is not the home custodian's.
+    pub(in crate::custody) fn holds(
+        &self,
+        id: CustodianId,
+        register: HeldEntry,
+    ) -> Result<RegisterEntry, CustodyError> {
+        let mut state = self.lock();
+        let told = self.told(&state, Some(register))?;
+        let entry = told.entry.clone().ok_or(CustodyError::OtherAnswer)?;
+        if let Some(link) = state.links.get_mut(&id) {
+            link.answer = Some(told);
+        }
+        drop(state);
+        self.tell_all();
+        Ok(entry)
+    }
+
+    /// An entry, if it is the home custodian's.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub(in crate::custody) fn opened_entry(&self, signed: &[u8]) -> Result<RegisterEntry, CustodyError> {
+        let register = HeldEntry { signed: signed.to_vec(), is_committed: false };
+        let told = self.told(&self.lock(), Some(register))?;
+        told.entry.ok_or(CustodyError::OtherAnswer)
+    }
+
+    fn told(&self, state: &State<C>, register: Option<HeldEntry>) -> Result<Told, CustodyError> {
+        let Some(HeldEntry { signed, is_committed }) = register else {
+            return Ok(Told { entry: None, signed: Vec::new(), is_committed: false });
+        };
+        let home = state.manifest.home_custodian().ok_or(CustodyError::OtherAnswer)?;
+        let entry = register::open(&signed, self.id, &home.signing_key)?;
+        Ok(Told { entry: Some(entry), signed, is_committed })
+    }
+
+    /// Takes successors of the manifest that are not known yet; the first that does not verify ends it.
+    fn learn(&self, state: &mut State<C>, successors: impl Iterator<Item = Vec<u8>>) {
+        let known: Vec<Vec<u8>> = state.manifest.successors().map(<[u8]>::to_vec).collect();
+        for (position, signed) in successors.enumerate() {
+            // Signatures may differ; what was verified once needs no second look.
+            if position < known.len() {
+                continue;
+            }
+            match state.manifest.succeed(&signed) {
+                Ok(next) => {
+                    self.log(Level::Warn, &format!("manifest {} is in force", next.sequence()));
+                    state.manifest = Arc::new(next);
+                }
+                Err(error) => {
+                    self.log(Level::Error, &format!("{error}; ignored"));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Puts a successor in force that this enclave adopted itself.
+    pub(in crate::custody) fn adopted(&self, manifest: VerifiedManifest) {
+        let mut state = self.lock();
+        if manifest.sequence() > state.manifest.sequence() {
+            state.manifest = Arc::new(manifest);
+            self.regate(&mut state);
+        }
+        drop(state);
+        self.tell_all();
+    }
+
+    /// Puts a newer overlay in force at once; anything else changes nothing.
+    fn take_overlay(&self, state: &mut State<C>, signed: &[u8]) {
+        match block::open_under(signed, &state.manifest, state.overlay.as_ref()) {
+            Ok(overlay) => {
+                self.served.block(&overlay);
+                let (epoch, whole, keys) = (overlay.epoch, overlay.store, overlay.keys.len());
+                state.overlay = Some(overlay);
+                if whole {
+                    self.wipe(state);
+                }
+                self.log(Level::Warn, &format!("block overlay {epoch} in force (store: {whole}, keys: {keys})"));
+            }
+            Err(BlockError::Stale { current, offered }) if current == offered => {}
+            Err(error) => {
+                self.log(Level::Error, &format!("{error}; ignored"));
+            }
+        }
+    }
+}
+
+impl<C> State<C> {
+    fn name_of(&self, id: CustodianId) -> String {
+        self.links.get(&id).map_or_else(String::new, |link| link.custodian.name.clone())
+    }
+
+    /// Whether any share is wrong, and those that are right. Under an earlier manifest the custodian may have had another place:
+    /// such a share is of no use, and not wrong beside one of its place now.
+    fn check_shares(&self, id: CustodianId, shares: Vec<HeldShare>) -> (bool, Vec<HeldShare>) {
+        let place = self.place(id).and_then(|place| u8::try_from(place.saturating_add(1)).ok());
+        let came = shares.len();
+        let true_to_set: Vec<_> =
+            shares.into_iter().filter(|held| sharing::check(&held.share, &held.set).is_ok()).collect();
+        let is_any_false = true_to_set.len() < came;
+        let right: Vec<_> = true_to_set.into_iter().filter(|held| Some(held.share.index) == place).collect();
+        (is_any_false || (right.is_empty() && came > 0), right)
+    }
+
+    /// A block was lifted: shares that were wiped, or withheld, are asked for again.
+    fn all_release_again(&mut self, but: Option<CustodianId>) {
+        for (id, link) in &mut self.links {
+            if link.session.is_some() && Some(*id) != but {
+                link.order = Some(Order::ReleaseAgain);
+            }
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! An enclave that ends at any moment of a ceremony, a change, or a change of the root key, and the one that comes after it.
+//!
+//! All that an enclave asks of custodians is counted; after so many answers nothing gets through any more, and the enclave ends. What the
+//! next one finds is all that is left: it must come to one committed version, with shares that open it, at every custodian.
+
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use super::custodian::Fuse;
+use super::*;
+
+const NUMBERS: [(usize, u8, u8); 2] = [(3, 2, 0), (3, 2, 1)];
+
+impl World {
+    fn light(&self, answers: usize, last: Fault) -> Arc<Fuse> {
+        let fuse = Arc::new(Fuse { left: AtomicUsize::new(answers), last });
+        for custodian in &self.custodians {
+            custodian.state().hostile.fuse = Some(Arc::clone(&fuse));
+        }
+        fuse
+    }
+
+    fn put_out(&self) {
+        for custodian in &self.custodians {
+            custodian.change(|state| state.hostile.fuse = None);
+        }
+    }
+
+    /// Versions that any custodian holds, by number and blob: one of each number.
+    fn assert_one_line(&self, what: &str) {
+        let mut line = std::collections::BTreeMap::new();
+        for custodian in &self.custodians {
+            for version in &custodian.state().versions {
+                let blob = line.entry(version.entry.version).or_insert(version.entry.blob_id);
+                assert_eq!(*blob, version.entry.blob_id, "{what}: one version of each number");
+            }
+        }
+    }
+}
+
+/// Lets an enclave do `begin` up to each of its requests, ends it, and looks at what the next one makes of it.
+async fn crash_everywhere(
+    numbers: (usize, u8, u8),
+    is_new: bool,
+    begin: impl Fn(&World),
+    is_done: impl Fn(&World) -> bool,
+    check: impl Fn(&World, &str),
+) {
+    for last in [Fault::Lost, Fault::AnswerLost] {
+        for answers in 1.. {
+            let what = format!("{numbers:?}, {last:?}, {answers}");
+            let world = World::start_quorum(numbers, |custodians| {
+                if is_new {
+                    let fuse = Arc::new(Fuse { left: AtomicUsize::new(answers), last });
+                    custodians.iter().for_each(|fake| fake.state().hostile.fuse = Some(Arc::clone(&fuse)));
+                }
+            });
+            let (world, fuse) = if is_new {
+                let fuse = world.custodian.state().hostile.fuse.clone().unwrap();
+                (world, fuse)
+            } else {
+                let world = world.serving().await.settled().await;
+                let fuse = world.light(answers, last);
+                (world, fuse)
+            };
+            begin(&world);
+            let burnt = |world: &World| fuse.left.load(Ordering::SeqCst) == 0 || (is_done(world) && world.is_settled());
+            world.until(&what, burnt).await;
+            let is_over = fuse.left.load(Ordering::SeqCst) > 0;
+            // Whatever is under way comes to its end before the enclave does.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            world.task.abort();
+            world.put_out();
+            let world = world.reboot().await.serving().await;
+            world.until(&format!("{what}: done"), |world| is_done(world) && world.is_settled()).await;
+            world.assert_one_line(&what);
+            check(&world, &what);
+            if is_over {
+                assert!(answers > 5, "something was interrupted");
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ceremony_that_ends_anywhere_is_made_up_for() {
+    for numbers in NUMBERS {
+        let is_done = |world: &World| world.custodian.state().results.contains_key(&command::ceremony_id(world.id));
+        crash_everywhere(
+            numbers,
+            true,
+            |_| {},
+            is_done,
+            |world, what| {
+                assert_eq!(world.custodian.state().versions.len(), 1, "{what}");
+            },
+        )
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_ends_anywhere_is_made_up_for() {
+    for numbers in NUMBERS {
+        let begin = |world: &World| drop(world.create("a"));
+        let is_done =
+            |world: &World| world.custodian.state().versions.len() > 1 && world.custodian.state().commands.is_empty();
+        crash_everywhere(numbers, false, begin, is_done, |world, what| {
+            assert_eq!(world.custodian.state().versions.len(), 2, "{what}: carried out once");
+            assert_eq!(world.custodian.state().results.len(), 2, "{what}: and answered");
+        })
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_root_key_that_ends_anywhere_is_made_up_for() {
+    for numbers in NUMBERS {
+        let begin = |world: &World| drop(world.order(0, Action::RotateRootKey));
+        let is_done =
+            |world: &World| world.custodian.state().versions.len() > 1 && world.custodian.state().commands.is_empty();
+        crash_everywhere(numbers, false, begin, is_done, |world, what| {
+            let state = world.custodian.state();
+            assert_eq!(state.versions.len(), 2, "{what}: carried out once");
+            let generations: Vec<_> = state.shares.iter().map(|(set, _)| set.generation).collect();
+            assert_eq!(generations, [2], "{what}: the old share is deleted");
+        })
+        .await;
+    }
+}

@@ -1,0 +1,240 @@
+//! From what custodians answered to a key store that may be served.
+//!
+//! ```text
+//! answers ─assess─▶ Committed ──────────────────────────┐
+//! shares ──Root::combine─▶ Root ─open(blob)─▶ Opened ─commit─▶ Unsealed
+//! ```
+//!
+//! Guarantees: an [`Unsealed`] is a version that enough custodians hold, opened under a root key that enough shares of one set gave,
+//! or that was drawn here, and whose sealed body names that very set. Assumes: entries were verified as the home custodian's.
+//! Refuses: what lies below, or beside, the version that was served before in this boot; a version without a record of its shares,
+//! unless its one share is the root key.
+
+use std::sync::Arc;
+
+use holdfast_shared::external_key::KeyState;
+use holdfast_shared::keystore::{self, Body, Header, OpenedKeyStore};
+use holdfast_shared::quorum::{self, Answer, Copied, Quorum, Reading};
+use holdfast_shared::register::RegisterEntry;
+use holdfast_shared::release::{Share, ShareSet};
+use holdfast_shared::secrets::Secret;
+use holdfast_shared::sharing::{self, SharingError, Split};
+
+use super::CustodyError;
+
+/// A version that enough custodians hold. Made by [`assess`] alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Committed(RegisterEntry);
+
+impl Committed {
+    pub(super) const fn entry(&self) -> &RegisterEntry {
+        &self.0
+    }
+}
+
+/// Where the register stands, by the answers of custodians.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    TooFew { have: usize, need: usize },
+    Empty,
+    Committed(Committed),
+    Unfinished(RegisterEntry),
+}
+
+/// What must not be believed, with the places of those who say it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Contradiction {
+    Rollback { seen: u64, offered: u64, by: Vec<usize> },
+    Fork { version: u64, by: Vec<usize> },
+}
+
+/// Reads the register. `floor` is what was served before in this boot, and so was committed.
+///
+/// # Errors
+/// [`Contradiction`]: nothing of it may be served.
+pub(super) fn assess(
+    quorum: Quorum,
+    answers: &[Answer],
+    floor: Option<&RegisterEntry>,
+) -> Result<Standing, Contradiction> {
+    let (entry, standing) = match quorum::read(quorum, answers) {
+        Reading::TooFew { have, need } => return Ok(Standing::TooFew { have, need }),
+        Reading::Forked { version, holders } => {
+            return Err(Contradiction::Fork { version, by: vec![holders.0, holders.1] });
+        }
+        Reading::Empty => {
+            let by = answers.iter().map(|answer| answer.custodian).collect();
+            let rollback = |seen: &RegisterEntry| Contradiction::Rollback { seen: seen.version, offered: 0, by };
+            return floor.map_or(Ok(Standing::Empty), |seen| Err(rollback(seen)));
+        }
+        Reading::Committed(entry) => (entry.clone(), Standing::Committed(Committed(entry))),
+        Reading::Unfinished { entry, .. } => (entry.clone(), Standing::Unfinished(entry)),
+    };
+    let Some(floor) = floor else { return Ok(standing) };
+    match quorum::judge_copy(Some((floor.version, floor.blob_id)), &entry) {
+        Copied::Keep => Ok(standing),
+        // Who holds it now is another question: it was committed before.
+        Copied::Same => Ok(Standing::Committed(Committed(entry))),
+        // The newest is older: so are all.
+        Copied::Older => {
+            let by = answers.iter().map(|answer| answer.custodian).collect();
+            Err(Contradiction::Rollback { seen: floor.version, offered: entry.version, by })
+        }
+        Copied::Fork => {
+            let holds = |answer: &&Answer| answer.entry.as_ref() == Some(&entry);
+            let by = answers.iter().filter(holds).map(|answer| answer.custodian).collect();
+            Err(Contradiction::Fork { version: entry.version, by })
+        }
+    }
+}
+
+/// A root key and the set of its shares.
+pub(super) struct Root {
+    key: Secret<32>,
+    set: ShareSet,
+}
+
+impl Root {
+    /// From enough shares of one set, each of which is checked.
+    pub(super) fn combine(set: &ShareSet, shares: &[&Share]) -> Result<Self, SharingError> {
+        Ok(Self { key: sharing::combine(set, shares)?, set: set.clone() })
+    }
+
+    /// One that was drawn here and shared so.
+    pub(super) fn drawn(key: Secret<32>, split: &Split) -> Self {
+        Self { key, set: split.set.clone() }
+    }
+
+    pub(super) fn duplicate(&self) -> Self {
+        Self { key: self.key.duplicate(), set: self.set.clone() }
+    }
+
+    pub(super) const fn key(&self) -> &Secret<32> {
+        &self.key
+    }
+
+    pub(super) const fn set(&self) -> &ShareSet {
+        &self.set
+    }
+}
+
+/// A version as custodians keep it: nothing of it is secret.
+#[derive(Debug)]
+pub(super) struct HeldVersion {
+    pub(super) entry: RegisterEntry,
+    /// The entry as the home custodian signed it.
+    pub(super) signed: Vec<u8>,
+    pub(super) blob: Vec<u8>,
+    pub(super) evidence: Vec<u8>,
+    pub(super) generation: u32,
+}
+
+impl HeldVersion {
+    /// A blob and the entry that names it.
+    ///
+    /// # Errors
+    /// When it is another blob.
+    pub(super) fn new(
+        entry: RegisterEntry,
+        signed: Vec<u8>,
+        blob: Vec<u8>,
+        evidence: Vec<u8>,
+    ) -> Result<Self, CustodyError> {
+        if keystore::blob_id(&blob) != entry.blob_id {
+            return Err(keystore::KeyStoreError::NotRegistered { version: entry.version }.into());
+        }
+        let Header { generation, .. } = keystore::header(&blob)?;
+        Ok(Self { entry, signed, blob, evidence, generation })
+    }
+}
+
+/// A version that this enclave can open: it may be copied and committed, and is not served yet.
+pub(super) struct Opened {
+    unsealed: Unsealed,
+    body: Body,
+}
+
+/// Opens a version.
+///
+/// # Errors
+/// [`CustodyError`], when its body names other shares than those that gave the root key.
+pub(super) fn open(root: Root, version: Arc<HeldVersion>) -> Result<Opened, CustodyError> {
+    let OpenedKeyStore { header, mut body, .. } = keystore::open(&root.key, &version.entry, &version.blob)?;
+    if header.generation != root.set.generation {
+        return Err(CustodyError::Generation { blob: header.generation, share: root.set.generation });
+    }
+    let seed = match body.sharing.take() {
+        Some(sharing) if sharing.set == root.set => Some(sharing.seed),
+        // Made when one custodian was all there could be: its share is the root key, and nobody else gets one.
+        None if root.set.commitments.len() == 1 => None,
+        _ => return Err(CustodyError::OtherShares),
+    };
+    let pending = body.external_keys.iter().filter(|key| key.state == KeyState::PendingDestruction);
+    let due_ms = pending.filter_map(|key| key.destroy_after_ms).min();
+    let sequence = body.sequence();
+    Ok(Opened { unsealed: Unsealed { root, seed, version, sequence, due_ms }, body })
+}
+
+impl Opened {
+    /// Sequence of the manifest under which the version was made.
+    pub(super) const fn sequence(&self) -> u32 {
+        self.unsealed.sequence
+    }
+
+    /// What may be served, once the version is committed.
+    ///
+    /// # Errors
+    /// When another one is.
+    pub(super) fn commit(self, committed: &Committed) -> Result<(Unsealed, Body), CustodyError> {
+        if self.unsealed.version.entry == committed.0 {
+            Ok((self.unsealed, self.body))
+        } else {
+            Err(CustodyError::OtherAnswer)
+        }
+    }
+}
+
+/// The root key and the newest committed version, while the leases last.
+pub(super) struct Unsealed {
+    root: Root,
+    /// Gives every custodian its share again.
+    seed: Option<Secret<32>>,
+    version: Arc<HeldVersion>,
+    sequence: u32,
+    /// When the next key is to be destroyed, milliseconds since 1970.
+    due_ms: Option<u64>,
+}
+
+impl Unsealed {
+    pub(super) const fn root(&self) -> &Root {
+        &self.root
+    }
+
+    pub(super) const fn seed(&self) -> Option<&Secret<32>> {
+        self.seed.as_ref()
+    }
+
+    pub(super) const fn version(&self) -> &Arc<HeldVersion> {
+        &self.version
+    }
+
+    pub(super) fn entry(&self) -> &RegisterEntry {
+        &self.version.entry
+    }
+
+    pub(super) const fn sequence(&self) -> u32 {
+        self.sequence
+    }
+
+    pub(super) const fn due_ms(&self) -> Option<u64> {
+        self.due_ms
+    }
+
+    /// The body, for the next version.
+    ///
+    /// # Errors
+    /// Never for what was opened before.
+    pub(super) fn body(&self) -> Result<Body, CustodyError> {
+        Ok(keystore::open(&self.root.key, &self.version.entry, &self.version.blob)?.body)
+    }
+}
