@@ -153,6 +153,7 @@ impl Custodian {
         if membership.manifest().successors().last() == Some(signed.as_slice()) {
             return Ok(());
         }
+        let was_staged = membership.places().any(|place| place.manifest.successors().last() == Some(signed.as_slice()));
         let (verified, signed) = {
             let membership = Arc::clone(&membership);
             self.blocking(move |_| (membership.manifest().succeed(&signed), signed)).await?
@@ -177,6 +178,7 @@ impl Custodian {
         };
         let sequence = staged.sequence;
         match self.store.stage_manifest(&staged, self.clock.now_ms()).await? {
+            Staged::Waits if was_staged => Ok(()),
             Staged::Waits => {
                 tracing::warn!(key_store_id = %key_store.id(), sequence, "a successor manifest is staged");
                 self.note(key_store, format!("manifest {sequence} is staged"), None).await

@@ -274,7 +274,6 @@ async fn publish(transaction: &mut Transaction, new: &NewVersion, origin: Origin
         register: &new.register,
         evidence: &new.evidence,
         boot_id: new.boot_id,
-        committed: new.commit_now,
         blob: &new.blob,
     };
     insert_version(transaction, &row, origin.now_ms).await?;
@@ -324,7 +323,6 @@ async fn copy(transaction: &mut Transaction, version: &CopiedVersion, origin: Or
         register: &version.register,
         evidence: &version.evidence,
         boot_id: version.boot_id,
-        committed: false,
         blob: &version.blob,
     };
     insert_version(transaction, &row, origin.now_ms).await?;
@@ -378,16 +376,16 @@ struct VersionRow<'a> {
     register: &'a [u8],
     evidence: &'a [u8],
     boot_id: BootId,
-    committed: bool,
     blob: &'a [u8],
 }
 
+/// Adds a version that is not committed yet: that has consequences of its own.
 async fn insert_version(transaction: &mut Transaction, row: &VersionRow<'_>, now_ms: u64) -> Result<(), StoreError> {
     transaction
         .execute(
             "INSERT INTO versions (key_store_id, version, blob_id, generation, share_set_sha256, manifest_sequence, \
              register, evidence, recorded_ms, boot_id, committed, blob) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0, $11)",
             &[
                 row.key_store_id.as_bytes().into(),
                 to_integer(row.version, "version")?.into(),
@@ -399,7 +397,6 @@ async fn insert_version(transaction: &mut Transaction, row: &VersionRow<'_>, now
                 row.evidence.into(),
                 to_integer(now_ms, "time")?.into(),
                 row.boot_id.as_bytes().into(),
-                row.committed.into(),
                 row.blob.into(),
             ],
         )

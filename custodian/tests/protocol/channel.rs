@@ -13,10 +13,10 @@ use holdfast_shared::keystore::Place;
 use holdfast_shared::limits;
 use holdfast_shared::manifest::ReleasePolicy;
 use holdfast_shared::query::{Answer, Question, ResultState};
-use holdfast_shared::release::{Commitment, Share, ShareSet, seal_share};
+use holdfast_shared::release::{Commitment, HeldEntry, Share, ShareSet, seal_share};
 use holdfast_shared::secrets::{Secret, SecretBytes};
 
-use crate::world::{LEASE_MS, Person, World, accepted, custodian_entry, denied, random};
+use crate::world::{LEASE_MS, Person, World, accepted, custodian_entry, denied, random, refused};
 
 fn watch(seen: Seen) -> Ask {
     Ask::Watch { seen, renew: false }
@@ -66,18 +66,29 @@ async fn a_message_counts_once_under_its_own_lease() {
 }
 
 #[tokio::test]
-async fn a_share_is_accepted_once() {
+async fn a_share_set_is_provisional_until_version_1() {
     let world = World::start().await;
     let mut enclave = world.obtain().await;
-    let (set, share) = world.shares(7);
-    let deposit = Ask::Deposit { set: set.clone(), share };
-    assert_eq!(enclave.ask(&world, &deposit).await.unwrap(), Reply::Deposited);
-    let (_, share) = world.shares(7);
-    assert_eq!(enclave.ask(&world, &Ask::Deposit { set, share }).await.unwrap(), Reply::Deposited, "a retry");
-    let (set, share) = world.shares(8);
-    let reply = world.obtain().await.ask(&world, &Ask::Deposit { set, share }).await.unwrap();
-    assert_eq!(reply, Reply::Conflict { register: None });
-    assert_eq!(world.obtain().await.content.share.unwrap().share.value.expose(), &[7; 32]);
+    let deposit = |byte| {
+        let (set, share) = world.shares(byte);
+        Ask::Deposit { set, share }
+    };
+    let held = async || world.obtain().await.content.shares.pop().unwrap().share.value.expose()[0];
+    assert_eq!(enclave.ask(&world, &deposit(8)).await.unwrap(), Reply::Deposited);
+    assert_eq!(enclave.ask(&world, &deposit(8)).await.unwrap(), Reply::Deposited, "a retry");
+    // That ceremony broke off, and another one makes another root key.
+    assert_eq!(world.obtain().await.ask(&world, &deposit(7)).await.unwrap(), Reply::Deposited);
+    assert_eq!(held().await, 7);
+    // The first one was only slow: its version 1 would be sealed under shares that are gone.
+    let one = world.blob(1, None);
+    let evidence = world.evidence(&one, &world.set(&[8]), 1);
+    let lost = Ask::Publish { version: 1, previous: None, blob: one.bytes.clone(), results: Vec::new(), evidence };
+    assert!(refused(enclave.ask(&world, &lost).await.unwrap()).contains("another ceremony"));
+    assert!(matches!(enclave.publish(&world, &one, 1, None).await, Reply::Published { .. }));
+    let late = enclave.ask(&world, &deposit(8)).await.unwrap();
+    assert!(matches!(late, Reply::Conflict { register: Some(_) }), "{late:?}");
+    assert_eq!(enclave.ask(&world, &deposit(7)).await.unwrap(), Reply::Deposited);
+    assert_eq!(held().await, 7);
 }
 
 #[tokio::test]
@@ -95,6 +106,7 @@ async fn a_share_that_does_not_fit_is_refused() {
         kms_ciphertext: None,
     };
     let good = set(1, 1, &[commitment(1, 7)]);
+    let kms = ShareSet { kms_ciphertext: Some(vec![1; 40]), ..good.clone() };
     let seal = |share: &Share, id: KeyStoreId, own: CustodianId, key: &hpke::PublicKey| {
         seal_share(share, id, own, key).unwrap()
     };
@@ -109,7 +121,7 @@ async fn a_share_that_does_not_fit_is_refused() {
             seal(&share(1, 7), id, own, key),
             "number of shares",
         ),
-        ("another generation", set(2, 1, &[commitment(1, 7)]), seal(&share(1, 7), id, own, key), "generation 1"),
+        ("a share at AWS KMS", kms, seal(&share(1, 7), id, own, key), "AWS KMS"),
         ("another key store", good.clone(), seal(&share(1, 7), KeyStoreId([1; 32]), own, key), "does not open"),
         ("another custodian", good.clone(), seal(&share(1, 7), id, CustodianId([1; 32]), key), "does not open"),
         ("another key", good.clone(), seal(&share(1, 7), id, own, stranger.public_key()), "does not open"),
@@ -120,7 +132,10 @@ async fn a_share_that_does_not_fit_is_refused() {
             other => panic!("{what}: {other:?}"),
         }
     }
-    assert!(world.obtain().await.content.share.is_none());
+    let sealed = seal(&share(1, 7), id, own, key);
+    let late = enclave.ask(&world, &Ask::Deposit { set: set(2, 1, &[commitment(1, 7)]), share: sealed }).await.unwrap();
+    assert_eq!(late, Reply::Conflict { register: None }, "another generation than the first");
+    assert!(world.obtain().await.content.shares.is_empty());
 }
 
 #[tokio::test]
@@ -131,28 +146,25 @@ async fn of_two_versions_one_wins_and_the_loser_leaks_nothing() {
     let (command_id, _) = world.order(Action::CreateCredential).await;
     let (winner, loser) = (world.blob(2, Some(&one)), world.blob(2, Some(&one)));
     assert_ne!(winner.id, loser.id);
-    let publish = |blob: &holdfast_shared::keystore::SealedKeyStore, results| Ask::Publish {
-        version: 2,
-        previous: Some(one.id),
-        blob: blob.bytes.clone(),
-        results,
-    };
-    let won = first.ask(&world, &publish(&winner, vec![result_for(&world, command_id, &Outcome::Done)])).await;
+    let won = first.ask(&world, &world.publish(&winner, vec![result_for(&world, command_id, &Outcome::Done)])).await;
     let Reply::Published { register } = won.unwrap() else { panic!("the first should win") };
     let entry = world.entry(&register);
     assert_eq!((entry.version, entry.blob_id, entry.previous), (2, winner.id, Some(one.id)));
     let kept = world.ask(Question::Result(command_id)).await;
 
     let refused = Outcome::Refused { reason: "late".to_owned() };
-    let lost = second.ask(&world, &publish(&loser, vec![result_for(&world, command_id, &refused)])).await.unwrap();
-    assert_eq!(lost, Reply::Conflict { register: Some(register.clone()) });
+    let lost =
+        second.ask(&world, &world.publish(&loser, vec![result_for(&world, command_id, &refused)])).await.unwrap();
+    assert_eq!(lost, Reply::Conflict { register: Some(HeldEntry { signed: register.clone(), is_committed: true }) });
     assert_eq!(world.ask(Question::Result(command_id)).await, kept, "the loser's result is not kept");
     let gone = second.ask(&world, &Ask::Fetch { blob_id: loser.id }).await.unwrap();
     assert!(matches!(gone, Reply::Refused { lease_ended: false, .. }));
-    let again = first.ask(&world, &publish(&winner, Vec::new())).await.unwrap();
+    let again = first.ask(&world, &world.publish(&winner, Vec::new())).await.unwrap();
     assert_eq!(again, Reply::Published { register }, "the very same blob, again");
     let old = second.ask(&world, &Ask::Fetch { blob_id: one.id }).await.unwrap();
-    assert_eq!(old, Reply::Blob { blob: one.bytes }, "earlier versions are kept");
+    let Reply::Blob { blob, evidence } = old else { panic!("earlier versions are kept: {old:?}") };
+    assert_eq!(blob, one.bytes);
+    assert!(evidence.len() > 1000, "with what vouches for them");
 }
 
 #[tokio::test]
@@ -160,7 +172,7 @@ async fn a_version_must_say_what_the_request_says() {
     let world = World::start().await;
     let mut early = world.obtain().await;
     let reply = early.publish(&world, &world.blob(1, None), 1, None).await;
-    assert!(matches!(&reply, Reply::Refused { reason, .. } if reason.contains("share")), "{reply:?}");
+    assert!(refused(reply).contains("another share set"));
     let (mut enclave, one) = world.found().await;
     let place = |key_store_id, version, previous, generation| Place { key_store_id, version, previous, generation };
     let id = world.key_store_id;
@@ -168,17 +180,19 @@ async fn a_version_must_say_what_the_request_says() {
         ("another key store", place(KeyStoreId([1; 32]), 2, Some(one.id), 1)),
         ("another version", place(id, 3, Some(one.id), 1)),
         ("another predecessor", place(id, 2, Some(BlobId([1; 32])), 1)),
-        ("another generation", place(id, 2, Some(one.id), 2)),
     ];
     for (what, place) in table {
         let reply = enclave.publish(&world, &world.blob_at(&place), 2, Some(&one)).await;
         assert!(matches!(&reply, Reply::Refused { reason, .. } if reason.contains("header")), "{what}: {reply:?}");
     }
-    let junk = Ask::Publish { version: 2, previous: Some(one.id), blob: vec![1, 2, 3], results: Vec::new() };
+    let generation = enclave.publish(&world, &world.blob_at(&place(id, 2, Some(one.id), 2)), 2, Some(&one)).await;
+    assert!(refused(generation).contains("another share set"));
+    let evidence = world.evidence(&one, &world.set(&[7]), 1);
+    let junk = Ask::Publish { version: 2, previous: Some(one.id), blob: vec![1, 2, 3], results: Vec::new(), evidence };
     assert!(matches!(enclave.ask(&world, &junk).await.unwrap(), Reply::Refused { lease_ended: false, .. }));
     let two = world.blob(2, Some(&one));
     let stranger = result_for(&world, CommandId([1; 16]), &Outcome::Done);
-    let unknown = Ask::Publish { version: 2, previous: Some(one.id), blob: two.bytes.clone(), results: vec![stranger] };
+    let unknown = world.publish(&two, vec![stranger]);
     assert!(matches!(enclave.ask(&world, &unknown).await.unwrap(), Reply::Refused { lease_ended: false, .. }));
     let three = world.blob(3, Some(&two));
     assert!(matches!(enclave.publish(&world, &three, 3, Some(&two)).await, Reply::Conflict { register: Some(_) }));
@@ -221,12 +235,13 @@ async fn only_the_home_custodian_orders_changes() {
 async fn news_wakes_whoever_waits_and_only_news_is_sent() {
     let world = Arc::new(World::start().await);
     let (mut enclave, one) = world.found().await;
-    let seen = Seen { overlay_epoch: 0, version: 1, commands: Vec::new() };
+    let seen = Seen { version: 1, ..Seen::default() };
     // What is there already is answered at once.
     match enclave.ask(&world, &watch(Seen::default())).await.unwrap() {
-        Reply::News { lease_ms: None, overlay: None, register: Some(register), commands, enclaves } => {
+        Reply::News { lease_ms: None, overlay: None, register: Some(register), commands, enclaves, successors } => {
             assert_eq!(enclaves.get(), 1);
-            assert_eq!(world.entry(&register).blob_id, one.id);
+            assert_eq!(world.entry(&register.signed).blob_id, one.id);
+            assert!(register.is_committed && successors.is_empty());
             assert!(commands.is_empty());
         }
         other => panic!("{other:?}"),
@@ -260,13 +275,13 @@ async fn news_wakes_whoever_waits_and_only_news_is_sent() {
     world.obtain().await.publish(&world, &two, 2, Some(&one)).await;
     match enclave.open(&task.await.unwrap(), enclave.counter) {
         Reply::News { overlay: None, register: Some(register), commands, .. } => {
-            assert_eq!(world.entry(&register).version, 2);
+            assert_eq!(world.entry(&register.signed).version, 2);
             assert!(commands.is_empty(), "seen");
         }
         other => panic!("{other:?}"),
     }
     // The end of the service lets everybody go.
-    let seen = Seen { overlay_epoch: 1, version: 2, commands: vec![command_id] };
+    let seen = Seen { overlay_epoch: 1, version: 2, commands: vec![command_id], manifest_sequence: 1 };
     let task = waiting(enclave.next(&watch(seen)));
     tokio::time::sleep(Duration::from_millis(50)).await;
     world.custodian.stop();
@@ -289,7 +304,7 @@ async fn results_end_a_command_and_reach_the_administrator_sealed() {
     let opened =
         command::open_result(&sealed, world.key_store_id, command_id, alice.entry.id(), &alice.encryption_key).unwrap();
     assert_eq!(cbor::decode::<Outcome>(opened.outcome.expose()).unwrap(), outcome);
-    let seen = Seen { overlay_epoch: 0, version: 1, commands: Vec::new() };
+    let seen = Seen { version: 1, ..Seen::default() };
     match enclave.renew(&world, seen).await.unwrap() {
         Reply::News { commands, .. } => assert!(commands.is_empty(), "it no longer waits"),
         other => panic!("{other:?}"),
@@ -300,8 +315,7 @@ async fn results_end_a_command_and_reach_the_administrator_sealed() {
     assert_eq!(enclave.ask(&world, &Ask::Report { results: other.clone() }).await.unwrap(), Reply::Reported);
     assert_eq!(world.ask(Question::Result(command_id)).await, before);
     let two = world.blob(2, Some(&one));
-    let publish = Ask::Publish { version: 2, previous: Some(one.id), blob: two.bytes, results: other };
-    enclave.ask(&world, &publish).await.unwrap();
+    enclave.ask(&world, &world.publish(&two, other)).await.unwrap();
     assert_ne!(world.ask(Question::Result(command_id)).await, before);
     let stranger = vec![result_for(&world, CommandId([1; 16]), &Outcome::Done)];
     let reply = enclave.ask(&world, &Ask::Report { results: stranger }).await.unwrap();
@@ -341,35 +355,21 @@ async fn enclaves_that_ask_are_counted() {
     assert_eq!(count(two.renew(&world, Seen::default()).await).await, 2, "whoever is told is one of them");
 }
 
-/// Puts another epoch of the release policy in force, as a later command will.
-async fn put_policy(world: &World, policy: &ReleasePolicy) {
-    let file = world.directory.path().join("state/custodian.sqlite");
-    let pool = sqlx::SqlitePool::connect_with(sqlx::sqlite::SqliteConnectOptions::new().filename(file)).await.unwrap();
-    sqlx::query("INSERT INTO release_policies (key_store_id, epoch, policy, recorded_ms) VALUES (?, ?, ?, 0)")
-        .bind(world.key_store_id.as_bytes().as_slice())
-        .bind(i64::try_from(policy.epoch).unwrap())
-        .bind(minicbor::to_vec(policy).unwrap())
-        .execute(&pool)
-        .await
-        .unwrap();
-    pool.close().await;
-}
-
 #[tokio::test]
 async fn a_renewal_judges_the_evidence_by_the_policy_in_force() {
     let world = World::start().await;
     let (mut enclave, one) = world.found().await;
     let policy = world.manifest.release_policy.clone();
     let more = holdfast_shared::attestation::Measurements { pcr0: [8; 48], ..accepted() };
-    let second =
-        ReleasePolicy { epoch: 2, measurements: vec![more.clone(), accepted()], lease_ms: 20_000, ..policy.clone() };
-    put_policy(&world, &second).await;
+    let images = vec![more.clone().into(), accepted().into()];
+    let second = ReleasePolicy { epoch: 2, images, lease_ms: 20_000, ..policy.clone() };
+    world.change_policy(&second).await;
     match enclave.renew(&world, Seen::default()).await.unwrap() {
         Reply::News { lease_ms, .. } => assert_eq!(lease_ms, Some(20_000)),
         other => panic!("{other:?}"),
     }
     assert_eq!(world.obtain().await.policy_epoch, 2);
-    put_policy(&world, &ReleasePolicy { epoch: 3, measurements: vec![more], ..second }).await;
+    world.change_policy(&ReleasePolicy { epoch: 3, images: vec![more.into()], ..second }).await;
     let user_data = cbor::encode(&world.user_data()).to_vec();
     let key = hpke::PrivateKey::generate().unwrap();
     let document = world.document(&world.challenge(), &user_data, key.public_key()).build().unwrap();
@@ -391,9 +391,7 @@ async fn a_restart_keeps_everything_that_was_acknowledged() {
     world.custodian.block(block.clone()).await.unwrap();
     let two = world.blob(2, Some(&one));
     let ceremony = result_for(&world, ceremony_id(world.key_store_id), &Outcome::Done);
-    let publish =
-        Ask::Publish { version: 2, previous: Some(one.id), blob: two.bytes.clone(), results: vec![ceremony.clone()] };
-    let message = enclave.next(&publish);
+    let message = enclave.next(&world.publish(&two, vec![ceremony.clone()]));
     let published = world.custodian.channel(&message).await.unwrap();
     let Reply::Published { register } = enclave.open(&published, enclave.counter) else { panic!("not published") };
     let before = world.ask(Question::Status).await;
@@ -407,18 +405,18 @@ async fn a_restart_keeps_everything_that_was_acknowledged() {
     match enclave.renew(&world, Seen::default()).await.unwrap() {
         Reply::News { lease_ms: Some(_), overlay, register: entry, commands, .. } => {
             assert_eq!(overlay, Some(block));
-            assert_eq!(entry, Some(register));
+            assert_eq!(entry, Some(HeldEntry { signed: register, is_committed: true }));
             assert_eq!(commands[0].as_slice(), bytes);
         }
         other => panic!("{other:?}"),
     }
     for blob in [&one, &two] {
         let reply = enclave.ask(&world, &Ask::Fetch { blob_id: blob.id }).await.unwrap();
-        assert_eq!(reply, Reply::Blob { blob: blob.bytes.clone() });
+        assert!(matches!(reply, Reply::Blob { blob: bytes, .. } if bytes == blob.bytes));
     }
     let ceremony_result = world.ask(Question::Result(ceremony_id(world.key_store_id))).await;
     assert_eq!(ceremony_result, Answer::Result(ResultState::Ready(ceremony)));
-    assert_eq!(world.obtain().await.content.share.unwrap().share.value.expose(), &[7; 32]);
+    assert_eq!(world.obtain().await.content.shares[0].share.value.expose(), &[7; 32]);
 }
 
 #[tokio::test]
@@ -427,7 +425,12 @@ async fn the_disk_holds_no_secret_in_clear() {
     let root_key: [u8; 32] = random();
     let mut enclave = world.obtain().await;
     let share = Share { index: 1, value: Secret::take(&mut root_key.clone()) };
-    let set = ShareSet { generation: 1, shares_needed: 1, commitments: vec![Commitment(share.commitment())], kms_ciphertext: None };
+    let set = ShareSet {
+        generation: 1,
+        shares_needed: 1,
+        commitments: vec![Commitment(share.commitment())],
+        kms_ciphertext: None,
+    };
     let sealed = seal_share(&share, world.key_store_id, world.id(), &world.record.encryption_key).unwrap();
     assert_eq!(enclave.ask(&world, &Ask::Deposit { set, share: sealed }).await.unwrap(), Reply::Deposited);
     let secrets = [&root_key, enclave.keys.ask.expose(), enclave.keys.reply.expose()];
@@ -449,7 +452,7 @@ async fn a_message_is_bounded() {
     let world = World::start().await;
     let mut enclave = world.obtain().await;
     let blob = vec![0; limits::BLOB_MAX + 1];
-    let ask = Ask::Publish { version: 1, previous: None, blob, results: Vec::new() };
+    let ask = Ask::Publish { version: 1, previous: None, blob, results: Vec::new(), evidence: Vec::new() };
     let message = enclave.next(&ask);
     assert!(world.custodian.channel(&message).await.is_err());
     assert!(matches!(

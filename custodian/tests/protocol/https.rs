@@ -104,7 +104,7 @@ async fn a_long_message_without_a_living_lease_is_not_read() {
     let service = Service::start().await;
     let mut enclave = service.world.obtain().await;
     let blob = vec![7; 200_000];
-    let ask = Ask::Publish { version: 1, previous: None, blob, results: Vec::new() };
+    let ask = Ask::Publish { version: 1, previous: None, blob, results: Vec::new(), evidence: Vec::new() };
     // With a lease it is read, and refused for what it says.
     let answer = service.post(api::CHANNEL, enclave.next(&ask)).await.unwrap();
     assert!(matches!(enclave.open(&answer, enclave.counter), Reply::Refused { lease_ended: false, .. }));
@@ -144,7 +144,8 @@ async fn strangers_who_send_long_bodies_slowly_keep_no_enclave_from_publishing()
         strangers.spawn(service.call(request(api::BLOCKS, 100_000, axum::body::Body::new(Never))));
     }
     tokio::task::yield_now().await;
-    let ask = Ask::Publish { version: 1, previous: None, blob: vec![7; 200_000], results: Vec::new() };
+    let ask =
+        Ask::Publish { version: 1, previous: None, blob: vec![7; 200_000], results: Vec::new(), evidence: Vec::new() };
     let message = enclave.next(&ask);
     let answer = service.call(request(api::CHANNEL, message.len(), message.into()));
     let answer = tokio::time::timeout(TIMEOUT / 2, answer).await.expect("the enclave has to wait").unwrap();
@@ -156,7 +157,7 @@ async fn strangers_who_send_long_bodies_slowly_keep_no_enclave_from_publishing()
 async fn a_block_reaches_a_waiting_enclave_within_a_second() {
     let service = Service::start().await;
     let (mut enclave, _) = service.world.found().await;
-    let seen = Seen { overlay_epoch: 0, version: 1, commands: Vec::new() };
+    let seen = Seen { version: 1, ..Seen::default() };
     let message = enclave.next(&Ask::Watch { seen, renew: false });
     let waiting = service.post(api::CHANNEL, message);
     let blocking = async {

@@ -11,5 +11,9 @@
 mod channel;
 mod https;
 mod orders;
+mod policies;
+mod quorum;
+mod records;
 mod release;
+mod succession;
 mod world;

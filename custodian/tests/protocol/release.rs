@@ -24,17 +24,17 @@ async fn the_first_enclave_founds_and_the_second_unseals() {
     let first = world.obtain().await;
     assert_eq!(first.policy_epoch, 1);
     assert_eq!(first.content.lease_ms, world.manifest.release_policy.lease_ms);
-    assert!(first.content.share.is_none() && first.content.register.is_none() && first.content.overlay.is_none());
+    assert!(first.content.shares.is_empty() && first.content.register.is_none() && first.content.overlay.is_none());
 
     let (_, blob) = world.found().await;
     let mut second = world.obtain().await;
-    let held = second.content.share.take().unwrap();
+    let held = second.content.shares.pop().unwrap();
     assert_eq!(held.share.value.expose(), &[7; 32]);
     assert_eq!(held.set.commitments[0].0, held.share.commitment());
-    let entry = world.entry(second.content.register.as_ref().unwrap());
+    let entry = world.entry(&second.content.register.as_ref().unwrap().signed);
     assert_eq!((entry.version, entry.blob_id, entry.previous), (1, blob.id, None));
     match second.ask(&world, &Ask::Fetch { blob_id: blob.id }).await.unwrap() {
-        Reply::Blob { blob: bytes } => assert_eq!(bytes, blob.bytes),
+        Reply::Blob { blob: bytes, .. } => assert_eq!(bytes, blob.bytes),
         other => panic!("{other:?}"),
     }
 
@@ -235,12 +235,12 @@ async fn a_blocked_key_store_gives_a_lease_and_no_share() {
     let block = world.signed_overlay(&world.overlay(1, true));
     world.custodian.block(block.clone()).await.unwrap();
     let enclave = world.obtain().await;
-    assert!(enclave.content.share.is_none());
+    assert!(enclave.content.shares.is_empty());
     assert_eq!(enclave.content.overlay, Some(block));
     assert!(enclave.content.register.is_some());
     assert!(world.records().await[0].reason.contains("blocked"));
     world.custodian.block(world.signed_overlay(&world.overlay(2, false))).await.unwrap();
-    assert!(world.obtain().await.content.share.is_some());
+    assert!(!world.obtain().await.content.shares.is_empty());
 }
 
 #[tokio::test]
@@ -263,6 +263,7 @@ async fn a_block_that_comes_before_the_lease_is_kept_makes_it_be_decided_anew() 
         nonce: [8; 32],
         granted_ms: world.now_ms(),
         expires_ms: world.now_ms() + 1000,
+        boots_max: None,
     };
     let store = world.custodian.store();
     // Decided before the block: nothing is kept, not even the nonce as spent.

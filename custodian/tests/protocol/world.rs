@@ -17,14 +17,16 @@ use holdfast_shared::attestation::Measurements;
 use holdfast_shared::block::{self, BlockOverlay};
 use holdfast_shared::cbor;
 use holdfast_shared::channel::{self, Ask, ChannelMessage, Direction, Reply, Seen};
-use holdfast_shared::command::{self, Action, Command, Precondition};
+use holdfast_shared::command::{self, Action, Command, Precondition, SealedResult};
 use holdfast_shared::hpke;
 use holdfast_shared::ids::{BootId, CommandId, CustodianId, KeyStoreId, LeaseId};
 use holdfast_shared::keystore::{self, Body, Place, SealedKeyStore, TlsIdentity};
 use holdfast_shared::labels;
 use holdfast_shared::manifest::{
-    self, Administrator, Custodian as CustodianEntry, DerCertificate, Manifest, ReleasePolicy, Thresholds,
+    self, Administrator, Custodian as CustodianEntry, DerCertificate, Manifest, ReleasePolicy, Succession, Thresholds,
 };
+use holdfast_shared::policy::{self, PolicyUpdate, ReleaseApproval};
+use holdfast_shared::provenance::{VersionUserData, share_set_sha256};
 use holdfast_shared::query::{self, Answer, Query, Question};
 use holdfast_shared::register::{self, RegisterEntry};
 use holdfast_shared::release::{
@@ -210,11 +212,16 @@ impl World {
 
     /// A good enclave obtains a release.
     pub(crate) async fn obtain(&self) -> Enclave {
+        self.try_obtain(BootId(random())).await.unwrap()
+    }
+
+    /// A boot asks for a release.
+    pub(crate) async fn try_obtain(&self, boot_id: BootId) -> Result<Enclave, ServiceError> {
         let nonce = self.challenge();
         let key = hpke::PrivateKey::generate().unwrap();
-        let user_data = cbor::encode(&self.user_data()).to_vec();
+        let user_data = cbor::encode(&ReleaseUserData { boot_id, ..self.user_data() }).to_vec();
         let document = self.document(&nonce, &user_data, key.public_key()).build().unwrap();
-        let answer = self.release(document.clone()).await.unwrap();
+        let answer = self.release(document.clone()).await?;
         let binding = ReleaseBinding {
             custodian_id: self.id(),
             key_store_id: self.key_store_id,
@@ -222,7 +229,7 @@ impl World {
             user_data: &user_data,
         };
         let (content, policy_epoch, keys) = release::open(&answer, &binding, &self.record.signing_key, &key).unwrap();
-        Enclave { content, policy_epoch, keys, counter: 0, document }
+        Ok(Enclave { content, policy_epoch, keys, counter: 0, document })
     }
 
     pub(crate) async fn records(&self) -> Vec<ReleaseRecord> {
@@ -232,10 +239,107 @@ impl World {
 
     /// The ceremony of one custodian: the share is the root key.
     pub(crate) fn shares(&self, root_key: u8) -> (ShareSet, hpke::Sealed) {
-        let share = Share { index: 1, value: Secret::take(&mut [root_key; 32]) };
-        let set = ShareSet { generation: 1, shares_needed: 1, commitments: vec![Commitment(share.commitment())], kms_ciphertext: None };
-        let sealed = release::seal_share(&share, self.key_store_id, self.id(), &self.record.encryption_key).unwrap();
-        (set, sealed)
+        self.shares_of(1, root_key)
+    }
+
+    /// The same for a later root key.
+    pub(crate) fn shares_of(&self, generation: u32, root_key: u8) -> (ShareSet, hpke::Sealed) {
+        let set = ShareSet { generation, ..self.set(&[root_key]) };
+        (set, self.seal_share(1, root_key))
+    }
+
+    /// A set of the first generation with a share for each custodian of the manifest.
+    pub(crate) fn set(&self, bytes: &[u8]) -> ShareSet {
+        let commitment = |(index, byte): (u8, &u8)| Commitment(share(index, *byte).commitment());
+        ShareSet {
+            generation: 1,
+            shares_needed: self.manifest.shares_needed,
+            commitments: (1..).zip(bytes).map(commitment).collect(),
+            kms_ciphertext: None,
+        }
+    }
+
+    pub(crate) fn seal_share(&self, index: u8, byte: u8) -> hpke::Sealed {
+        let share = share(index, byte);
+        release::seal_share(&share, self.key_store_id, self.id(), &self.record.encryption_key).unwrap()
+    }
+
+    /// What an enclave attests of a version under a set of shares and the manifest of this sequence.
+    pub(crate) fn evidence(&self, blob: &SealedKeyStore, set: &ShareSet, manifest_sequence: u32) -> Vec<u8> {
+        let header = keystore::header(&blob.bytes).unwrap();
+        let user_data = VersionUserData {
+            label: labels::ATTEST_VERSION.to_owned(),
+            key_store_id: self.key_store_id,
+            version: header.version,
+            blob_id: blob.id,
+            previous: header.previous,
+            share_set_sha256: share_set_sha256(set),
+            manifest_sequence,
+            commands: Vec::new(),
+        };
+        self.evidence_of(&user_data)
+    }
+
+    pub(crate) fn evidence_of(&self, user_data: &VersionUserData) -> Vec<u8> {
+        let document = DocumentBuilder::new(&self.chain, MODULE_ID, self.now_ms()).pcrs(&pcrs());
+        document.nonce(None).public_key(None).user_data(Some(&cbor::encode(user_data))).build().unwrap()
+    }
+
+    /// To publish a version under the root key of [`World::found`].
+    pub(crate) fn publish(&self, blob: &SealedKeyStore, results: Vec<SealedResult>) -> Ask {
+        let header = keystore::header(&blob.bytes).unwrap();
+        let evidence = self.evidence(blob, &self.set(&[7]), 1);
+        Ask::Publish { version: header.version, previous: header.previous, blob: blob.bytes.clone(), results, evidence }
+    }
+
+    /// An administrators' update of the release policy.
+    pub(crate) fn update(&self, policy: ReleasePolicy) -> PolicyUpdate {
+        PolicyUpdate {
+            label: labels::POLICY.to_owned(),
+            key_store_id: self.key_store_id,
+            policy,
+            issued_ms: self.now_ms(),
+        }
+    }
+
+    /// Puts another release policy in force.
+    pub(crate) async fn change_policy(&self, policy: &ReleasePolicy) {
+        let update = policy::sign(&self.update(policy.clone()), &self.alice.signing_key, &rng()).unwrap();
+        self.custodian.change_policy(cbor::encode(&update).to_vec()).await.unwrap();
+    }
+
+    /// A person's approval of a boot.
+    pub(crate) fn approval(&self, boot_id: BootId, expires_ms: u64, person: &Person) -> Vec<u8> {
+        let label = labels::APPROVAL.to_owned();
+        let approval = ReleaseApproval { label, key_store_id: self.key_store_id, boot_id, expires_ms };
+        policy::approve(&approval, &person.signing_key, &rng()).unwrap()
+    }
+
+    /// The first successor of the manifest, signed by these.
+    pub(crate) fn successor(&self, change: impl FnOnce(&mut Manifest), people: &[&Person]) -> (Manifest, Vec<u8>) {
+        self.succeed(&self.manifest, change, people)
+    }
+
+    /// A successor of a manifest, signed by these.
+    pub(crate) fn succeed(
+        &self,
+        before: &Manifest,
+        change: impl FnOnce(&mut Manifest),
+        people: &[&Person],
+    ) -> (Manifest, Vec<u8>) {
+        let mut next = before.clone();
+        next.succession = Some(Succession {
+            key_store_id: self.key_store_id,
+            sequence: before.succession.map_or(1, |succession| succession.sequence) + 1,
+            predecessor: holdfast_shared::sha256(&[&cbor::encode(before)]),
+            overlay_epoch: 0,
+        });
+        change(&mut next);
+        let mut envelope = manifest::sign(&next, &people[0].signing_key, &rng()).unwrap();
+        for person in &people[1..] {
+            envelope.add_signature(labels::MANIFEST, &person.signing_key, &rng()).unwrap();
+        }
+        (next, cbor::encode(&envelope).to_vec())
     }
 
     /// Ceremony and version 1.
@@ -363,12 +467,9 @@ pub(crate) fn manifest_for(record: &PublicRecord, root: &EmulatedRoot, administr
         hostile_tolerated: 0,
         host_name: "kms.example.com".parse().unwrap(),
         path_prefix: "/orders".parse().unwrap(),
-        release_policy: ReleasePolicy {
-            epoch: 1,
-            trust_root: root.trust_root().unwrap().fingerprint(),
-            measurements: vec![accepted()],
-            lease_ms: LEASE_MS,
-        },
+        release_policy: ReleasePolicy::first(root.trust_root().unwrap().fingerprint(), vec![accepted()], LEASE_MS),
+        succession: None,
+        kms_share: None,
     }
 }
 
@@ -425,17 +526,26 @@ impl Enclave {
         version: u64,
         previous: Option<&SealedKeyStore>,
     ) -> Reply {
-        let ask = Ask::Publish {
-            version,
-            previous: previous.map(|blob| blob.id),
-            blob: blob.bytes.clone(),
-            results: Vec::new(),
-        };
+        let Ask::Publish { evidence, .. } = world.publish(blob, Vec::new()) else { unreachable!() };
+        let (previous, blob) = (previous.map(|blob| blob.id), blob.bytes.clone());
+        let ask = Ask::Publish { version, previous, blob, results: Vec::new(), evidence };
         self.ask(world, &ask).await.unwrap()
     }
 
     pub(crate) async fn renew(&mut self, world: &World, seen: Seen) -> Result<Reply, ServiceError> {
         self.ask(world, &Ask::Watch { seen, renew: true }).await
+    }
+}
+
+pub(crate) fn share(index: u8, byte: u8) -> Share {
+    Share { index, value: Secret::take(&mut [byte; 32]) }
+}
+
+/// Why an enclave is refused whose lease goes on.
+pub(crate) fn refused(reply: Reply) -> String {
+    match reply {
+        Reply::Refused { reason, lease_ended: false } => reason,
+        other => panic!("should be refused: {other:?}"),
     }
 }
 

@@ -1,0 +1,259 @@
+//! Successor manifests: staged, adopted with a version, and what becomes of custodians that come and go.
+
+use holdfast_custodian::service::ServiceError;
+use holdfast_shared::cbor;
+use holdfast_shared::channel::{Ask, Reply, Seen};
+use holdfast_shared::command::{self, Action};
+use holdfast_shared::ids::{BootId, KeyStoreId};
+use holdfast_shared::keystore::{Place, SealedKeyStore};
+use holdfast_shared::manifest::{self, Manifest, ManifestChain, Thresholds};
+use holdfast_shared::query::{self, Answer, Question};
+use holdfast_shared::release::ShareSet;
+
+use crate::quorum::Three;
+use crate::world::{Person, World, custodian_entry, denied, manifest_for, random, refused, rng};
+
+fn conflict<T: std::fmt::Debug>(result: Result<T, ServiceError>) -> String {
+    match result {
+        Err(ServiceError::Conflict(reason)) => reason,
+        other => panic!("should be a conflict: {other:?}"),
+    }
+}
+
+async fn sequence(world: &World) -> u32 {
+    match world.ask(Question::Status).await {
+        Answer::Status(status) => status.manifest_sequence,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// To publish a version under a manifest of this sequence.
+fn publish(world: &World, blob: &SealedKeyStore, manifest_sequence: u32) -> Ask {
+    match world.publish(blob, Vec::new()) {
+        Ask::Publish { version, previous, blob: bytes, results, .. } => {
+            let evidence = world.evidence(blob, &world.set(&[7]), manifest_sequence);
+            Ask::Publish { version, previous, blob: bytes, results, evidence }
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_successor_comes_into_force_with_the_version_that_names_it() {
+    let custody = |manifest: &mut Manifest| manifest.thresholds = Thresholds { custody: 2, ..Thresholds::ONE };
+    let mut world = World::start_with(custody).await;
+    let (mut enclave, one) = world.found().await;
+    let carol = Person::new("carol");
+    // Bob leaves, and carol comes.
+    let change = |next: &mut Manifest| next.administrators[1] = carol.entry.clone();
+    let (next, signed) = world.successor(change, &[&world.alice, &world.bob]);
+    let (_, alone) = world.successor(change, &[&world.alice]);
+    let two = world.blob(2, Some(&one));
+    assert!(
+        refused(enclave.ask(&world, &publish(&world, &two, 2)).await.unwrap()).contains("neither in force nor staged")
+    );
+    assert!(denied(world.custodian.succeed(alone).await).contains("needs 2 signatures"));
+    for _ in 0..2 {
+        world.custodian.succeed(signed.clone()).await.unwrap();
+    }
+    world.restart(true).await;
+    assert_eq!(sequence(&world).await, 1, "it is staged");
+    assert!(world.obtain().await.content.successors.is_empty());
+    let by_bob = async |question| {
+        let query = world.query(question);
+        world.custodian.query(query::sign(&query, &world.bob.signing_key, &rng()).unwrap()).await
+    };
+    by_bob(Question::Status).await.unwrap();
+
+    let reply = enclave.ask(&world, &publish(&world, &two, 2)).await.unwrap();
+    assert!(matches!(reply, Reply::Published { .. }), "{reply:?}");
+    assert_eq!(sequence(&world).await, 2);
+    assert!(denied(by_bob(Question::Status).await).contains("unknown key"), "he has left");
+    assert_eq!(world.obtain().await.content.successors[0].as_slice(), signed);
+    for (seen, told) in [(1, 1), (2, 0)] {
+        let seen = Seen { version: 2, manifest_sequence: seen, ..Seen::default() };
+        match enclave.renew(&world, seen).await.unwrap() {
+            Reply::News { successors, .. } => assert_eq!(successors.len(), told),
+            other => panic!("{other:?}"),
+        }
+    }
+    let back = enclave.ask(&world, &publish(&world, &world.blob(3, Some(&two)), 1)).await.unwrap();
+    assert!(refused(back).contains("neither in force nor staged"));
+    world.custodian.succeed(signed).await.unwrap();
+    let (_, other) = world.successor(|next| "other".clone_into(&mut next.name), &[&world.alice, &world.bob]);
+    assert!(conflict(world.custodian.succeed(other).await).contains("does not succeed"));
+    let (_, third) = world.succeed(&next, |_| {}, &[&world.alice, &carol]);
+    world.custodian.succeed(third).await.unwrap();
+    let records = world.records().await;
+    let notes: Vec<_> =
+        records.iter().map(|record| record.reason.as_str()).filter(|r| r.starts_with("manifest")).collect();
+    assert_eq!(notes, ["manifest 3 is staged", "manifest 2 is in force", "manifest 2 is staged"]);
+    world.restart(true).await;
+    assert_eq!(sequence(&world).await, 2);
+}
+
+#[tokio::test]
+async fn a_successor_knows_of_every_block() {
+    let world = World::start().await;
+    world.found().await;
+    world.custodian.block(world.signed_overlay(&world.overlay(3, false))).await.unwrap();
+    let knows = |overlay_epoch| {
+        let change = move |next: &mut Manifest| next.succession.as_mut().unwrap().overlay_epoch = overlay_epoch;
+        world.successor(change, &[&world.alice]).1
+    };
+    assert!(conflict(world.custodian.succeed(knows(2)).await).contains("a block came between"));
+    // Otherwise its own administrators could not order a block for ages.
+    assert!(conflict(world.custodian.succeed(knows(u64::MAX)).await).contains("there is none of"));
+    // The same through the order to adopt it, which is refused where its author hears of it.
+    let adopt = |signed| {
+        let command = world.command(Action::AdoptManifest { signed });
+        cbor::encode(&command::sign(&command, &world.alice.signing_key, &rng()).unwrap()).to_vec()
+    };
+    assert!(conflict(world.custodian.command(adopt(knows(2))).await).contains("a block came between"));
+    world.custodian.command(adopt(knows(3))).await.unwrap();
+    assert!(matches!(world.ask(Question::Pending).await, Answer::Pending(waiting) if waiting.len() == 1));
+    assert!(world.records().await[0].reason.contains("manifest 2 is staged"));
+}
+
+#[tokio::test]
+async fn what_is_no_successor_is_refused() {
+    let world = World::start().await;
+    let alice = &world.alice;
+    let of = |change: fn(&mut Manifest)| world.successor(change, &[alice]).1;
+    assert!(matches!(world.custodian.succeed(world.signed_manifest()).await, Err(ServiceError::Malformed(_))));
+    let elsewhere = of(|next| next.succession.as_mut().unwrap().key_store_id = KeyStoreId([1; 32]));
+    assert!(matches!(world.custodian.succeed(elsewhere).await, Err(ServiceError::NotFound(_))));
+    let skipping = of(|next| next.succession.as_mut().unwrap().sequence = 3);
+    assert!(conflict(world.custodian.succeed(skipping).await).contains("does not succeed"));
+    let lease = of(|next| next.release_policy.lease_ms = 20_000);
+    assert!(denied(world.custodian.succeed(lease).await).contains("release policy"));
+    assert!(matches!(world.custodian.succeed(vec![0; 9]).await, Err(ServiceError::Malformed(_))));
+}
+
+/// A key store that had another custodian alone, and a successor that brings in the one under test.
+async fn joining(eve: Option<&Person>) -> (World, Vec<Vec<u8>>, Manifest) {
+    let mut world = World::unenrolled().await;
+    let home = Person::new("home");
+    let own = custodian_entry(&world.record);
+    let mut entry = own.clone();
+    entry.signing_key = home.entry.signing_key;
+    let signer = eve.unwrap_or(&world.alice);
+    let mut first = manifest_for(&world.record, &world.root, vec![signer.entry.clone()]);
+    first.custodians = vec![entry];
+    let envelope = manifest::sign(&first, &signer.signing_key, &rng()).unwrap();
+    world.key_store_id = KeyStoreId(holdfast_shared::sha256(&[&cbor::encode(&first)]));
+    let alice = world.alice.entry.clone();
+    let change = |next: &mut Manifest| {
+        next.custodians.push(own);
+        next.shares_needed = 2;
+        next.administrators = vec![alice];
+    };
+    let (next, signed) = world.succeed(&first, change, &[eve.unwrap_or(&world.alice)]);
+    world.manifest = next;
+    (world, vec![cbor::encode(&envelope).to_vec(), signed], first)
+}
+
+fn chain(manifests: &[Vec<u8>]) -> Vec<u8> {
+    let signed = manifests.iter().map(|signed| signed.clone().into()).collect();
+    cbor::encode(&ManifestChain { signed }).to_vec()
+}
+
+#[tokio::test]
+async fn strangers_enrol_nothing_by_naming_an_administrator() {
+    // The successor names alice, whom the configuration names; only eve signed.
+    let (world, manifests, _) = joining(Some(&Person::new("eve"))).await;
+    assert!(denied(world.custodian.enrol_chain(&chain(&manifests)).await).contains("may enrol key stores here"));
+    assert!(world.challenge_for(world.key_store_id).is_err());
+}
+
+#[tokio::test]
+async fn a_custodian_that_a_successor_brings_in_enrols_the_whole_chain() {
+    let (world, manifests, first) = joining(None).await;
+    assert!(denied(world.custodian.enrol(manifests[0].clone()).await).contains("not among its custodians"));
+    assert!(conflict(world.custodian.enrol(manifests[1].clone()).await).contains("is a successor"));
+    for _ in 0..2 {
+        world.custodian.enrol_chain(&chain(&manifests)).await.unwrap();
+    }
+    // It was abandoned for another one before any version came.
+    let own = world.manifest.custodians[1].clone();
+    let other = |next: &mut Manifest| {
+        "renamed".clone_into(&mut next.name);
+        next.custodians.push(own);
+        next.shares_needed = 2;
+    };
+    let (_, renamed) = world.succeed(&first, other, &[&world.alice]);
+    let renamed = vec![manifests[0].clone(), renamed];
+    world.custodian.enrol_chain(&chain(&renamed)).await.unwrap();
+    world.custodian.enrol_chain(&chain(&manifests)).await.unwrap();
+
+    // Its first share is of the generation that the successor brings.
+    let mut enclave = world.obtain().await;
+    assert_eq!(enclave.content.successors.len(), 1);
+    let set = ShareSet { generation: 2, ..world.set(&[7, 8]) };
+    let deposit = Ask::Deposit { set: set.clone(), share: world.seal_share(2, 8) };
+    assert_eq!(enclave.ask(&world, &deposit).await.unwrap(), Reply::Deposited);
+    let released = world.obtain().await.content;
+    assert_eq!((released.shares.len(), released.shares[0].set.generation), (1, 2));
+    let Answer::Custody(custody) = world.ask(Question::Custody).await else { panic!("no record") };
+    assert_eq!(custody.manifests.iter().map(|signed| signed.to_vec()).collect::<Vec<_>>(), manifests);
+    assert_eq!(custody.shares[0].set, set);
+}
+
+#[tokio::test]
+async fn successors_of_a_custodian_that_holds_versions_are_staged() {
+    let world = World::start().await;
+    world.found().await;
+    let (next, second) = world.successor(|next| "renamed".clone_into(&mut next.name), &[&world.alice]);
+    let (_, third) = world.succeed(&next, |_| {}, &[&world.alice]);
+    world.custodian.enrol_chain(&chain(&[world.signed_manifest(), second.clone()])).await.unwrap();
+    assert_eq!(sequence(&world).await, 1);
+    let far = world.custodian.enrol_chain(&chain(&[world.signed_manifest(), second, third])).await;
+    assert!(conflict(far).contains("does not succeed"), "the second is not in force yet");
+}
+
+#[tokio::test]
+async fn a_custodian_that_was_removed_deletes_its_shares_and_answers_queries() {
+    let mut three = Three::with_own_place(1).await;
+    let mut enclave = three.world.obtain().await;
+    enclave.ask(&three.world, &three.deposit(2, 8)).await.unwrap();
+    let one = three.world.blob(1, None);
+    enclave.ask(&three.world, &three.copy(&one)).await.unwrap();
+    let leave = |next: &mut Manifest| {
+        next.custodians.remove(1);
+    };
+    let (_, signed) = three.world.successor(leave, &[&three.world.alice]);
+    // A version that names the successor may come before the successor itself.
+    let key_store_id = three.world.key_store_id;
+    let two = three.world.blob_at(&Place { key_store_id, version: 2, previous: Some(one.id), generation: 2 });
+    let set = ShareSet { generation: 2, ..three.world.set(&[4, 5]) };
+    let copy = Ask::Copy {
+        register: three.signed(&two, &three.home),
+        blob: two.bytes.clone(),
+        evidence: three.world.evidence(&two, &set, 2),
+    };
+    assert_eq!(enclave.ask(&three.world, &copy).await.unwrap(), Reply::Copied);
+    assert_eq!(
+        enclave.ask(&three.world, &Ask::Commit { version: 2, blob_id: two.id }).await.unwrap(),
+        Reply::Committed
+    );
+    assert_eq!(sequence(&three.world).await, 1);
+    let early = enclave.ask(&three.world, &Ask::Retire { generation: 2 }).await.unwrap();
+    assert!(refused(early).contains("its share is here"), "a member needs the new share first");
+    three.world.custodian.succeed(signed).await.unwrap();
+    assert_eq!(sequence(&three.world).await, 2, "at once");
+
+    let mut another = three.world.obtain().await;
+    assert!(another.content.shares.is_empty(), "a lease in which it can be told to delete them");
+    assert!(three.world.records().await[0].reason.contains("was removed"));
+    let share = Ask::Deposit { set, share: three.world.seal_share(2, 5) };
+    assert!(refused(another.ask(&three.world, &share).await.unwrap()).contains("was removed"));
+    let renewal = another.renew(&three.world, Seen::default()).await.unwrap();
+    assert!(matches!(renewal, Reply::News { lease_ms: Some(_), .. }), "{renewal:?}");
+    assert_eq!(another.ask(&three.world, &Ask::Retire { generation: 2 }).await.unwrap(), Reply::Retired);
+    three.world.restart(true).await;
+    assert!(denied(three.world.try_obtain(BootId(random())).await.map(|_| ())).contains("was removed"));
+    let renewal = another.renew(&three.world, Seen::default()).await.unwrap();
+    assert!(matches!(renewal, Reply::Refused { lease_ended: true, .. }), "{renewal:?}");
+    let Answer::Status(status) = three.world.ask(Question::Status).await else { panic!("no status") };
+    assert!(!status.holds_share && status.generations.is_empty());
+}
