@@ -360,7 +360,7 @@ pub(crate) fn check_policy(policy: &ReleasePolicy) -> Result<(), &'static str> {
         "a release needs at most 16 approvals",
     )?;
     rule(
-        policy.window.is_none_or(|window| window.is_valid()),
+        policy.window.is_none_or(ReleaseWindow::is_valid),
         "a release window opens on at least one day, at a minute of the day, for 1 to 1440 minutes",
     )?;
     rule(limits::LEASE_MS.contains(&policy.lease_ms), "a lease lasts from 10 seconds to 31 days")

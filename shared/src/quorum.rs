@@ -57,7 +57,7 @@ impl Quorum {
     #[must_use]
     pub const fn write(&self) -> usize {
         let read = (self.custodians + 1 + self.hostile).saturating_sub(self.answers);
-        let twice = (self.custodians + self.hostile) / 2 + 1;
+        let twice = usize::midpoint(self.custodians, self.hostile) + 1;
         if self.hostile > 0 && twice > read { twice } else { read }
     }
 

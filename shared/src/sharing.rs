@@ -155,7 +155,9 @@ pub fn combine(set: &ShareSet, shares: &[&Share]) -> Result<Secret<32>, SharingE
     }
     let placed: Vec<Vec<u8>> = chosen.iter().map(|share| placed(share)).collect();
     let root = Gf256::combine_bytes(&placed).map(Zeroizing::new);
-    placed.into_iter().for_each(|bytes| drop(Zeroizing::new(bytes)));
+    for bytes in placed {
+        drop(Zeroizing::new(bytes));
+    }
     let root = root.map_err(|_| too_few)?;
     Secret::fill_with(|own| {
         own.copy_from_slice(root.as_slice().first_chunk::<32>().ok_or(too_few)?);

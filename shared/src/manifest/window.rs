@@ -22,21 +22,21 @@ impl ReleaseWindow {
 
     /// Whether it is open at `now_ms`, milliseconds since 1970.
     #[must_use]
-    pub const fn is_open(&self, now_ms: u64) -> bool {
+    pub fn is_open(self, now_ms: u64) -> bool {
         let minute = now_ms / 60_000;
         // The first day of 1970 was a Thursday: 3 days after a Monday.
         let day = minute / Self::MINUTES_OF_DAY + 3;
         let of_day = minute % Self::MINUTES_OF_DAY;
-        let opened_today = self.opens_on(day) && of_day >= self.opens as u64;
-        let since_today = of_day.saturating_sub(self.opens as u64);
-        let since_yesterday = of_day + Self::MINUTES_OF_DAY - self.opens as u64;
-        let minutes = self.minutes as u64;
+        let (opens, minutes) = (u64::from(self.opens), u64::from(self.minutes));
+        let opened_today = self.opens_on(day) && of_day >= opens;
+        let since_today = of_day.saturating_sub(opens);
+        let since_yesterday = (of_day + Self::MINUTES_OF_DAY).saturating_sub(opens);
         (opened_today && since_today < minutes) || (self.opens_on(day + 6) && since_yesterday < minutes)
     }
 
     /// When it opens next, at or after `now_ms`, milliseconds since 1970; `now_ms` itself while it is open.
     #[must_use]
-    pub fn next_opening_ms(&self, now_ms: u64) -> u64 {
+    pub fn next_opening_ms(self, now_ms: u64) -> u64 {
         if self.is_open(now_ms) {
             return now_ms;
         }
@@ -47,16 +47,16 @@ impl ReleaseWindow {
         minutes.map(|minute| minute.saturating_mul(60_000)).find(|opens_ms| *opens_ms >= now_ms).unwrap_or(u64::MAX)
     }
 
-    const fn opens_on(&self, day: u64) -> bool {
+    const fn opens_on(self, day: u64) -> bool {
         self.days >> (day % 7) & 1 == 1
     }
 
-    pub(super) const fn is_valid(&self) -> bool {
+    pub(super) fn is_valid(self) -> bool {
         self.days != 0
             && self.days < 1 << 7
-            && (self.opens as u64) < Self::MINUTES_OF_DAY
+            && u64::from(self.opens) < Self::MINUTES_OF_DAY
             && self.minutes >= 1
-            && self.minutes as u64 <= Self::MINUTES_OF_DAY
+            && u64::from(self.minutes) <= Self::MINUTES_OF_DAY
     }
 }
 
