@@ -10,7 +10,7 @@ use std::sync::Arc;
 use holdfast_shared::cbor;
 use holdfast_shared::ids::{AdministratorId, BootId};
 use holdfast_shared::limits;
-use holdfast_shared::manifest::ReleasePolicy;
+use holdfast_shared::manifest::{Administrator, ReleasePolicy};
 use holdfast_shared::policy::{self, PolicyError, ReleaseApproval};
 use holdfast_shared::signature::Envelope;
 
@@ -109,8 +109,7 @@ impl Custodian {
         now_ms: u64,
     ) -> Result<Vec<AdministratorId>, ServiceError> {
         let membership = self.membership(key_store).await?;
-        let in_office: BTreeSet<_> =
-            membership.administrators().iter().map(|administrator| administrator.id()).collect();
+        let in_office: BTreeSet<_> = membership.administrators().iter().map(Administrator::id).collect();
         let approvals = self.store.release_approvals(key_store.id(), boot_id, now_ms).await?;
         Ok(approvals.into_iter().map(|(id, _)| id).filter(|id| in_office.contains(id)).collect())
     }

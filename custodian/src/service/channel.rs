@@ -4,6 +4,7 @@
 //! changes nothing again, after a restart or at another replica. A refusal of what an authentic message asks travels sealed; refusals
 //! before that travel open, and an enclave must not believe more of them than that it got no answer.
 
+use core::pin::Pin;
 use std::sync::Arc;
 
 use holdfast_shared::cbor;
@@ -15,6 +16,9 @@ use super::lease::Lease;
 use super::versions::Offer;
 use super::{Custodian, ServiceError, carried_through};
 use crate::store::{Origin, StoreError};
+
+/// Work for an enclave that changes something.
+type Change = Pin<Box<dyn Future<Output = Result<Reply, ServiceError>> + Send>>;
 
 impl Custodian {
     /// `channel`: a message of an enclave that holds a lease.
@@ -46,40 +50,31 @@ impl Custodian {
 
     async fn answer(self: &Arc<Self>, lease: &Arc<Lease>, ask: Ask, origin: Origin) -> Result<Reply, ServiceError> {
         let (custodian, held) = (Arc::clone(self), Arc::clone(lease));
-        match ask {
-            Ask::Watch { seen, renew } => self.watch(lease, &seen, renew, origin).await,
-            Ask::Fetch { blob_id } => self.fetch(lease, blob_id).await,
-            Ask::Deposit { set, share } => {
-                let change = async move { custodian.deposit(&held, set, share, origin).await };
-                self.change(lease, change).await
+        let change: Change = match ask {
+            Ask::Watch { seen, renew } => return Box::pin(self.watch(lease, &seen, renew, origin)).await,
+            Ask::Fetch { blob_id } => return self.fetch(lease, blob_id).await,
+            Ask::Report { results } => {
+                return carried_through(Box::pin(async move { custodian.report(&held, results, origin).await })).await;
             }
+            Ask::Deposit { set, share } => Box::pin(async move { custodian.deposit(&held, set, share, origin).await }),
             Ask::Publish { version, previous, blob, results, evidence } => {
                 let offer = Offer { version, previous, blob, evidence };
-                let change = async move { custodian.publish(&held, offer, &results, origin).await };
-                self.change(lease, change).await
+                Box::pin(async move { custodian.publish(&held, offer, &results, origin).await })
             }
             Ask::Copy { register, blob, evidence } => {
                 let copy = Copy { register, blob, evidence };
-                self.change(lease, async move { custodian.copy(&held, copy, origin).await }).await
+                Box::pin(async move { custodian.copy(&held, copy, origin).await })
             }
             Ask::Commit { version, blob_id } => {
-                self.change(lease, async move { custodian.commit(&held, version, blob_id, origin).await }).await
+                Box::pin(async move { custodian.commit(&held, version, blob_id, origin).await })
             }
-            Ask::Retire { generation } => {
-                self.change(lease, async move { custodian.retire(&held, generation, origin).await }).await
-            }
-            Ask::Report { results } => {
-                carried_through(async move { custodian.report(&held, results, origin).await }).await
-            }
-        }
+            Ask::Retire { generation } => Box::pin(async move { custodian.retire(&held, generation, origin).await }),
+        };
+        self.change(lease, change).await
     }
 
     /// Lets an enclave change something only if the policy in force still accepts it.
-    async fn change(
-        &self,
-        lease: &Lease,
-        change: impl Future<Output = Result<Reply, ServiceError>> + Send + 'static,
-    ) -> Result<Reply, ServiceError> {
+    async fn change(&self, lease: &Lease, change: Change) -> Result<Reply, ServiceError> {
         let policy = self.policy(&lease.key_store).await?;
         if let Err(reason) = lease.evidence.satisfies(&policy, &self.roots, self.clock.now_ms()) {
             return self.end(lease, reason).await;

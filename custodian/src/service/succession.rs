@@ -13,7 +13,7 @@ use holdfast_shared::cbor;
 use holdfast_shared::ids::{AdministratorId, CustodianId};
 use holdfast_shared::labels;
 use holdfast_shared::limits;
-use holdfast_shared::manifest::{Manifest, ManifestChain, ManifestError, VerifiedManifest};
+use holdfast_shared::manifest::{Administrator, Manifest, ManifestChain, ManifestError, VerifiedManifest};
 use holdfast_shared::signature::Envelope;
 
 use super::membership::{KeyStore, Membership, Place};
@@ -223,7 +223,7 @@ fn refused(error: &ManifestError) -> ServiceError {
 fn verify_with_signers(manifests: &[Vec<u8>]) -> Result<(VerifiedManifest, Vec<AdministratorId>), ManifestError> {
     let mut chain = manifests.iter();
     let first = VerifiedManifest::verify(chain.next().map_or(&[], Vec::as_slice))?;
-    let mut signers: Vec<_> = first.manifest().administrators.iter().map(|administrator| administrator.id()).collect();
+    let mut signers: Vec<_> = first.manifest().administrators.iter().map(Administrator::id).collect();
     let mut newest = first;
     for signed in chain {
         let next = newest.succeed(signed)?;
