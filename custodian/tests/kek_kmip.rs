@@ -246,7 +246,9 @@ async fn long_faults_anywhere() {
     let world = World::start().await;
     let kek = world.kek_within(Duration::from_secs(2), |_| {});
     let wrapped = kek.wrap(AAD, SECRET).await.unwrap();
-    let mut random = Random::seeded(fresh_seed());
+    let seed = fresh_seed();
+    eprintln!("HOLDFAST_TEST_SEED={seed} repeats this");
+    let mut random = Random::seeded(seed);
     for round in 0..300 {
         let mut fault = Fault::random(&mut random);
         fault.connection = Some(0);

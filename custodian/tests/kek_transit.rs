@@ -243,7 +243,9 @@ async fn long_faults_anywhere() {
     let world = World::start().await;
     let kek = Kek::new(Box::new(TransitKey::open(&world.config).unwrap()), Duration::from_secs(2));
     let wrapped = kek.wrap(AAD, SECRET).await.unwrap();
-    let mut random = Random::seeded(fresh_seed());
+    let seed = fresh_seed();
+    eprintln!("HOLDFAST_TEST_SEED={seed} repeats this");
+    let mut random = Random::seeded(seed);
     for round in 0..300 {
         let mut fault = Fault::random(&mut random);
         fault.connection = Some(0);
