@@ -256,7 +256,7 @@ impl fmt::Display for RecordReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "record of {}: {} entries", printable(&self.custodian), self.records.len())?;
         for line in &self.records {
-            let what = if line.released { "released" } else { "REFUSED " };
+            let what = if line.released { "released" } else { "-       " };
             write!(f, "\n{} {what} {}", format_ms(line.at_ms), printable(&line.reason))?;
             if let Some(boot) = &line.boot_id {
                 write!(f, " (boot {boot}, {})", printable(line.module_id.as_deref().unwrap_or("unproven")))?;
