@@ -224,6 +224,10 @@ impl Kek {
     /// # Errors
     /// [`KekError`].
     pub async fn wrap(&self, aad: &[u8], secret: &[u8]) -> Result<Vec<u8>, KekError> {
+        self.noted(self.seal(aad, secret).await)
+    }
+
+    async fn seal(&self, aad: &[u8], secret: &[u8]) -> Result<Vec<u8>, KekError> {
         if secret.len() > SECRET_MAX {
             return Err(misfit(format!(
                 "a secret of {} bytes is to be wrapped, at most {SECRET_MAX} are",
@@ -242,6 +246,10 @@ impl Kek {
     /// # Errors
     /// [`KekError`].
     pub async fn unwrap(&self, aad: &[u8], wrapped: &[u8]) -> Result<SecretBytes, KekError> {
+        self.noted(self.unseal(aad, wrapped).await)
+    }
+
+    async fn unseal(&self, aad: &[u8], wrapped: &[u8]) -> Result<SecretBytes, KekError> {
         let (format, rest) = wrapped.split_first().ok_or(KekError::OpenFailed)?;
         if wrapped.len() > WRAPPED_MAX {
             return Err(KekError::OpenFailed);
@@ -254,22 +262,18 @@ impl Kek {
         if secret.expose().len() > SECRET_MAX { Err(KekError::OpenFailed) } else { Ok(secret) }
     }
 
-    /// Keeps the time, and notes whether the key could be used.
     async fn in_time<T>(&self, call: Pending<'_, T>) -> Result<T, KekError> {
-        let result = match tokio::time::timeout(self.timeout, call).await {
-            Ok(result) => result,
-            Err(_) => Err(KekError::TimedOut { place: self.place(), timeout: self.timeout }),
-        };
-        self.note(result.as_ref().err());
-        result
+        let late = |_| KekError::TimedOut { place: self.place(), timeout: self.timeout };
+        tokio::time::timeout(self.timeout, call).await.map_err(late)?
     }
 
-    /// Logs when the key becomes unusable or usable again, and nothing in between.
-    fn note(&self, error: Option<&KekError>) {
+    /// Notes whether the key could be used, and logs when that changes.
+    fn noted<T>(&self, result: Result<T, KekError>) -> Result<T, KekError> {
+        let error = result.as_ref().err();
         let usable = match error {
             None => true,
             // This secret, not the key.
-            Some(KekError::OpenFailed | KekError::OtherPlace { .. } | KekError::Random) => return,
+            Some(KekError::OpenFailed | KekError::OtherPlace { .. } | KekError::Random) => return result,
             Some(_) => false,
         };
         let changed = self.usable.send_if_modified(|was| std::mem::replace(was, usable) != usable);
@@ -278,6 +282,7 @@ impl Kek {
             None if changed => tracing::info!(key = self.describe(), "the key-encryption key can be used again"),
             _ => {}
         }
+        result
     }
 }
 

@@ -38,6 +38,7 @@ pub mod programs;
 pub mod python;
 pub mod random;
 pub mod signers;
+pub mod softhsm;
 pub mod system;
 pub mod tap;
 pub mod wait;

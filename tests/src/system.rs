@@ -58,6 +58,8 @@ pub struct Options {
     pub intercepted: bool,
     /// What stands in the custodians' configuration under `[key_encryption_key]`, if not the default.
     pub key_encryption_key: Option<String>,
+    /// What the custodians' processes need to reach that key.
+    pub environment: Vec<(&'static str, String)>,
     /// Whether the system's authority can prove host names to the enclave.
     pub provable: bool,
     /// Connections that the enclave serves at once, if not as many as usual.
@@ -79,6 +81,7 @@ impl Default for Options {
             taps: false,
             intercepted: false,
             key_encryption_key: None,
+            environment: Vec::new(),
             provable: false,
             connections_max: None,
             custodians: 1,
@@ -476,6 +479,7 @@ async fn start_custodians(layout: &Layout, administrator: &Administrator, option
             emulated_root: Some(layout.path("nsm/root.pem")),
             intercepted: options.intercepted,
             key_encryption_key: options.key_encryption_key.clone(),
+            environment: options.environment.clone(),
         };
         custodians.push(CustodianProcess::init(&layout.path(&name), &layout.log(&name), told).await);
     }

@@ -33,23 +33,26 @@ impl Kek {
     /// # Errors
     /// [`KekError`].
     pub async fn probe(&self) -> Result<(), KekError> {
+        // Noted as a whole: a key that wraps and does not unwrap is not usable in between.
+        self.noted(self.try_out().await)
+    }
+
+    async fn try_out(&self) -> Result<(), KekError> {
         self.in_time(self.key.health()).await?;
         let mut sample = [0; 16];
         SystemRandom::new().fill(&mut sample).map_err(|_| KekError::Random)?;
-        let wrapped = self.wrap(labels::WRAP_PROBE.as_bytes(), &sample).await?;
-        let opened = match self.unwrap(labels::WRAP_PROBE.as_bytes(), &wrapped).await {
+        let wrapped = self.seal(labels::WRAP_PROBE.as_bytes(), &sample).await?;
+        let opened = match self.unseal(labels::WRAP_PROBE.as_bytes(), &wrapped).await {
             Err(KekError::OpenFailed) => false,
             result => result?.expose().ct_eq(&sample).into(),
         };
         if opened {
             return Ok(());
         }
-        let error = KekError::Misconfigured {
+        Err(KekError::Misconfigured {
             what: "it does not open what it just wrapped".to_owned(),
             remedy: "look whether the key was exchanged, or name another".to_owned(),
-        };
-        self.note(Some(&error));
-        Err(error)
+        })
     }
 
     /// Looks at the key again and again.

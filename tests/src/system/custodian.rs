@@ -25,6 +25,8 @@ pub struct CustodianOptions {
     pub intercepted: bool,
     /// What stands in its configuration under `[key_encryption_key]`, if not the default.
     pub key_encryption_key: Option<String>,
+    /// What its process needs to reach that key.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 /// What stands before a custodian: its address in manifests.
@@ -129,6 +131,7 @@ impl CustodianProcess {
     fn command(&self, verb: &str) -> Command {
         let mut command = Command::new(program("holdfast-custodian"));
         command.arg(verb).arg("--config").arg(self.folder.join("custodian.toml"));
+        command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 

@@ -247,6 +247,7 @@ impl System {
                 emulated_root: Some(root.clone()),
                 intercepted: options.intercepted,
                 key_encryption_key: None,
+                environment: Vec::new(),
             };
             let log = self.layout.log(&format!("custodian-{}", options.name));
             &*own.insert(CustodianProcess::init(&folder.path("custodian"), &log, custodian_options).await)
