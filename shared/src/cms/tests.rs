@@ -123,6 +123,10 @@ fn each_rule() {
         ("recipients of indefinite length", plain.write_with(&[&[0x31, 0x80], &*recipient, END].concat())),
         ("an originator", plain.write_with(&[&[0xa0, 0], &*element(0x31, &recipient)].concat())),
         ("another recipient info", plain.write_with(&element(0x31, &element(0xa1, &recipient[4..])))),
+        (
+            "something after the key",
+            plain.write_with(&element(0x31, &element(0x30, &[&recipient[4..], &[5, 0]].concat()))),
+        ),
         ("no identifier", with(&|parts| parts.identifier.clear())),
         ("a long identifier", with(&|parts| parts.identifier = vec![1; KMS_RECIPIENT_ID_MAX + 1])),
         ("a short key", with(&|parts| parts.key.truncate(255))),
@@ -148,18 +152,18 @@ fn each_rule() {
 #[test]
 fn lengths_are_as_short_as_can_be() {
     let message = Parts::plain().write();
-    // The identifier's length in two bytes, and all around it one more.
+    // The identifier's length in more bytes than needed, and the lengths around it as they must be then.
     let at = message.windows(3).position(|window| window == [0x80, 32, 7]).unwrap();
-    let mut long = message.clone();
-    long.splice(at + 1..at + 2, [0x81, 32]);
-    for around in [22, 26] {
-        assert_eq!(long[around], 0x01);
-        long[around + 1] += 1;
+    for (spelling, more) in [([0x81, 32].as_slice(), 1), (&[0x82, 0, 32], 2)] {
+        let mut long = message.clone();
+        long.splice(at + 1..at + 2, spelling.iter().copied());
+        for around in [22, 26] {
+            assert_eq!(long[around], 0x01);
+            long[around + 1] += more;
+        }
+        let expected = CmsError::Unexpected("a length is not definite and as short as can be");
+        assert_eq!(EnvelopedData::parse(&long), Err(expected), "{spelling:?}");
     }
-    assert_eq!(
-        EnvelopedData::parse(&long),
-        Err(CmsError::Unexpected("a length is not definite and as short as can be"))
-    );
     for length in [[0x82, 0x00, 0x80].as_slice(), &[0x83, 0, 1, 0], &[0x80], &[0xff]] {
         let mut other = message.clone();
         other.splice(at + 1..at + 2, length.iter().copied());
