@@ -11,8 +11,10 @@ use holdfast_custodian::{http_api, server, tls};
 use holdfast_shared::api::{self, RefusalCode};
 use holdfast_shared::cbor;
 use holdfast_shared::channel::{Ask, Reply, Seen};
-use holdfast_shared::ids::{KeyStoreId, LeaseId};
+use holdfast_shared::ids::{BootId, KeyStoreId, LeaseId};
 use holdfast_shared::limits;
+use holdfast_shared::manifest::{ManifestChain, ReleasePolicy};
+use holdfast_shared::policy;
 use holdfast_shared::release::{ChallengeAnswer, ChallengeRequest, PROTOCOL};
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
@@ -21,7 +23,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::world::{World, custodian_entry};
+use crate::world::{World, custodian_entry, rng};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -87,10 +89,26 @@ async fn each_path_answers_and_refuses_in_its_own_format() {
         (api::COMMANDS, vec![0; 100], RefusalCode::Malformed),
         (api::BLOCKS, vec![0; 100_000], RefusalCode::Malformed),
         (api::BLOCKS, vec![0; limits::BLOCK_OVERLAY_MAX + 1], RefusalCode::Malformed),
+        (api::MANIFEST_CHAINS, vec![0; 100], RefusalCode::Malformed),
+        (api::MANIFEST_CHAINS, vec![0; <ManifestChain as cbor::Message>::MAX + 1], RefusalCode::Malformed),
+        (api::SUCCESSORS, vec![0; 100], RefusalCode::Malformed),
+        (api::SUCCESSORS, vec![0; limits::MANIFEST_MAX + 1], RefusalCode::Malformed),
+        (api::POLICIES, vec![0; 100], RefusalCode::Malformed),
+        (api::POLICIES, vec![0; limits::MANIFEST_MAX + 1], RefusalCode::Malformed),
+        (api::APPROVALS, vec![0; 100], RefusalCode::Malformed),
+        (api::APPROVALS, vec![0; 4_000], RefusalCode::Malformed),
         (api::QUERIES, vec![0; 100], RefusalCode::Malformed),
         ("/v1/elsewhere", Vec::new(), RefusalCode::NotFound),
         ("/", Vec::new(), RefusalCode::NotFound),
     ];
+    let policy = service.world.manifest.release_policy.clone();
+    let update = service.world.update(ReleasePolicy { epoch: 2, ..policy });
+    let update = policy::sign(&update, &service.world.alice.signing_key, &rng()).unwrap();
+    assert_eq!(service.post(api::POLICIES, cbor::encode(&update).to_vec()).await.unwrap(), b"");
+    let approval = service.world.approval(BootId([1; 16]), service.world.now_ms() + 1000, &service.world.alice);
+    assert_eq!(service.post(api::APPROVALS, approval).await.unwrap(), b"");
+    let (_, successor) = service.world.successor(|_| {}, &[&service.world.alice]);
+    assert_eq!(service.post(api::SUCCESSORS, successor).await.unwrap(), b"");
     for (path, body, code) in table {
         let length = body.len();
         assert_eq!(service.refusal(path, body).await, code, "{path} with {length} bytes");

@@ -207,3 +207,18 @@ async fn only_administrators_ask_and_only_now() {
     assert_eq!(status.leases[0].measurements.pcr16, [16; 48]);
     assert_eq!(world.ask(Question::Overlay).await, Answer::Overlay { overlay: None });
 }
+
+#[tokio::test]
+async fn a_flood_of_orders_is_cut_off() {
+    let world = World::start().await;
+    let stranger = Person::new("stranger");
+    let junk = world.approval(holdfast_shared::ids::BootId([1; 16]), u64::MAX, &stranger);
+    for _ in 0..1_000_000 {
+        match world.custodian.approve(junk.clone()).await {
+            Err(ServiceError::Denied(_)) => {}
+            Err(ServiceError::TooMany(_)) => return,
+            other => panic!("{other:?}"),
+        }
+    }
+    panic!("it should be cut off");
+}

@@ -1,12 +1,15 @@
 //! Successor manifests: staged, adopted with a version, and what becomes of custodians that come and go.
 
+use std::num::NonZeroU8;
+
 use holdfast_custodian::service::ServiceError;
+use holdfast_shared::block;
 use holdfast_shared::cbor;
 use holdfast_shared::channel::{Ask, Reply, Seen};
 use holdfast_shared::command::{self, Action};
 use holdfast_shared::ids::{BootId, KeyStoreId};
 use holdfast_shared::keystore::{Place, SealedKeyStore};
-use holdfast_shared::manifest::{self, Manifest, ManifestChain, Thresholds};
+use holdfast_shared::manifest::{self, Manifest, ManifestChain, ReleasePolicy, Thresholds};
 use holdfast_shared::query::{self, Answer, Question};
 use holdfast_shared::release::ShareSet;
 
@@ -256,4 +259,32 @@ async fn a_custodian_that_was_removed_deletes_its_shares_and_answers_queries() {
     assert!(matches!(renewal, Reply::Refused { lease_ended: true, .. }), "{renewal:?}");
     let Answer::Status(status) = three.world.ask(Question::Status).await else { panic!("no status") };
     assert!(!status.holds_share && status.generations.is_empty());
+}
+
+#[tokio::test]
+async fn whoever_left_orders_and_approves_nothing_any_more() {
+    let world = World::start().await;
+    let (mut enclave, one) = world.found().await;
+    let by_bob = |epoch| {
+        let envelope = block::sign(&world.overlay(epoch, false), &world.bob.signing_key, &rng()).unwrap();
+        cbor::encode(&envelope).to_vec()
+    };
+    let boot_id = BootId(random());
+    world.custodian.approve(world.approval(boot_id, world.now_ms() + 3_600_000, &world.bob)).await.unwrap();
+    let change = |next: &mut Manifest| {
+        next.administrators.truncate(1);
+        next.succession.as_mut().unwrap().overlay_epoch = 3;
+    };
+    world.custodian.succeed(world.successor(change, &[&world.alice]).1).await.unwrap();
+    enclave.ask(&world, &publish(&world, &world.blob(2, Some(&one)), 2)).await.unwrap();
+    // Overlays that the successor knows of were ordered under its predecessor, and may come late.
+    world.custodian.block(by_bob(3)).await.unwrap();
+    assert!(denied(world.custodian.block(by_bob(4)).await).contains("unknown key"));
+    world.custodian.block(world.signed_overlay(&world.overlay(4, false))).await.unwrap();
+    assert!(
+        denied(world.custodian.approve(world.approval(boot_id, u64::MAX, &world.bob)).await).contains("unknown key")
+    );
+    let policy = world.manifest.release_policy.clone();
+    world.change_policy(&ReleasePolicy { epoch: 2, approvals: NonZeroU8::new(1), ..policy }).await;
+    assert!(denied(world.try_obtain(boot_id).await.map(|_| ())).contains("has 0"));
 }
