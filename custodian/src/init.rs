@@ -141,6 +141,7 @@ pub async fn init(config: &Config, clock: &dyn Clock) -> Result<PublicRecord, In
         Some(server) => server,
         None => Store::create(&state.database()).await?,
     };
+    store.claim(CustodianId(signing_key.fingerprint())).await?;
     store.close().await;
 
     let record = PublicRecord {

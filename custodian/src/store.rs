@@ -21,7 +21,7 @@ mod window;
 
 use std::path::{Path, PathBuf};
 
-use holdfast_shared::ids::{KeyStoreId, LeaseId};
+use holdfast_shared::ids::{CustodianId, KeyStoreId, LeaseId};
 
 pub use changes::{Change, Changes};
 pub use commands::{Merged, Queued, StoredCommand};
@@ -37,6 +37,9 @@ pub use window::{ReplayWindow, Replayed};
 use crate::config::Config;
 use crate::state::{StateDirectory, StateError};
 use database::{Database, PostgresDatabase, SqliteDatabase};
+
+/// Name of the setting that holds the id of the custodian whose tables these are.
+const OWNER: &str = "custodian";
 
 /// Why the database did not do what it should.
 #[derive(Debug, thiserror::Error)]
@@ -67,9 +70,9 @@ pub enum StoreError {
     /// A private file that it takes to reach the database.
     #[error(transparent)]
     File(#[from] StateError),
-    /// A database in which somebody's tables are filled is no place for a new custodian.
+    /// Another custodian's tables.
     #[error(
-        "database: belongs to a custodian already; for a further replica of that one copy its state directory instead of \
+        "database: belongs to another custodian already; for a further replica of that one copy its state directory instead of \
          making a new one"
     )]
     InUse,
@@ -176,6 +179,15 @@ impl Store {
     pub async fn is_empty(&self) -> Result<bool, StoreError> {
         let (settings,): (i64,) = self.database.read().await?.fetch_one("SELECT count(*) FROM settings", &[]).await?;
         Ok(settings == 0 && self.key_store_ids().await?.is_empty())
+    }
+
+    /// Makes the tables this custodian's, or sees that they are.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] when they are another custodian's.
+    pub async fn claim(&self, id: CustodianId) -> Result<(), StoreError> {
+        let owner = self.setting(OWNER, id.as_bytes()).await?;
+        if owner == id.as_bytes() { Ok(()) } else { Err(StoreError::InUse) }
     }
 
     /// The ids of all key stores.

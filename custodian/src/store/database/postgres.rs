@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use holdfast_shared::ids::KeyStoreId;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPool, PgPoolOptions, PgSslMode};
-use sqlx::{ConnectOptions, Postgres};
+use sqlx::{ConnectOptions, Connection, Postgres};
 
 use super::Lock;
 use crate::store::{Changes, PostgresServer, StoreError, schema};
@@ -42,6 +42,10 @@ pub(in crate::store) struct PostgresDatabase {
 impl PostgresDatabase {
     pub(in crate::store) async fn connect(server: &PostgresServer) -> Result<Self, StoreError> {
         let options = options(server);
+        // By itself first: a pool tries again and again what will not get better, and says only that it took too long.
+        let mut connection = options.connect().await?;
+        check_durability(&mut connection).await?;
+        connection.close().await?;
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS)
             .acquire_timeout(ACQUIRE_TIMEOUT)

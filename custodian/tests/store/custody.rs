@@ -1,0 +1,320 @@
+//! Key stores, manifests, policies, shares, versions.
+
+use holdfast_custodian::store::{
+    Committed, Copied, CopiedVersion, Deposited, NewShare, NewVersion, Published, Retired, Staged, StagedManifest,
+    StoreError, StoredOverlay, StoredPolicy, StoredRegister,
+};
+use holdfast_shared::ids::KeyStoreId;
+
+use crate::fixture::{
+    BOOT, KEY_STORE, NOW_MS, Place, blob_id, command, command_id, copy, message, set_sha256, share, version,
+};
+
+pub(crate) async fn a_key_store_is_enrolled_once(place: Place) {
+    let (one, two) = (&place.one, &place.two);
+    let other = KeyStoreId([2; 32]);
+    let first = [b"manifest".to_vec()];
+    let chain = [b"other".to_vec(), b"its successor".to_vec()];
+    let (a, b) =
+        tokio::join!(one.enrol(KEY_STORE, &first, b"policy", NOW_MS), two.enrol(KEY_STORE, &first, b"policy", NOW_MS));
+    assert!(a.unwrap() ^ b.unwrap(), "one of them is the first");
+    assert!(one.enrol(other, &chain, b"other policy", NOW_MS + 1).await.unwrap());
+    assert!(!two.enrol(KEY_STORE, &chain, b"changed", NOW_MS).await.unwrap());
+    let stored: Vec<_> = two.key_stores().await.unwrap().into_iter().map(|s| (s.key_store_id, s.manifests)).collect();
+    assert_eq!(stored, [(KEY_STORE, first.to_vec()), (other, chain.to_vec())]);
+    assert_eq!(two.release_policy(KEY_STORE).await.unwrap().policy, b"policy");
+    assert!(matches!(one.release_policy(KeyStoreId([3; 32])).await, Err(StoreError::Damaged(_))));
+}
+
+fn successor<'a>(sequence: u32, predecessor: &'a [u8], signed: &'a [u8]) -> StagedManifest<'a> {
+    StagedManifest { key_store_id: KEY_STORE, sequence, predecessor, signed, overlay_epoch: 0 }
+}
+
+pub(crate) async fn a_successor_waits_for_the_version_that_names_it(place: Place) {
+    let place = place.founded().await;
+    let (one, two) = (&place.one, &place.two);
+    for (staged, expected) in [
+        (successor(3, b"manifest", b"three"), Staged::Conflict(1)),
+        (successor(2, b"another first", b"two"), Staged::Conflict(1)),
+        (successor(2, b"manifest", b"two"), Staged::Waits),
+        (successor(2, b"manifest", b"two"), Staged::Waits),
+        (successor(2, b"manifest", b"better two"), Staged::Waits),
+    ] {
+        assert_eq!(one.stage_manifest(&staged, NOW_MS).await.unwrap(), expected, "{staged:?}");
+    }
+    let kept = async || {
+        let kept = two.key_store(KEY_STORE).await.unwrap().unwrap();
+        (kept.manifests.len(), kept.staged, kept.mark.sequence)
+    };
+    assert_eq!(kept().await, (1, Some(b"better two".to_vec()), 1));
+    let mark = two.manifest_mark(KEY_STORE).await.unwrap();
+    let names = NewVersion { manifest_sequence: 2, commit_now: false, ..version(1, 1) };
+    one.publish(&names, message(1)).await.unwrap();
+    assert_eq!(kept().await.2, 1, "the version is not committed");
+    one.commit(KEY_STORE, 1, blob_id(1, 1), message(2)).await.unwrap();
+    assert_eq!(kept().await, (2, None, 2));
+    assert_ne!(two.manifest_mark(KEY_STORE).await.unwrap(), mark, "other replicas look at the manifests anew");
+    assert_eq!(one.stage_manifest(&successor(2, b"manifest", b"better two"), NOW_MS).await.unwrap(), Staged::Adopted);
+    assert_eq!(one.stage_manifest(&successor(2, b"manifest", b"two"), NOW_MS).await.unwrap(), Staged::Conflict(2));
+    let back = NewVersion { manifest_sequence: 1, ..version(2, 1) };
+    assert_eq!(one.publish(&back, message(3)).await.unwrap(), Published::Backwards);
+    // A block that the successor does not know of came between.
+    let overlay = StoredOverlay { epoch: 7, signed: vec![1] };
+    assert!(two.put_overlay(KEY_STORE, 0, &overlay, NOW_MS).await.unwrap());
+    let three = successor(3, b"better two", b"three");
+    assert_eq!(one.stage_manifest(&three, NOW_MS).await.unwrap(), Staged::Blocked(7));
+    let knows = StagedManifest { overlay_epoch: 7, ..three };
+    assert_eq!(one.stage_manifest(&knows, NOW_MS).await.unwrap(), Staged::Waits);
+}
+
+fn policy(epoch: u64, text: &str) -> StoredPolicy {
+    let signed_update = Some(format!("signed {text}").into_bytes());
+    StoredPolicy { epoch, policy: text.as_bytes().to_vec(), signed_update }
+}
+
+pub(crate) async fn policies_follow_each_other(place: Place) {
+    let place = place.enrolled().await;
+    let (one, two) = (&place.one, &place.two);
+    for (against, new, expected) in [
+        (0, policy(2, "a"), false),
+        (1, policy(1, "b"), false),
+        (1, policy(2, "c"), true),
+        (1, policy(3, "d"), false),
+        (2, policy(5, "e"), true),
+    ] {
+        assert_eq!(one.put_policy(KEY_STORE, against, &new, NOW_MS).await.unwrap(), expected, "{new:?}");
+    }
+    assert_eq!(two.release_policy(KEY_STORE).await.unwrap(), policy(5, "e"));
+    assert_eq!(two.policy_updates(KEY_STORE, 10).await.unwrap(), [b"signed c".to_vec(), b"signed e".to_vec()]);
+    assert_eq!(two.policy_updates(KEY_STORE, 1).await.unwrap(), [b"signed e".to_vec()]);
+}
+
+/// Generations and first bytes of the shares that are kept.
+async fn shares(place: &Place) -> Vec<(u32, u8)> {
+    let shares = place.two.shares(KEY_STORE).await.unwrap();
+    assert!(shares.iter().all(|share| share.share_set[0] == share.wrapped[0] && share.deposited_ms == NOW_MS));
+    shares.iter().map(|share| (share.generation, share.wrapped[0])).collect()
+}
+
+pub(crate) async fn a_share_is_provisional_until_its_version_is_held(place: Place) {
+    let place = place.enrolled().await;
+    let store = &place.one;
+    let kept = Deposited::Kept;
+    let late = NewShare { may_start_late: true, ..share(3, 31) };
+    for (counter, share, expected, held) in [
+        (1, share(1, 12), kept, vec![(1, 12)]),
+        (2, share(1, 12), kept, vec![(1, 12)]),
+        (3, share(2, 21), Deposited::Conflict, vec![(1, 12)]),
+        // A custodian that a successor brings in begins with the generation that is in force elsewhere.
+        (4, late, kept, vec![(3, 31)]),
+        // A ceremony that broke off is repeated with another root key.
+        (5, share(1, 11), kept, vec![(1, 11)]),
+    ] {
+        assert_eq!(store.deposit(&share, message(counter)).await.unwrap(), expected, "{counter}");
+        assert_eq!(shares(&place).await, held, "{counter}");
+    }
+    assert!(matches!(store.publish(&version(1, 1), message(6)).await.unwrap(), Published::Newest(_)));
+    assert_eq!(store.deposit(&share(1, 13), message(7)).await.unwrap(), Deposited::Conflict);
+    assert_eq!(store.deposit(&share(1, 11), message(8)).await.unwrap(), kept, "the same again");
+    assert_eq!(shares(&place).await, [(1, 11)]);
+}
+
+pub(crate) async fn the_next_generation_may_come_and_the_old_one_go(place: Place) {
+    let place = place.founded().await;
+    let store = &place.one;
+    store.publish(&version(1, 1), message(2)).await.unwrap();
+    assert_eq!(store.deposit(&share(3, 31), message(3)).await.unwrap(), Deposited::Conflict, "skips one");
+    // A rotation that broke off, and the one after it.
+    assert_eq!(store.deposit(&share(2, 21), message(4)).await.unwrap(), Deposited::Kept);
+    assert_eq!(store.deposit(&share(2, 22), message(5)).await.unwrap(), Deposited::Kept);
+    assert_eq!(shares(&place).await, [(1, 11), (2, 22)]);
+    let retire =
+        async |generation, counter| store.retire(KEY_STORE, generation, false, message(counter)).await.unwrap();
+    assert_eq!(retire(2, 6).await, Retired::TooEarly, "no version is sealed under it");
+    let second = NewVersion { generation: 2, share_set_sha256: set_sha256(22), commit_now: false, ..version(2, 1) };
+    newest(store.publish(&second, message(7)).await.unwrap());
+    assert_eq!(retire(2, 8).await, Retired::TooEarly, "it is not committed");
+    assert_eq!(
+        store.deposit(&share(2, 23), message(9)).await.unwrap(),
+        Deposited::Conflict,
+        "it is not provisional now"
+    );
+    assert_eq!(store.commit(KEY_STORE, 2, blob_id(2, 1), message(10)).await.unwrap(), Committed::Done);
+    assert_eq!(retire(3, 11).await, Retired::TooEarly);
+    assert_eq!(retire(1, 12).await, Retired::TooEarly, "is not the one in force");
+    assert_eq!(retire(2, 13).await, Retired::Deleted(1));
+    assert_eq!(shares(&place).await, [(2, 22)]);
+    assert_eq!(retire(2, 14).await, Retired::Deleted(0), "again");
+    assert_eq!(
+        store.deposit(&share(1, 11), message(15)).await.unwrap(),
+        Deposited::Conflict,
+        "what is gone stays gone"
+    );
+    let back = NewVersion { generation: 1, ..version(3, 1) };
+    assert_eq!(store.publish(&back, message(16)).await.unwrap(), Published::Backwards);
+}
+
+pub(crate) async fn old_shares_stay_until_the_new_one_is_here(place: Place) {
+    let place = place.founded().await;
+    let store = &place.one;
+    store.copy(&copy(1, 1), message(2)).await.unwrap();
+    let second = CopiedVersion { generation: 2, share_set_sha256: set_sha256(22), ..copy(2, 1) };
+    assert_eq!(store.copy(&second, message(3)).await.unwrap(), Copied::Kept);
+    store.commit(KEY_STORE, 2, blob_id(2, 1), message(4)).await.unwrap();
+    let retire = async |needs_none, counter| store.retire(KEY_STORE, 2, needs_none, message(counter)).await.unwrap();
+    assert_eq!(retire(false, 5).await, Retired::TooEarly);
+    assert_eq!(shares(&place).await, [(1, 11)]);
+    assert_eq!(retire(true, 6).await, Retired::Deleted(1), "a custodian that is not to hold one");
+    assert_eq!(shares(&place).await, []);
+}
+
+fn newest(published: Published) -> StoredRegister {
+    match published {
+        Published::Newest(register) => register,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub(crate) async fn a_version_follows_the_one_before_it(place: Place) {
+    let place = place.founded().await;
+    let (store, two) = (&place.one, &place.two);
+    assert_eq!(two.register(KEY_STORE).await.unwrap(), None);
+    assert_eq!(store.publish(&version(2, 1), message(1)).await.unwrap(), Published::Conflict(None));
+    let first = newest(store.publish(&version(1, 1), message(2)).await.unwrap());
+    assert_eq!((first.version, first.blob_id, first.recorded_ms, first.committed), (1, blob_id(1, 1), NOW_MS, true));
+    assert_eq!((first.signed.as_slice(), first.evidence.as_slice()), (&[1; 10][..], &[1; 20][..]));
+    assert_eq!(newest(store.publish(&version(1, 1), message(3)).await.unwrap()), first, "the same again");
+    assert_eq!(store.publish(&version(1, 2), message(4)).await.unwrap(), Published::Conflict(Some(first.clone())));
+    assert_eq!(store.publish(&version(2, 2), message(5)).await.unwrap(), Published::Conflict(Some(first.clone())));
+    assert_eq!(store.publish(&version(3, 1), message(6)).await.unwrap(), Published::Conflict(Some(first)));
+    let second = newest(store.publish(&version(2, 1), message(7)).await.unwrap());
+    assert_eq!(two.register(KEY_STORE).await.unwrap(), Some(second));
+    for number in [1, 2] {
+        let stored = two.blob(KEY_STORE, blob_id(number, 1)).await.unwrap().unwrap();
+        assert_eq!((stored.blob, stored.evidence), (vec![1; 100], vec![1; 20]), "earlier blobs stay");
+    }
+    assert_eq!(two.blob(KeyStoreId([9; 32]), blob_id(1, 1)).await.unwrap(), None, "another key store's blob");
+}
+
+pub(crate) async fn a_version_names_its_shares(place: Place) {
+    let place = place.enrolled().await;
+    let store = &place.one;
+    assert_eq!(store.publish(&version(1, 1), message(1)).await.unwrap(), Published::OtherShares, "there is no share");
+    store.deposit(&share(1, 11), message(2)).await.unwrap();
+    store.deposit(&share(1, 12), message(3)).await.unwrap();
+    assert_eq!(
+        store.publish(&version(1, 1), message(4)).await.unwrap(),
+        Published::OtherShares,
+        "lost to another ceremony"
+    );
+    assert_eq!(place.two.register(KEY_STORE).await.unwrap(), None);
+    let named = NewVersion { share_set_sha256: set_sha256(12), ..version(1, 1) };
+    newest(store.publish(&named, message(5)).await.unwrap());
+}
+
+pub(crate) async fn results_show_once_their_version_is_committed(place: Place) {
+    let place = place.founded().await;
+    let (store, two) = (&place.one, &place.two);
+    let results = vec![(command_id(1), b"result".to_vec())];
+    let waiting = NewVersion { results, commit_now: false, ..version(1, 1) };
+    let published = newest(store.publish(&waiting, message(1)).await.unwrap());
+    assert!(!published.committed);
+    assert_eq!(two.result(KEY_STORE, command_id(1)).await.unwrap(), None);
+    let Committed::Unknown(newest) = store.commit(KEY_STORE, 1, blob_id(1, 2), message(2)).await.unwrap() else {
+        panic!("another blob is not this version")
+    };
+    assert_eq!(newest, Some(published));
+    assert!(matches!(store.commit(KEY_STORE, 2, blob_id(2, 1), message(3)).await.unwrap(), Committed::Unknown(_)));
+    assert_eq!(two.result(KEY_STORE, command_id(1)).await.unwrap(), None);
+    assert_eq!(store.commit(KEY_STORE, 1, blob_id(1, 1), message(4)).await.unwrap(), Committed::Done);
+    assert_eq!(store.commit(KEY_STORE, 1, blob_id(1, 1), message(5)).await.unwrap(), Committed::Done, "again");
+    assert_eq!(two.result(KEY_STORE, command_id(1)).await.unwrap(), Some(b"result".to_vec()));
+    assert!(two.register(KEY_STORE).await.unwrap().unwrap().committed);
+    // A later version commits those before it.
+    for number in [2, 3] {
+        let results = vec![(command_id(number), b"result".to_vec())];
+        let number = u64::from(number);
+        let next = NewVersion { results, commit_now: number == 3, ..version(number, 1) };
+        store.publish(&next, message(4 + number)).await.unwrap();
+    }
+    assert!(two.result(KEY_STORE, command_id(2)).await.unwrap().is_some());
+    assert!(two.result(KEY_STORE, command_id(3)).await.unwrap().is_some());
+}
+
+pub(crate) async fn copies_are_kept_in_order(place: Place) {
+    let place = place.founded().await;
+    let store = &place.one;
+    let held = async || store.register(KEY_STORE).await.unwrap().unwrap();
+    assert_eq!(store.copy(&copy(3, 1), message(1)).await.unwrap(), Copied::Kept, "this custodian was away");
+    let three = held().await;
+    assert_eq!((three.version, three.committed), (3, false));
+    for (counter, copy, expected) in [
+        (2, copy(3, 1), Copied::Same),
+        (3, copy(3, 2), Copied::Conflict(three.clone())),
+        (4, copy(2, 1), Copied::Older(three.clone())),
+        // It names another predecessor than the one that is held.
+        (5, copy(4, 2), Copied::Conflict(three.clone())),
+    ] {
+        assert_eq!(store.copy(&copy, message(counter)).await.unwrap(), expected, "{counter}");
+        assert_eq!(held().await, three, "{counter}");
+    }
+    assert_eq!(store.copy(&copy(4, 1), message(6)).await.unwrap(), Copied::Kept);
+    assert_eq!(store.copy(&copy(3, 1), message(7)).await.unwrap(), Copied::Same, "is held, though not the newest");
+    assert_eq!(store.copy(&copy(9, 5), message(8)).await.unwrap(), Copied::Kept, "away again");
+    // The share that lost to the one under which a version is sealed goes, and the right one may come.
+    store.deposit(&share(2, 21), message(9)).await.unwrap();
+    let sealed = CopiedVersion { generation: 2, share_set_sha256: set_sha256(22), ..copy(10, 5) };
+    assert_eq!(store.copy(&sealed, message(10)).await.unwrap(), Copied::Kept);
+    assert_eq!(shares(&place).await, [(1, 11)]);
+    assert_eq!(store.deposit(&share(2, 22), message(11)).await.unwrap(), Deposited::Kept);
+    assert_eq!(store.deposit(&share(2, 21), message(12)).await.unwrap(), Deposited::Conflict);
+    assert_eq!(shares(&place).await, [(1, 11), (2, 22)]);
+}
+
+pub(crate) async fn the_history_names_what_each_version_carried_out(place: Place) {
+    let place = place.founded().await;
+    let store = &place.one;
+    for number in 1..=5_u8 {
+        store.queue(&command(number, &[number]), NOW_MS, &|_| unreachable!()).await.unwrap();
+        let results = vec![(command_id(number), vec![number])];
+        let counter = u64::from(number);
+        let new = NewVersion { results, commit_now: number < 5, ..version(counter, 1) };
+        store.publish(&new, message(counter)).await.unwrap();
+    }
+    let page = place.two.history(KEY_STORE, 2, 2).await.unwrap();
+    let seen: Vec<_> = page.iter().map(|entry| (entry.register.version, entry.commands.clone())).collect();
+    assert_eq!(seen, [(2, vec![command_id(2)]), (3, vec![command_id(3)])]);
+    assert!(page.iter().all(|entry| entry.boot_id == BOOT && entry.register.committed));
+    let last = place.two.history(KEY_STORE, 5, 10).await.unwrap();
+    assert!(last.len() == 1 && !last[0].register.committed);
+    assert_eq!(place.two.history(KEY_STORE, 6, 10).await.unwrap(), []);
+    assert_eq!(place.two.command(KEY_STORE, command_id(2)).await.unwrap(), Some(vec![2]));
+}
+
+pub(crate) async fn of_versions_that_race_one_wins(place: Place) {
+    let place = place.founded().await;
+    for number in 1..=5_u64 {
+        let previous = place.one.register(KEY_STORE).await.unwrap().map(|newest| newest.blob_id);
+        let racers = (0..6_u8).map(|racer| {
+            let store = place.handle(racer.into());
+            let new = NewVersion {
+                previous,
+                results: vec![(command_id(racer), vec![racer, u8::try_from(number).unwrap()])],
+                ..version(number, racer)
+            };
+            tokio::spawn(async move { store.publish(&new, message(number * 6 + u64::from(racer))).await.unwrap() })
+        });
+        let mut won = Vec::new();
+        for (racer, task) in racers.collect::<Vec<_>>().into_iter().enumerate() {
+            match task.await.unwrap() {
+                Published::Newest(register) => won.push((u8::try_from(racer).unwrap(), register)),
+                Published::Conflict(Some(register)) => assert_eq!(register.version, number),
+                other => panic!("{other:?}"),
+            }
+        }
+        let [(winner, register)] = won.as_slice() else { panic!("{won:?}") };
+        assert_eq!(place.two.register(KEY_STORE).await.unwrap().as_ref(), Some(register));
+        let shown = place.two.result(KEY_STORE, command_id(*winner)).await.unwrap();
+        assert_eq!(shown, Some(vec![*winner, u8::try_from(number).unwrap()]), "the loser's result would show here");
+    }
+}

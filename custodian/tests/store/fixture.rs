@@ -1,0 +1,177 @@
+//! Values for the tables, and two handles on one database: what two replicas would have.
+
+use std::sync::Arc;
+
+use holdfast_custodian::store::{
+    CopiedVersion, Deposited, Granted, NewLease, NewShare, NewVersion, Origin, PostgresServer, ReleaseRecord, Store,
+    StoredCommand,
+};
+use holdfast_shared::ids::{BlobId, BootId, CommandId, KeyStoreId, LeaseId};
+use holdfast_shared::sha256;
+use tempfile::TempDir;
+
+use crate::server::Cluster;
+
+pub(crate) const KEY_STORE: KeyStoreId = KeyStoreId([1; 32]);
+pub(crate) const NOW_MS: u64 = 1_700_000_000_000;
+pub(crate) const LEASE: LeaseId = LeaseId([7; 16]);
+pub(crate) const BOOT: BootId = BootId([8; 16]);
+
+/// A database with two handles. With SQLite both are one.
+pub(crate) struct Place {
+    pub(crate) one: Arc<Store>,
+    pub(crate) two: Arc<Store>,
+    pub(crate) server: Option<PostgresServer>,
+    _directory: Option<TempDir>,
+}
+
+impl Place {
+    pub(crate) async fn sqlite() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let one = Arc::new(Store::create(&directory.path().join("custodian.sqlite")).await.unwrap());
+        Self { two: Arc::clone(&one), one, server: None, _directory: Some(directory) }
+    }
+
+    pub(crate) async fn postgres(cluster: &Cluster) -> Self {
+        let server = cluster.database();
+        let (one, two) = tokio::join!(Store::connect(&server), Store::connect(&server));
+        Self { one: Arc::new(one.unwrap()), two: Arc::new(two.unwrap()), server: Some(server), _directory: None }
+    }
+
+    /// A handle for each of several that race.
+    pub(crate) fn handle(&self, number: usize) -> Arc<Store> {
+        Arc::clone(if number.is_multiple_of(2) { &self.one } else { &self.two })
+    }
+
+    /// With one key store and one lease.
+    pub(crate) async fn enrolled(self) -> Self {
+        assert!(self.one.enrol(KEY_STORE, &[b"manifest".to_vec()], b"policy", NOW_MS).await.unwrap());
+        assert_eq!(self.one.grant(&lease(LEASE, 0), &record(true)).await.unwrap(), Granted::Kept { ended: None });
+        self
+    }
+
+    /// The same, and with a share of the first generation.
+    pub(crate) async fn founded(self) -> Self {
+        let place = self.enrolled().await;
+        let other = LeaseId([0x77; 16]);
+        place.one.grant(&lease(other, 0), &record(true)).await.unwrap();
+        let origin = Origin { lease_id: other, ..message(1) };
+        assert_eq!(place.one.deposit(&share(1, 11), origin).await.unwrap(), Deposited::Kept);
+        place
+    }
+}
+
+/// A lease whose nonce is made of its id and `nonce`.
+pub(crate) fn lease(lease_id: LeaseId, nonce: u8) -> NewLease {
+    let mut bytes = [nonce; 32];
+    bytes[..16].copy_from_slice(lease_id.as_bytes());
+    NewLease {
+        lease_id,
+        key_store_id: KEY_STORE,
+        boot_id: BOOT,
+        module_id: "i-1-enc1".to_owned(),
+        audit_public_key: [3; 32],
+        evidence: vec![4; 3],
+        document: vec![5; 3],
+        channel_keys: vec![6; 3],
+        policy_epoch: 1,
+        overlay_epoch: 0,
+        nonce: bytes,
+        granted_ms: NOW_MS,
+        expires_ms: NOW_MS + 60_000,
+        boots_max: None,
+    }
+}
+
+pub(crate) fn record(released: bool) -> ReleaseRecord {
+    ReleaseRecord {
+        at_ms: NOW_MS,
+        key_store_id: KEY_STORE,
+        released,
+        reason: "because".to_owned(),
+        policy_epoch: 1,
+        emulated_root: true,
+        trust_root: Some([2; 32]),
+        module_id: Some("i-1-enc1".to_owned()),
+        boot_id: Some(BOOT),
+        lease_id: released.then_some(LEASE),
+        measurements: None,
+    }
+}
+
+/// A message of [`LEASE`].
+pub(crate) const fn message(counter: u64) -> Origin {
+    Origin { lease_id: LEASE, counter, now_ms: NOW_MS }
+}
+
+pub(crate) fn share(generation: u32, byte: u8) -> NewShare {
+    NewShare {
+        key_store_id: KEY_STORE,
+        generation,
+        share_set: vec![byte; 40],
+        wrapped: vec![byte; 60],
+        document: vec![9; 5],
+        may_start_late: false,
+    }
+}
+
+pub(crate) fn blob_id(version: u64, byte: u8) -> BlobId {
+    let mut id = [byte; 32];
+    id[..8].copy_from_slice(&version.to_be_bytes());
+    BlobId(id)
+}
+
+/// The hash of the set of [`share`].
+pub(crate) fn set_sha256(byte: u8) -> [u8; 32] {
+    sha256(&[&[byte; 40]])
+}
+
+/// A version that follows the one made with the same byte, under the share of [`Place::founded`].
+pub(crate) fn version(number: u64, byte: u8) -> NewVersion {
+    NewVersion {
+        key_store_id: KEY_STORE,
+        version: number,
+        previous: (number > 1).then(|| blob_id(number - 1, byte)),
+        blob_id: blob_id(number, byte),
+        blob: vec![byte; 100],
+        generation: 1,
+        share_set_sha256: set_sha256(11),
+        manifest_sequence: 1,
+        register: vec![byte; 10],
+        evidence: vec![byte; 20],
+        results: Vec::new(),
+        boot_id: BOOT,
+        commit_now: true,
+    }
+}
+
+pub(crate) fn copy(number: u64, byte: u8) -> CopiedVersion {
+    let new = version(number, byte);
+    CopiedVersion {
+        key_store_id: new.key_store_id,
+        version: new.version,
+        previous: new.previous,
+        blob_id: new.blob_id,
+        blob: new.blob,
+        generation: new.generation,
+        share_set_sha256: new.share_set_sha256,
+        manifest_sequence: new.manifest_sequence,
+        register: new.register,
+        evidence: new.evidence,
+        boot_id: new.boot_id,
+    }
+}
+
+pub(crate) const fn command_id(byte: u8) -> CommandId {
+    CommandId([byte; 16])
+}
+
+pub(crate) fn command(byte: u8, envelope: &[u8]) -> StoredCommand {
+    StoredCommand {
+        key_store_id: KEY_STORE,
+        command_id: command_id(byte),
+        envelope: envelope.to_vec(),
+        signers: 1,
+        expires_ms: NOW_MS + 1_000,
+    }
+}

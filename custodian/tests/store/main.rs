@@ -1,0 +1,79 @@
+//! The tables: one list of rules, kept by SQLite and by PostgreSQL, alone and with replicas that race.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of tests fail the test as tests do"
+)]
+
+mod custody;
+mod fixture;
+mod leases;
+mod orders;
+mod postgres;
+#[path = "../support/postgres.rs"]
+mod server;
+mod sqlite;
+
+use fixture::Place;
+
+/// Runs each case on a new SQLite file, as a test of its own, and all of them on PostgreSQL, each on a new database of one
+/// cluster: to start a cluster takes a second.
+macro_rules! cases {
+    ($($module:ident: $($case:ident),+;)+) => {
+        mod on_sqlite {
+            $($(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    crate::$module::$case(crate::Place::sqlite().await).await;
+                }
+            )+)+
+        }
+
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn postgresql_keeps_the_same_rules() {
+            let cluster = server::Cluster::start();
+            $($(
+                println!("case: {}", stringify!($case));
+                $module::$case(Place::postgres(&cluster).await).await;
+            )+)+
+        }
+    };
+}
+
+cases! {
+    custody:
+        a_key_store_is_enrolled_once,
+        a_successor_waits_for_the_version_that_names_it,
+        policies_follow_each_other,
+        a_share_is_provisional_until_its_version_is_held,
+        the_next_generation_may_come_and_the_old_one_go,
+        old_shares_stay_until_the_new_one_is_here,
+        a_version_follows_the_one_before_it,
+        a_version_names_its_shares,
+        results_show_once_their_version_is_committed,
+        copies_are_kept_in_order,
+        the_history_names_what_each_version_carried_out,
+        of_versions_that_race_one_wins;
+    orders:
+        signatures_of_copies_are_gathered,
+        a_command_waits_until_it_is_dealt_with,
+        commands_that_changed_something_are_kept,
+        too_many_commands_are_refused,
+        an_overlay_replaces_the_one_it_was_judged_against,
+        of_overlays_that_race_one_wins;
+    leases:
+        a_nonce_is_spent_once,
+        a_release_is_decided_by_what_is_in_force,
+        no_release_slips_past_a_block,
+        a_message_changes_something_once,
+        of_copies_of_a_message_that_race_one_counts,
+        a_lease_ends,
+        leases_have_a_bound,
+        boots_have_a_bound_of_the_policy,
+        records_come_in_pages_and_have_a_bound,
+        releases_wait_for_approvals,
+        a_setting_is_made_once;
+}

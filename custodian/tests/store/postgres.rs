@@ -1,0 +1,63 @@
+//! What only a server does: it tells other replicas, it restarts, and it may be set up so that it would lose things.
+
+use std::time::Duration;
+
+use holdfast_custodian::store::{Change, Store, StoreError, StoredOverlay};
+
+use crate::fixture::{KEY_STORE, NOW_MS, Place};
+use crate::server::Cluster;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_could_lose_what_it_acknowledged_is_refused() {
+    let mut cluster = Cluster::start();
+    for (setting, refused) in [
+        ("synchronous_commit=off", true),
+        ("synchronous_commit=local", true),
+        ("fsync=off", true),
+        ("full_page_writes=off", true),
+        ("synchronous_commit=remote_apply", false),
+    ] {
+        cluster.restart_with(&[setting]);
+        match Store::connect(&cluster.database()).await {
+            Ok(store) => {
+                assert!(!refused, "{setting}");
+                store.close().await;
+            }
+            Err(error) => {
+                let name = setting.split('=').next().unwrap();
+                assert!(refused && error.to_string().contains(name), "{setting}: {error}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_newer_database_is_refused() {
+    let cluster = Cluster::start();
+    let server = cluster.database();
+    Store::connect(&server).await.unwrap().close().await;
+    assert!(cluster.psql(&server.name, "UPDATE schema_version SET version = 99").status.success());
+    assert!(matches!(Store::connect(&server).await, Err(StoreError::Newer { found: 99, .. })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_learn_of_changes_and_get_over_a_crash_of_the_server() {
+    let mut cluster = Cluster::start();
+    let place = Place::postgres(&cluster).await.enrolled().await;
+    let mut changes = place.two.changes().await.unwrap();
+    let overlay = |epoch| StoredOverlay { epoch, signed: vec![1] };
+    assert!(place.one.put_overlay(KEY_STORE, 0, &overlay(1), NOW_MS).await.unwrap());
+    assert_eq!(changes.next().await, Some(Change::Of(KEY_STORE)));
+    // Nothing that only one enclave or the record is concerned with wakes all.
+    place.one.record_refusal(&crate::fixture::record(false)).await.unwrap();
+    assert!(place.one.put_overlay(KEY_STORE, 1, &overlay(2), NOW_MS).await.unwrap());
+    assert_eq!(changes.next().await, Some(Change::Of(KEY_STORE)));
+
+    cluster.crash();
+    assert!(place.one.overlay(KEY_STORE).await.is_err(), "there is no server");
+    cluster.resume();
+    let lost = tokio::time::timeout(Duration::from_secs(60), changes.next()).await.unwrap();
+    assert!(matches!(lost, Some(Change::Unknown) | None), "whoever listens must look again: {lost:?}");
+    assert_eq!(place.one.overlay(KEY_STORE).await.unwrap(), Some(overlay(2)), "was acknowledged before the crash");
+    assert!(place.two.put_overlay(KEY_STORE, 2, &overlay(3), NOW_MS).await.unwrap());
+}
