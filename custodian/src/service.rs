@@ -154,6 +154,7 @@ impl Custodian {
         let kek = Kek::open(&config.key_encryption_key, &state)?;
         let store = Store::configured(config, &state).await?;
         let id = CustodianId(signing_key.verifying_key()?.fingerprint());
+        store.claim(id).await?;
         let storage_key = StorageKey::open(&store, &kek, id).await?;
         let challenges = Challenges::open(&store, &storage_key, id, &rng).await?;
         let now = Instant::now();
