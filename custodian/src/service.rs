@@ -174,7 +174,7 @@ impl Custodian {
             challenge_rate: RateLimit::new(limits::CHALLENGES_PER_SECOND, now),
             release_rate: RateLimit::new(limits::VERIFICATIONS_PER_SECOND, now),
             unproven_rate: RateLimit::new(limits::UNPROVEN_REFUSALS_PER_SECOND, now),
-            order_rate: RateLimit::new(limits::VERIFICATIONS_PER_SECOND, now),
+            order_rate: RateLimit::new(limits::ORDERS_PER_SECOND, now),
             verifications: Arc::new(Semaphore::new(VERIFICATIONS_AT_ONCE)),
             key_stores: RwLock::default(),
             leases: Mutex::default(),

@@ -236,6 +236,8 @@ pub const CUSTODIAN_BODY_MS: u64 = 30_000;
 pub const CHALLENGES_PER_SECOND: u32 = 500;
 /// Attestation documents per second whose signatures a custodian verifies.
 pub const VERIFICATIONS_PER_SECOND: u32 = 50;
+/// Manifests, release policies and approvals per second whose signatures a custodian verifies; administrators send a few a day.
+pub const ORDERS_PER_SECOND: u32 = 50;
 /// Refusals per second that a custodian records when nothing about the sender was proven: anybody can cause them.
 pub const UNPROVEN_REFUSALS_PER_SECOND: u32 = 50;
 

@@ -166,7 +166,7 @@ pub struct AcceptedImage {
     /// For people: "2026.11".
     #[n(1)]
     pub name: Option<String>,
-    /// From this moment, milliseconds since 1970, it gets no release and no renewal.
+    /// From this moment, milliseconds since 1970, it gets no release and no renewal, and what it asks next ends its lease.
     #[n(2)]
     pub sunset_ms: Option<u64>,
 }

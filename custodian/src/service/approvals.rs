@@ -14,7 +14,7 @@ use holdfast_shared::manifest::{Administrator, ReleasePolicy};
 use holdfast_shared::policy::{self, PolicyError, ReleaseApproval};
 use holdfast_shared::signature::Envelope;
 
-use super::grant::Stop;
+use super::grant::{Stop, in_utc};
 use super::membership::KeyStore;
 use super::release::{Accepted, ReleaseDenied, encode_measurements};
 use super::{Custodian, ServiceError, carried_through};
@@ -61,8 +61,9 @@ impl Custodian {
             match self.store.approve_release(key_store.id(), &new, self.clock.now_ms()).await? {
                 Approved::Kept => {
                     tracing::warn!(key_store_id = %key_store.id(), %boot_id, %administrator_id, "a boot is approved");
-                    self.note(key_store, format!("administrator {administrator_id} approved the boot"), Some(boot_id))
-                        .await?;
+                    let until = in_utc(expires_ms);
+                    let reason = format!("administrator {administrator_id} approved the boot until {until}");
+                    self.note(key_store, reason, Some(boot_id)).await?;
                 }
                 Approved::Known => {}
                 Approved::TooMany => {

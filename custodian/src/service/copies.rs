@@ -53,7 +53,7 @@ impl Custodian {
             Copied::Same => Ok(Reply::Copied),
             Copied::Older(newest) => Ok(Reply::Conflict { register: Some(held(newest)) }),
             Copied::Conflict(newest) => {
-                self.report_fork(key_store, version, blob_id, &newest).await?;
+                self.report_fork(lease, version, blob_id, &newest).await?;
                 Ok(Reply::Conflict { register: Some(held(newest)) })
             }
         }
@@ -62,11 +62,12 @@ impl Custodian {
     /// Says that the home custodian signed two lines of versions.
     async fn report_fork(
         &self,
-        key_store: &KeyStore,
+        lease: &Lease,
         version: u64,
         blob_id: BlobId,
         newest: &StoredRegister,
     ) -> Result<(), ServiceError> {
+        let key_store = &lease.key_store;
         tracing::error!(key_store_id = %key_store.id(), version, %blob_id, held = newest.version, held_blob_id = %newest.blob_id,
             "FORK: the home custodian signed a version that does not go with the versions held here; it was restored from a \
              backup, or it lies");
@@ -74,7 +75,7 @@ impl Custodian {
             "fork: the home custodian signed version {version} ({blob_id}), which does not go with version {} ({}) held here",
             newest.version, newest.blob_id
         );
-        self.note(key_store, reason, None).await
+        self.note(key_store, reason, Some(lease.boot_id)).await
     }
 
     /// Takes a version for committed: an enclave saw that enough custodians hold it.

@@ -258,7 +258,7 @@ fn check_window(policy: &ReleasePolicy, now_ms: u64) -> Result<(), Stop> {
 }
 
 /// A moment for people, to the minute.
-fn in_utc(at_ms: u64) -> String {
+pub(super) fn in_utc(at_ms: u64) -> String {
     let seconds = i64::try_from(at_ms / 1000).unwrap_or(i64::MAX);
     OffsetDateTime::from_unix_timestamp(seconds)
         .map_or_else(|_| "no time".to_owned(), |at| format!("{}T{:02}:{:02}Z", at.date(), at.hour(), at.minute()))

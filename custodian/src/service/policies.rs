@@ -93,7 +93,7 @@ impl Custodian {
         Err(ServiceError::Conflict("other release policies keep coming between; try again".to_owned()))
     }
 
-    /// Puts something on record that is neither a release nor a refusal.
+    /// Puts something on record that is neither a release nor a refusal; about one boot, not the same twice in a row.
     pub(super) async fn note(
         &self,
         key_store: &KeyStore,
@@ -114,7 +114,7 @@ impl Custodian {
             lease_id: None,
             measurements: None,
         };
-        Ok(self.store.record_refusal(&record).await?)
+        Ok(self.store.record_refusal_once(&record).await?)
     }
 }
 
