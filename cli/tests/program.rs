@@ -36,6 +36,31 @@ fn every_command_has_help_with_an_example() {
         "manifest show",
         "manifest add",
         "manifest enrol",
+        "manifest sign",
+        "manifest succeed",
+        "manifest adopt",
+        "sign",
+        "send",
+        "pending",
+        "approve",
+        "policy show",
+        "policy set",
+        "policy accept-image",
+        "policy sunset",
+        "policy require-approvals",
+        "policy window",
+        "policy leases",
+        "policy repeat",
+        "release list",
+        "release approve",
+        "releases",
+        "root-key rotate",
+        "key schedule-destruction",
+        "key cancel-destruction",
+        "key destroy",
+        "history",
+        "provenance export",
+        "provenance verify",
         "key create",
         "key list",
         "key enable",
@@ -73,7 +98,7 @@ fn every_command_has_help_with_an_example() {
 #[test]
 fn wrong_command_lines_end_with_2() {
     let folder = tempfile::tempdir().unwrap();
-    let lines: [&[&str]; 11] = [
+    let lines: [&[&str]; 19] = [
         &[],
         &["no-such-command"],
         &["admin", "init"],
@@ -85,6 +110,14 @@ fn wrong_command_lines_end_with_2() {
         &["credential", "remove", "too-short"],
         &["attestation", "inspect", "x", "--at", "yesterday"],
         &["command", "result", "abc"],
+        &["block", "--all", "--store"],
+        &["block", "--all", "--key-store", "payments"],
+        &["block", "--all", "--out", "x"],
+        &["key", "create", "a", "--if-state", "ready"],
+        &["key", "create", "a", "--if-state", "enabled", "--if-version", "3"],
+        &["key", "destroy", "a"],
+        &["policy", "window", "mon"],
+        &["manifest", "create", "--kms-key-arn", "x"],
     ];
     for line in lines {
         assert_eq!(holdfast(folder.path(), line).status.code(), Some(2), "{line:?}");
@@ -168,6 +201,24 @@ fn the_published_document_is_verified_at_its_time_and_refused_now() {
     assert_eq!(value["broken"]["stage"], "verify");
 }
 
+/// Verifying provenance needs no folder, no keys and no network.
+#[test]
+fn a_file_that_proves_nothing_is_refused_without_a_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("provenance.json");
+    std::fs::write(&file, b"{}").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_holdfast"))
+        .args(["provenance", "verify", file.to_str().unwrap(), "--json"])
+        .env_remove("HOME")
+        .env_remove("HOLDFAST_HOME")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let value: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(value["verified"], false);
+    assert!(value["breaks"][0].as_str().unwrap().contains("not a provenance file"), "{value}");
+}
+
 #[test]
 fn completions_and_manual_pages() {
     let folder = tempfile::tempdir().unwrap();
@@ -178,7 +229,13 @@ fn completions_and_manual_pages() {
     }
     let out = folder.path().join("man/man1");
     assert!(holdfast(folder.path(), &["man", "--out", out.to_str().unwrap()]).status.success());
-    for page in ["holdfast.1", "holdfast-key-create.1", "holdfast-kms-config.1"] {
+    for page in [
+        "holdfast.1",
+        "holdfast-key-create.1",
+        "holdfast-kms-config.1",
+        "holdfast-policy-sunset.1",
+        "holdfast-approve.1",
+    ] {
         assert!(std::fs::read_to_string(out.join(page)).unwrap().contains(".TH"), "{page}");
     }
 }

@@ -58,6 +58,7 @@ fn manifest_settings(home: &Home, root: &Path) -> ManifestSettings {
         custodians: vec![custodian],
         shares_needed: 1,
         hostile_tolerated: 0,
+        kms_share: None,
         host_name: HostName::parse("localhost").unwrap(),
         path_prefix: PathPrefix::parse("").unwrap(),
         measurements: vec![measurements(CONFIGURATION)],

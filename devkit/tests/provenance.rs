@@ -69,6 +69,7 @@ fn world() -> World {
         custodians: vec![custodian],
         shares_needed: 1,
         hostile_tolerated: 0,
+        kms_share: None,
         host_name: HostName::parse("localhost").unwrap(),
         path_prefix: PathPrefix::parse("").unwrap(),
         measurements: vec![measurements(CONFIGURATION)],

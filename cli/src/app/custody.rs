@@ -54,13 +54,19 @@ fn add_manifest(home: &Home, file: &Path, trust_root: Option<&Path>, printer: Pr
 fn create_manifest(home: &Home, arguments: CreateArguments, printer: Printer) -> Result<(), AppError> {
     let custodians =
         arguments.custodian.iter().map(|path| manifest::read_custodian(path)).collect::<Result<Vec<_>, _>>()?;
+    let kms_share = match (&arguments.kms_key_arn, &arguments.kms_root) {
+        (Some(arn), Some(root)) => Some(manifest::read_kms_share(arn, arguments.kms_address.as_deref(), root)?),
+        _ => None,
+    };
     let majority = custodians.len().checked_div(2).unwrap_or(0).saturating_add(1);
+    let majority = majority.saturating_add(usize::from(kms_share.is_some()));
     files::check_new(&arguments.out)?;
     let settings = manifest::Settings {
         name: arguments.name,
         administrators: read_administrators(&arguments.administrator)?,
         shares_needed: arguments.shares_needed.unwrap_or_else(|| u8::try_from(majority).unwrap_or(u8::MAX)),
         hostile_tolerated: arguments.hostile,
+        kms_share,
         custodians,
         host_name: arguments.host_name,
         path_prefix: arguments.path_prefix,

@@ -82,6 +82,16 @@ pub struct CreateArguments {
     /// Custodians that may be hostile without rolling the key store back
     #[arg(long, value_name = "F", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=15))]
     pub hostile: u8,
+    /// ARN of an AWS KMS key that keeps one more share, which only an attested enclave gets back; it counts as one of the shares
+    /// needed, and is never enough alone
+    #[arg(long, value_name = "ARN", requires = "kms_root")]
+    pub kms_key_arn: Option<String>,
+    /// PEM file of the certificates to which the KMS endpoint's certificate chains
+    #[arg(long, value_name = "FILE", requires = "kms_key_arn", value_hint = ValueHint::FilePath)]
+    pub kms_root: Option<PathBuf>,
+    /// The KMS endpoint [default: kms.REGION.amazonaws.com:443]
+    #[arg(long, value_name = "HOST:PORT", requires = "kms_key_arn")]
+    pub kms_address: Option<String>,
     /// A further administrator's `admin show --json`; once for each
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub administrator: Vec<PathBuf>,

@@ -336,3 +336,116 @@ pub fn write(path: &Path, envelope: &Envelope) -> Result<(), FileError> {
 pub fn rewrite(path: &Path, envelope: &Envelope) -> Result<(), FileError> {
     files::replace_public(path, &cbor::encode(envelope))
 }
+
+#[cfg(test)]
+mod tests {
+    use holdfast_shared::attestation::Measurements;
+    use holdfast_shared::manifest::{Custodian, DerCertificate, Thresholds, VerifiedManifest};
+    use holdfast_shared::xks::{HostName, PathPrefix};
+
+    use super::super::manifest::{Settings, draft};
+    use super::*;
+
+    fn homes(folder: &Path) -> [Home; 3] {
+        ["alice", "bob", "eve"].map(|name| {
+            let home = Home::at(folder.join(name));
+            home.create_administrator(name).unwrap();
+            home
+        })
+    }
+
+    fn manifest(alice: &Home, bob: &Home) -> Envelope {
+        let administrator = bob.administrator().unwrap().administrator;
+        let custodian = Custodian {
+            name: "vault".to_owned(),
+            signing_key: administrator.signing_key,
+            encryption_key: administrator.encryption_key,
+            address: "localhost:9443".to_owned(),
+            tls_roots: vec![DerCertificate(vec![1])],
+        };
+        let pcr = [1; 48];
+        let set = Measurements { pcr0: pcr, pcr1: pcr, pcr2: pcr, pcr16: pcr, pcr3: None, pcr4: None, pcr8: None };
+        let settings = Settings {
+            name: "payments".to_owned(),
+            administrators: vec![administrator],
+            custodians: vec![custodian],
+            shares_needed: 1,
+            hostile_tolerated: 0,
+            kms_share: None,
+            host_name: HostName::parse("xks.example.com").unwrap(),
+            path_prefix: PathPrefix::parse("").unwrap(),
+            measurements: vec![set],
+            emulated_root: None,
+            lease_ms: 60_000,
+            thresholds: Thresholds { unblock: 2, ..Thresholds::ONE },
+        };
+        draft(alice, &settings).unwrap().envelope
+    }
+
+    #[test]
+    fn a_manifest_is_complete_with_everybodys_signature_and_takes_nobody_elses() {
+        let folder = tempfile::tempdir().unwrap();
+        let [alice, bob, eve] = homes(folder.path());
+        let file = folder.path().join("payments.manifest");
+        write(&file, &manifest(&alice, &bob)).unwrap();
+        let mut document = read(&bob, &file).unwrap();
+        assert!(!document.is_complete() && document.report(&file).next.contains("needs 2 signatures, has 1: 1 of bob"));
+        assert!(matches!(document.sign(&alice), Err(DocumentError::SignedAlready(name)) if name == "alice"));
+        assert!(matches!(document.sign(&eve), Err(DocumentError::NoSay(name)) if name == "eve"));
+        document.sign(&bob).unwrap();
+        assert!(document.is_complete());
+        rewrite(&file, &document.envelope).unwrap();
+        let verified = VerifiedManifest::verify(&files::read(&file, limits::MANIFEST_MAX).unwrap()).unwrap();
+        let report = read(&eve, &file).unwrap().report(&file);
+        assert_eq!(
+            (report.key_store_id, report.signed_by),
+            (verified.id(), vec!["alice".to_owned(), "bob".to_owned()])
+        );
+
+        // A copy brings its signatures; something else does not.
+        let mut copy = read(&alice, &file).unwrap();
+        assert!(copy.merge(&document));
+        assert!(!copy.merge(&of(&alice, manifest(&alice, &bob)).unwrap()));
+    }
+
+    #[test]
+    fn what_was_touched_or_is_no_statement_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let [alice, bob, _] = homes(folder.path());
+        let file = folder.path().join("file");
+        let mut bytes = cbor::encode(&manifest(&alice, &bob)).to_vec();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(&file, &bytes).unwrap();
+        assert!(matches!(read(&bob, &file), Err(DocumentError::Signature { .. })));
+        std::fs::write(&file, b"nothing").unwrap();
+        assert!(matches!(read(&bob, &file), Err(DocumentError::Unknown { .. })));
+    }
+
+    #[test]
+    fn an_overlay_needs_as_many_signatures_as_its_step() {
+        let folder = tempfile::tempdir().unwrap();
+        let [alice, bob, _] = homes(folder.path());
+        let mut first = of(&alice, manifest(&alice, &bob)).unwrap();
+        first.sign(&bob).unwrap();
+        let verified = VerifiedManifest::verify(&cbor::encode(&first.envelope)).unwrap();
+        let id = verified.id();
+        alice.add_key_store(verified, None).unwrap();
+        let overlay = |epoch: u64, store: bool| BlockOverlay {
+            label: labels::BLOCK.to_owned(),
+            key_store_id: id,
+            epoch,
+            store,
+            keys: Vec::new(),
+            issued_ms: 0,
+        };
+        let keys = alice.administrator().unwrap();
+        let signed = |overlay: &BlockOverlay| {
+            holdfast_shared::block::sign(overlay, &keys.signing_key, &SystemRandom::new()).unwrap()
+        };
+        let needed = |overlay: &BlockOverlay| of(&alice, signed(overlay)).unwrap().needed;
+        assert_eq!(needed(&overlay(1, true)), 2, "nothing is known of what is blocked");
+        files::replace(&alice.overlay_file(id), &cbor::encode(&signed(&overlay(1, true)))).unwrap();
+        assert_eq!(needed(&overlay(2, true)), 1, "lifts nothing");
+        assert_eq!(needed(&overlay(2, false)), 2, "lifts");
+    }
+}

@@ -7,7 +7,7 @@ use holdfast_shared::attestation::{AWS_ROOT_SHA256, Measurements};
 use holdfast_shared::hpke::PublicKey;
 use holdfast_shared::ids::{AdministratorId, CustodianId, KeyStoreId};
 use holdfast_shared::manifest::{
-    self, Administrator, Custodian, DerCertificate, Manifest, ManifestError, ReleasePolicy, Thresholds,
+    self, Administrator, Custodian, DerCertificate, KmsShare, Manifest, ManifestError, ReleasePolicy, Thresholds,
     VerifiedManifest,
 };
 use holdfast_shared::quorum::Quorum;
@@ -82,6 +82,8 @@ pub struct Settings {
     pub shares_needed: u8,
     /// f: hostile custodians tolerated.
     pub hostile_tolerated: u8,
+    /// One more share, at AWS KMS.
+    pub kms_share: Option<KmsShare>,
     /// The name that KMS calls.
     pub host_name: HostName,
     /// The path before `/kms/xks/v1`.
@@ -133,7 +135,7 @@ pub fn draft(home: &Home, settings: &Settings) -> Result<Draft, CreateError> {
         path_prefix: settings.path_prefix.clone(),
         release_policy: ReleasePolicy::first(trust_root, settings.measurements.clone(), settings.lease_ms),
         succession: None,
-        kms_share: None,
+        kms_share: settings.kms_share.clone(),
     };
     check_numbers(&manifest)?;
     let envelope = manifest::sign(&manifest, &keys.signing_key, &rng)?;
@@ -162,14 +164,19 @@ pub fn check_numbers(manifest: &Manifest) -> Result<(), CreateError> {
     let (n, m, f) = (manifest.custodians.len(), manifest.shares_needed, manifest.hostile_tolerated);
     let shares = n.saturating_add(usize::from(manifest.kms_share.is_some()));
     let refused = |text: String| Err(CreateError::Numbers(text));
+    if manifest.kms_share.is_some() && m < 2 {
+        return refused("the share at AWS KMS must not be enough alone: give --shares-needed 2 or more".to_owned());
+    }
+    // Of the shares needed, so many are custodians'.
+    let own = m.saturating_sub(u8::from(manifest.kms_share.is_some()));
     if m == 0 || usize::from(m) > shares {
         return refused(format!("{n} custodians cannot need {m} shares: give --shares-needed 1 to {shares}"));
     }
-    if f > 0 && f >= m {
+    if f > 0 && f >= own {
         return refused(format!(
-            "with {m} of {n} shares needed, {f} hostile custodians could roll the key store back together: --hostile must be less \
+            "with {own} of {n} custodians' shares needed, {f} hostile custodians could roll the key store back together: --hostile must be less \
              than --shares-needed; raise --shares-needed, or say --hostile {}",
-            m.saturating_sub(1)
+            own.saturating_sub(1)
         ));
     }
     Ok(())
@@ -261,6 +268,28 @@ pub fn read_custodian(path: &Path) -> Result<Custodian, CreateError> {
     })
 }
 
+/// The share at AWS KMS: its key, and where it is reached.
+///
+/// # Errors
+/// [`CreateError::Input`] for a file without certificates, [`CreateError::Numbers`] for an ARN that names no key.
+pub fn read_kms_share(key_arn: &str, address: Option<&str>, roots: &Path) -> Result<KmsShare, CreateError> {
+    let fields: Vec<_> = key_arn.split(':').collect();
+    let ["arn", _, "kms", region, _, resource] = fields.as_slice() else {
+        let text = "--kms-key-arn: expected the ARN of a key, arn:aws:kms:REGION:ACCOUNT:key/ID".to_owned();
+        return Err(CreateError::Numbers(text));
+    };
+    if region.is_empty() || !resource.starts_with("key/") {
+        return Err(CreateError::Numbers(
+            "--kms-key-arn: an alias can be moved; give the key itself, …:key/ID".to_owned(),
+        ));
+    }
+    let pem = files::read(roots, files::FILE_MAX)?;
+    let tls_roots = certificate::parse_chain(&pem)
+        .map_err(|error| CreateError::Input { path: roots.to_owned(), reason: error.to_string() })?;
+    let address = address.map_or_else(|| format!("kms.{region}.amazonaws.com:443"), str::to_owned);
+    Ok(KmsShare { key_arn: key_arn.to_owned(), region: (*region).to_owned(), address, tls_roots })
+}
+
 /// Reads one `KIND=N` of `--threshold` into `thresholds`.
 ///
 /// # Errors
@@ -305,6 +334,9 @@ pub struct ManifestReport {
     pub write_quorum: usize,
     /// What that means.
     pub availability: String,
+    /// ARN of the AWS KMS key that keeps one more share.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kms_key_arn: Option<String>,
     /// The name that KMS calls.
     pub host_name: String,
     /// `XksProxyUriPath`.
@@ -376,6 +408,7 @@ impl ManifestReport {
             hostile_tolerated: manifest.hostile_tolerated,
             write_quorum: Quorum::of(manifest).write(),
             availability: explain_numbers(manifest),
+            kms_key_arn: manifest.kms_share.as_ref().map(|share| share.key_arn.clone()),
             host_name: manifest.host_name.to_string(),
             uri_path: manifest.path_prefix.uri_path(),
             trust_root_sha256: hex::encode(manifest.release_policy.trust_root),
@@ -404,6 +437,9 @@ impl fmt::Display for ManifestReport {
         writeln!(f, "shares needed  {} of {n}, {} hostile tolerated", self.shares_needed, self.hostile_tolerated)?;
         if n > 1 {
             writeln!(f, "               {}", self.availability)?;
+        }
+        if let Some(arn) = &self.kms_key_arn {
+            writeln!(f, "share at KMS   {arn}")?;
         }
         let t = &self.thresholds;
         writeln!(
@@ -445,6 +481,85 @@ mod tests {
     }
 
     #[test]
+    fn a_share_at_kms_is_named_by_a_key_and_its_region() {
+        let folder = tempfile::tempdir().unwrap();
+        let roots = folder.path().join("roots.pem");
+        std::fs::write(&roots, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
+        let arn = "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
+        let share = read_kms_share(arn, None, &roots).unwrap();
+        assert_eq!(
+            (share.region.as_str(), share.address.as_str()),
+            ("eu-central-1", "kms.eu-central-1.amazonaws.com:443")
+        );
+        assert_eq!(read_kms_share(arn, Some("vpce.example:443"), &roots).unwrap().address, "vpce.example:443");
+        for bad in [
+            "",
+            "alias/x",
+            "arn:aws:kms:eu-central-1:111122223333:alias/x",
+            "arn:aws:s3:::bucket",
+            "arn:aws:kms::1:key/x",
+        ] {
+            assert!(matches!(read_kms_share(bad, None, &roots), Err(CreateError::Numbers(_))), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_numbers_mean_is_said_and_what_they_cannot_is_refused() {
+        let base = |n: u8, m: u8, f: u8| {
+            let folder = tempfile::tempdir().unwrap();
+            let home = Home::at(folder.path().join("home"));
+            let administrator = home.create_administrator("alice").unwrap();
+            let custodian = |place: u8| Custodian {
+                name: format!("vault-{place}"),
+                signing_key: VerifyingKey([place; 97]),
+                encryption_key: administrator.encryption_key,
+                address: "localhost:9443".to_owned(),
+                tls_roots: vec![DerCertificate(vec![1])],
+            };
+            let set = [1; 48];
+            let set = Measurements { pcr0: set, pcr1: set, pcr2: set, pcr16: set, pcr3: None, pcr4: None, pcr8: None };
+            let settings = Settings {
+                name: "payments".to_owned(),
+                administrators: Vec::new(),
+                custodians: (1..=n).map(custodian).collect(),
+                shares_needed: m,
+                hostile_tolerated: f,
+                kms_share: None,
+                host_name: HostName::parse("xks.example.com").unwrap(),
+                path_prefix: PathPrefix::parse("").unwrap(),
+                measurements: vec![set],
+                emulated_root: None,
+                lease_ms: 86_400_000,
+                thresholds: Thresholds::ONE,
+            };
+            draft(&home, &settings).map(|draft| explain_numbers(&draft.manifest)).map_err(|error| error.to_string())
+        };
+        let table = [
+            ((1, 1, 0), Ok("the one custodian must be up")),
+            ((3, 2, 0), Ok("2 must be up for changes (home among them), 2 to start")),
+            (
+                (3, 2, 1),
+                Ok(
+                    "3 must be up for changes (home among them), 2 to start or renew; all of them: say --hostile 0 for 2 of 3",
+                ),
+            ),
+            ((5, 1, 0), Ok("all of them: add custodians, or say a larger --shares-needed")),
+            ((3, 4, 0), Err("give --shares-needed 1 to 3")),
+            ((3, 0, 0), Err("give --shares-needed 1 to 3")),
+            ((3, 1, 1), Err("say --hostile 0")),
+            ((5, 3, 3), Err("say --hostile 2")),
+        ];
+        for ((n, m, f), expected) in table {
+            let found = base(n, m, f);
+            let holds = match (&found, expected) {
+                (Ok(text), Ok(part)) | (Err(text), Err(part)) => text.contains(part),
+                _ => false,
+            };
+            assert!(holds, "{n} {m} {f}: {found:?}");
+        }
+    }
+
+    #[test]
     fn a_manifest_is_made_remembered_and_read_again() {
         let folder = tempfile::tempdir().unwrap();
         let home = Home::at(folder.path().join("home"));
@@ -471,6 +586,7 @@ mod tests {
             custodians: vec![custodian.clone()],
             shares_needed: 1,
             hostile_tolerated: 0,
+            kms_share: None,
             host_name: HostName::parse("xks.example.com").unwrap(),
             path_prefix: PathPrefix::parse("/payments").unwrap(),
             measurements: vec![set.clone()],

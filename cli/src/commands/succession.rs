@@ -236,3 +236,102 @@ async fn behind(session: &Session, next: &VerifiedManifest, wait: Wait<'_>) -> R
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use holdfast_shared::attestation::Measurements;
+    use holdfast_shared::hpke::PrivateKey;
+    use holdfast_shared::manifest::DerCertificate;
+    use holdfast_shared::signature::{SigningKey, VerifyingKey};
+    use holdfast_shared::xks::PathPrefix;
+
+    use super::super::manifest::{Settings, draft};
+    use super::*;
+    use crate::home::Home;
+
+    fn custodian(name: &str, byte: u8) -> Custodian {
+        Custodian {
+            name: name.to_owned(),
+            signing_key: VerifyingKey([byte; 97]),
+            encryption_key: *PrivateKey::generate().unwrap().public_key(),
+            address: "localhost:9443".to_owned(),
+            tls_roots: vec![DerCertificate(vec![1])],
+        }
+    }
+
+    fn somebody(name: &str) -> Administrator {
+        let rng = SystemRandom::new();
+        let key = SigningKey::from_pkcs8(&SigningKey::generate(&rng).unwrap(), &rng).unwrap();
+        let encryption_key = *PrivateKey::generate().unwrap().public_key();
+        Administrator { name: name.to_owned(), signing_key: key.verifying_key().unwrap(), encryption_key }
+    }
+
+    fn first(home: &Home) -> VerifiedManifest {
+        home.create_administrator("alice").unwrap();
+        let pcr = [1; 48];
+        let set = Measurements { pcr0: pcr, pcr1: pcr, pcr2: pcr, pcr16: pcr, pcr3: None, pcr4: None, pcr8: None };
+        let settings = Settings {
+            name: "payments".to_owned(),
+            administrators: Vec::new(),
+            custodians: vec![custodian("vault-1", 1), custodian("vault-2", 2), custodian("vault-3", 3)],
+            shares_needed: 2,
+            hostile_tolerated: 0,
+            kms_share: None,
+            host_name: HostName::parse("xks.example.com").unwrap(),
+            path_prefix: PathPrefix::parse("").unwrap(),
+            measurements: vec![set],
+            emulated_root: None,
+            lease_ms: 60_000,
+            thresholds: Thresholds::ONE,
+        };
+        VerifiedManifest::verify(&cbor::encode(&draft(home, &settings).unwrap().envelope)).unwrap()
+    }
+
+    #[test]
+    fn a_successor_is_the_manifest_in_force_with_what_was_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::at(folder.path().join("home"));
+        let own = first(&home);
+        let changes = Changes {
+            add_administrators: vec![somebody("bob")],
+            remove_custodians: vec!["vault-2".to_owned()],
+            add_custodians: vec![custodian("vault-4", 4)],
+            hostile_tolerated: Some(1),
+            ..Changes::default()
+        };
+        let next = changes.apply(&own, 7).unwrap();
+        let names: Vec<_> = next.custodians.iter().map(|custodian| custodian.name.as_str()).collect();
+        assert_eq!(names, ["vault-1", "vault-3", "vault-4"]);
+        assert_eq!((next.hostile_tolerated, next.shares_needed), (1, 2));
+        // It succeeds, and is noted; a stranger's manifest is not.
+        let envelope = manifest::sign(&next, &home.administrator().unwrap().signing_key, &SystemRandom::new()).unwrap();
+        let next = own.succeed(&cbor::encode(&envelope)).unwrap();
+        assert_eq!((next.sequence(), next.id()), (2, own.id()));
+        home.add_key_store(own.clone(), None).unwrap();
+        home.continue_chain(&own, &next).unwrap();
+        let store = home.key_store(Some("payments")).unwrap();
+        assert_eq!((store.manifest.digest(), prefixes(&store.manifest).len()), (next.digest(), 2));
+        let other = first(&Home::at(folder.path().join("other")));
+        assert!(home.continue_chain(&own, &other).is_err());
+        assert!(home.continue_chain(&next, &own).is_err(), "backwards");
+    }
+
+    #[test]
+    fn nobody_is_removed_by_a_name_that_does_not_mean_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = first(&Home::at(folder.path().join("home")));
+        let id = own.manifest().custodians[2].id().to_string();
+        let remove = |named: &str| {
+            let changes = Changes { remove_custodians: vec![named.to_owned()], ..Changes::default() };
+            changes.apply(&own, 0).map(|next| next.custodians.len()).map_err(|error| error.to_string())
+        };
+        assert_eq!(remove("vault-2"), Ok(2));
+        assert_eq!(remove(&id[..8]), Ok(2));
+        assert!(remove("vault-1").unwrap_err().contains("home custodian"));
+        for nobody in ["", "vault", "vault-9", &id[..7]] {
+            assert!(remove(nobody).unwrap_err().contains("no custodian is named"), "{nobody:?}");
+        }
+        let changes = Changes { remove_administrators: vec!["carol".to_owned()], ..Changes::default() };
+        assert!(changes.apply(&own, 0).is_err());
+    }
+}

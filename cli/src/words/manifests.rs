@@ -105,3 +105,71 @@ pub(super) const fn thresholds(thresholds: Thresholds) -> [(&'static str, u8); 6
         ("custody", custody),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use holdfast_shared::hpke::PrivateKey;
+    use holdfast_shared::manifest::{Administrator, Custodian, DerCertificate, ReleasePolicy};
+    use holdfast_shared::signature::VerifyingKey;
+    use holdfast_shared::xks::{HostName, PathPrefix};
+
+    use super::*;
+
+    #[test]
+    fn every_difference_of_two_manifests_is_said() {
+        let encryption_key = *PrivateKey::generate().unwrap().public_key();
+        let administrator = |name: &str, byte: u8| Administrator {
+            name: name.to_owned(),
+            signing_key: VerifyingKey([byte; 97]),
+            encryption_key,
+        };
+        let custodian = |name: &str, byte: u8| Custodian {
+            name: name.to_owned(),
+            signing_key: VerifyingKey([byte; 97]),
+            encryption_key,
+            address: "localhost:1".to_owned(),
+            tls_roots: vec![DerCertificate(vec![1])],
+        };
+        let own = Manifest {
+            label: String::new(),
+            nonce: [0; 16],
+            name: "payments".to_owned(),
+            administrators: vec![administrator("alice", 1), administrator("bob", 2)],
+            thresholds: Thresholds::ONE,
+            custodians: vec![custodian("vault-1", 3), custodian("vault-2", 4)],
+            shares_needed: 1,
+            hostile_tolerated: 0,
+            host_name: HostName::parse("a.example").unwrap(),
+            path_prefix: PathPrefix::parse("").unwrap(),
+            release_policy: ReleasePolicy::first([0; 32], Vec::new(), 60_000),
+            succession: None,
+            kms_share: None,
+        };
+        assert_eq!(between(&own, &own), ["changes nothing"]);
+        let mut next = own.clone();
+        next.administrators[1] = administrator("carol", 5);
+        next.custodians.push(custodian("vault-3", 6));
+        next.custodians[1].address = "elsewhere:1".to_owned();
+        next.shares_needed = 2;
+        next.thresholds.custody = 2;
+        next.host_name = HostName::parse("b.example").unwrap();
+        next.path_prefix = PathPrefix::parse("/p").unwrap();
+        next.name = "other".to_owned();
+        let said = between(&own, &next).join("\n");
+        for expected in [
+            "+ administrator carol",
+            "- administrator bob",
+            "+ custodian vault-3",
+            "+ custodian vault-2",
+            "- custodian vault-2",
+            "shares: 1 of 2, 0 hostile tolerated (2 must hold each change) -> 2 of 3",
+            "signatures for custody: 1 -> 2",
+            "host name: a.example -> b.example",
+            "path: /kms/xks/v1 -> /p/kms/xks/v1",
+            "name: payments -> other",
+        ] {
+            assert!(said.contains(expected), "{expected}:\n{said}");
+        }
+        assert_eq!(said.lines().count(), 10, "{said}");
+    }
+}

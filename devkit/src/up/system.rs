@@ -227,6 +227,7 @@ impl Stage<'_> {
                 custodians: vec![manifests::read_custodian(&self.custodian_record())?],
                 shares_needed: 1,
                 hostile_tolerated: 0,
+                kms_share: None,
                 host_name: HostName::parse(&remembered.host_name).map_err(|error| invalid("host_name", &error))?,
                 path_prefix: PathPrefix::parse(&remembered.path_prefix)
                     .map_err(|error| invalid("path_prefix", &error))?,
