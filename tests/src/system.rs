@@ -31,7 +31,7 @@ mod custodian;
 mod host;
 mod tenant;
 
-pub use administrator::Administrator;
+pub use administrator::{Administrator, Said};
 pub use custodian::{CustodianOptions, CustodianProcess, Front};
 pub use host::Host;
 pub use tenant::{Caller, Tenant, TenantOptions, credential_of};
