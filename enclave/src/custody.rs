@@ -38,6 +38,7 @@ use crate::entropy::EntropyError;
 use crate::nsm::{Nsm, NsmError};
 use crate::report::Reporter;
 
+mod adopt;
 mod allowance;
 mod ceremony;
 mod commands;

@@ -24,6 +24,8 @@ use super::unseal::{self, HeldVersion, Opened, Standing, Unsealed};
 use super::{CustodyError, PAUSES, rotate};
 use crate::tls::AttestedTime;
 
+/// How long a custodian that was removed has to learn that, and to delete its shares.
+const REMOVED_WAIT: Duration = Duration::from_mins(10);
 /// How long nothing is looked at without a change.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -48,11 +50,16 @@ pub(super) struct Coordinator<C> {
     pub(super) due_again_ms: u64,
     /// When all were last asked to release anew, for want of shares.
     released_again: Option<Instant>,
+    /// Since when links lead to custodians that were removed.
+    removed: BTreeMap<CustodianId, Instant>,
+    /// Of the manifest that health is told under.
+    sequence: u32,
 }
 
 impl<C: Connect + Clone + 'static> Coordinator<C> {
     pub(super) fn new(ledger: Arc<Ledger<C>>, connector: C) -> Self {
-        Self { ledger, connector, links: BTreeMap::new(), held: None, due_again_ms: 0, released_again: None }
+        let (links, removed) = (BTreeMap::new(), BTreeMap::new());
+        Self { ledger, connector, links, held: None, due_again_ms: 0, released_again: None, removed, sequence: 0 }
     }
 
     /// Runs until the task is dropped.
@@ -131,7 +138,7 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
                     let wipes = *self.ledger.wipes().borrow();
                     let (version, opened) = self.open(committed.entry()).await?;
                     let (unsealed, body) = opened.commit(&committed)?;
-                    let (served, manifest) = (self.ledger.served.clone(), self.ledger.manifest());
+                    let (served, manifest) = (self.ledger.served.clone(), self.ledger.manifest_of(unsealed.sequence()));
                     let now_ms = self.ledger.enclave.clock.wall_ms();
                     let preparing = move || served.prepare(body, &manifest, now_ms);
                     let prepared = self.ledger.enclave.workshop.work(preparing).await??;
@@ -207,9 +214,10 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
         };
         self.ledger.charge(version.blob.len());
         let opening = Arc::clone(&version);
-        let opened = self.ledger.enclave.workshop.work(move || unseal::open(root, opening)).await??;
-        let manifest = self.ledger.manifest().sequence();
-        if opened.sequence() > manifest {
+        let opened = self.ledger.enclave.workshop.work(move || unseal::open(root, opening)).await?;
+        // Another enclave's root key of the same generation may have come first: then shares tell which it is.
+        let opened = opened.inspect_err(|_| self.ledger.forget_drawn())?;
+        if opened.sequence() > self.ledger.newest_sequence() {
             return Err(CustodyError::ManifestMissing { sequence: opened.sequence() });
         }
         Ok((version, opened))
@@ -266,23 +274,33 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
         self.held = Some(Arc::new(version));
     }
 
-    /// A link for each custodian of the manifest in force, and for no other.
-    fn keep_links(&mut self) -> Result<(), CustodyError> {
+    /// A link for each custodian of the manifest in force, and of one that is being put in force; for those that were removed, until
+    /// they have deleted their shares, or were given the time for it.
+    pub(super) fn keep_links(&mut self) -> Result<(), CustodyError> {
         let manifest = self.ledger.manifest();
-        let custodians = &manifest.manifest().custodians;
+        let candidate = self.ledger.candidate();
+        let wanted: Vec<&Custodian> = core::iter::once(&manifest)
+            .chain(&candidate)
+            .flat_map(|manifest| &manifest.manifest().custodians)
+            .collect();
         let gone: Vec<CustodianId> =
-            self.links.keys().copied().filter(|id| custodians.iter().all(|custodian| custodian.id() != *id)).collect();
+            self.links.keys().copied().filter(|id| wanted.iter().all(|custodian| custodian.id() != *id)).collect();
+        self.removed.retain(|id, _| gone.contains(id));
         for id in gone {
-            if let Some(link) = self.links.remove(&id) {
-                link.abort();
+            let since = *self.removed.entry(id).or_insert_with(Instant::now);
+            if self.ledger.is_done_with(id) || since.elapsed() >= REMOVED_WAIT {
+                self.removed.remove(&id);
+                if let Some(link) = self.links.remove(&id) {
+                    link.abort();
+                }
+                self.ledger.remove(id);
             }
-            self.ledger.remove(id);
         }
-        let fresh: Vec<_> = custodians.iter().filter(|custodian| !self.links.contains_key(&custodian.id())).collect();
-        if fresh.is_empty() {
-            return Ok(());
+        if self.sequence != manifest.sequence() {
+            self.sequence = manifest.sequence();
+            self.ledger.served.health().keep(&manifest.manifest().custodians, self.ledger.quorum().answers());
         }
-        self.ledger.served.health().keep(custodians, self.ledger.quorum().answers());
+        let fresh: Vec<_> = wanted.into_iter().filter(|custodian| !self.links.contains_key(&custodian.id())).collect();
         for custodian in fresh {
             self.start_link(custodian, &manifest)?;
         }

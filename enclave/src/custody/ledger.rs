@@ -59,6 +59,8 @@ pub(super) struct Ledger<C> {
 
 pub(super) struct State<C> {
     manifest: Arc<VerifiedManifest>,
+    /// A successor that is being put in force from here: its custodians are asked as well.
+    candidate: Option<Arc<VerifiedManifest>>,
     overlay: Option<BlockOverlay>,
     links: BTreeMap<CustodianId, LinkState<C>>,
     unsealed: Option<Arc<Unsealed>>,
@@ -119,6 +121,7 @@ impl<C: Connect + 'static> Ledger<C> {
             drawn: None,
             floor: None,
             target: None,
+            candidate: None,
             docket: Docket::default(),
             allowance: Allowance::new(enclave.clock.monotonic_ms()),
             problem: account::Problem::default(),
@@ -177,6 +180,30 @@ impl<C: Connect + 'static> Ledger<C> {
 
     pub(super) fn quorum(&self) -> Quorum {
         self.lock().quorum()
+    }
+
+    /// The successor that is being put in force.
+    pub(super) fn candidate(&self) -> Option<Arc<VerifiedManifest>> {
+        self.lock().candidate.clone()
+    }
+
+    /// Begins, or gives up, putting a successor in force.
+    pub(super) fn set_candidate(&self, candidate: Option<Arc<VerifiedManifest>>) {
+        self.lock().candidate = candidate;
+        self.tell_all();
+    }
+
+    /// Sequence of the newest manifest under which versions can be served.
+    pub(super) fn newest_sequence(&self) -> u32 {
+        let state = self.lock();
+        state.candidate.as_ref().unwrap_or(&state.manifest).sequence()
+    }
+
+    /// The manifest of this sequence.
+    pub(super) fn manifest_of(&self, sequence: u32) -> Arc<VerifiedManifest> {
+        let state = self.lock();
+        let candidate = state.candidate.as_ref().filter(|candidate| candidate.sequence() == sequence);
+        Arc::clone(candidate.unwrap_or(&state.manifest))
     }
 
     pub(super) fn overlay_epoch(&self) -> u64 {
@@ -248,10 +275,10 @@ impl<C: Connect + 'static> Ledger<C> {
         state.links.get(&home).and_then(|link| link.attested_key.clone())
     }
 
-    /// How many custodians of the manifest have a live channel.
-    pub(super) fn connected(&self) -> usize {
+    /// How many custodians of a manifest have a live channel.
+    pub(super) fn connected(&self, manifest: &VerifiedManifest) -> usize {
         let state = self.lock();
-        state.members().filter(|(_, link)| link.session.is_some()).count()
+        state.members_of(manifest).filter(|(_, link)| link.session.is_some()).count()
     }
 
     /// Tells a link what to do. What it was told before and has not done is less.
@@ -334,6 +361,11 @@ impl<C: Connect + 'static> Ledger<C> {
         }
     }
 
+    /// Drops a root key that was drawn here: another one came into use.
+    pub(super) fn forget_drawn(&self) {
+        self.lock().drawn = None;
+    }
+
     /// Serves a version, unless what it was made of was wiped since `wipes`.
     ///
     /// # Errors
@@ -344,6 +376,10 @@ impl<C: Connect + 'static> Ledger<C> {
             return Err(CustodyError::Wiped);
         }
         self.served.install(prepared)?;
+        if let Some(candidate) = state.candidate.take_if(|candidate| candidate.sequence() == unsealed.sequence()) {
+            self.log(Level::Warn, &format!("manifest {} is in force", candidate.sequence()));
+            state.manifest = candidate;
+        }
         let generation = unsealed.root().set().generation;
         state.floor = Some(unsealed.entry().clone());
         if state.drawn.as_ref().is_some_and(|drawn| drawn.set().generation <= generation) {
@@ -419,9 +455,13 @@ impl<C> State<C> {
         self.overlay.as_ref().is_some_and(|overlay| overlay.store)
     }
 
-    /// The custodians of the manifest, with their places from 0.
+    /// The custodians of the manifest in force, with their places from 0.
     fn members(&self) -> impl Iterator<Item = (usize, &LinkState<C>)> {
-        let custodians = self.manifest.manifest().custodians.iter().enumerate();
+        self.members_of(&self.manifest)
+    }
+
+    fn members_of<'s>(&'s self, manifest: &'s VerifiedManifest) -> impl Iterator<Item = (usize, &'s LinkState<C>)> {
+        let custodians = manifest.manifest().custodians.iter().enumerate();
         custodians.filter_map(|(place, custodian)| self.links.get(&custodian.id()).map(|link| (place, link)))
     }
 
@@ -434,29 +474,45 @@ impl<C> State<C> {
     }
 
     /// What counts is what custodians said lately: what one said long ago says nothing about those that hold more by now.
-    fn standing(&self, now_ms: u64) -> Result<Standing, CustodyError> {
-        let answers: Vec<Answer> = self
-            .members()
+    fn answers(&self, manifest: &VerifiedManifest, now_ms: u64) -> Vec<Answer> {
+        self.members_of(manifest)
             .filter(|(_, link)| now_ms.saturating_sub(link.answered_ms) <= ANSWER_AGE_MAX_MS)
             .filter_map(|(custodian, link)| {
                 let told = link.answer.as_ref()?;
                 Some(Answer { custodian, entry: told.entry.clone(), is_committed: told.is_committed })
             })
-            .collect();
-        unseal::assess(self.quorum(), &answers, self.floor.as_ref()).map_err(|error| {
-            let names = |by: Vec<usize>| {
-                let names: Vec<_> = by.into_iter().map(|place| self.name(place)).collect();
-                names.join(", ")
-            };
-            match error {
-                Contradiction::Rollback { seen, offered, by } => {
-                    CustodyError::Rollback { seen, offered, by: names(by) }
+            .collect()
+    }
+
+    fn standing(&self, now_ms: u64) -> Result<Standing, CustodyError> {
+        let floor = self.floor.as_ref();
+        let standing =
+            unseal::assess(self.quorum(), &self.answers(&self.manifest, now_ms), floor).map_err(|error| {
+                let names = |by: Vec<usize>| {
+                    let names: Vec<_> = by.into_iter().map(|place| self.name(place)).collect();
+                    names.join(", ")
+                };
+                match error {
+                    Contradiction::Rollback { seen, offered, by } => {
+                        CustodyError::Rollback { seen, offered, by: names(by) }
+                    }
+                    Contradiction::Fork { version, by } => {
+                        CustodyError::Fork { version, by: names(by), home: self.name(0) }
+                    }
                 }
-                Contradiction::Fork { version, by } => {
-                    CustodyError::Fork { version, by: names(by), home: self.name(0) }
-                }
-            }
-        })
+            })?;
+        let (Some(candidate), Standing::Committed(committed)) = (&self.candidate, &standing) else {
+            return Ok(standing);
+        };
+        if Some(committed.entry()) == floor {
+            return Ok(standing);
+        }
+        // While custodians change, those that were and those that will be must hold a version: whoever asks either finds it.
+        let quorum = Quorum::of(candidate.manifest());
+        match unseal::assess(quorum, &self.answers(candidate, now_ms), floor) {
+            Ok(Standing::Committed(other)) if other == *committed => Ok(standing),
+            _ => Ok(Standing::Unfinished(committed.entry().clone())),
+        }
     }
 
     fn gate_ms(&self) -> u64 {

@@ -12,8 +12,9 @@ use holdfast_shared::channel::{Ask, Reply};
 use holdfast_shared::command::{self, CommandError, Outcome, ResultContent, ResultUserData, SealedResult};
 use holdfast_shared::ids::{BlobId, CommandId, KeyStoreId};
 use holdfast_shared::keystore::{self, Body, Place, SealedKeyStore};
-use holdfast_shared::manifest::Administrator;
+use holdfast_shared::manifest::{Administrator, VerifiedManifest};
 use holdfast_shared::provenance::{VersionUserData, share_set_sha256};
+use holdfast_shared::quorum::Quorum;
 use holdfast_shared::release::HeldEntry;
 use holdfast_shared::secrets::{Secret, SecretBytes};
 use holdfast_shared::{cbor, labels};
@@ -40,6 +41,15 @@ enum Dealt {
     Race,
     /// It must be looked at again later.
     Not,
+}
+
+/// What a command changed.
+enum Change {
+    Body,
+    /// The root key as well.
+    Root,
+    /// The manifest, and the root key if its shares go to others, or to another number of them.
+    Manifest(Arc<VerifiedManifest>, bool),
 }
 
 /// A version to be sealed and published.
@@ -104,7 +114,7 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
             }
         };
         let id = self.ledger.id();
-        let (outcome, changes_root) = match effect {
+        let (outcome, change) = match effect {
             Effect::Left => return Ok(Dealt::With(command_id)),
             Effect::Waiting => return Ok(Dealt::Not),
             Effect::Answered(outcome) => {
@@ -112,23 +122,26 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
                 self.tell(result).await?;
                 return Ok(Dealt::With(command_id));
             }
-            Effect::Changed(outcome) => (outcome, false),
-            Effect::ChangedRoot(outcome) => (outcome, true),
-            Effect::Adopted { .. } => {
-                let reason = "this enclave cannot change the manifest yet".to_owned();
-                let result = self.sealed_result(command_id, &recipient, &Outcome::Refused { reason }).await?;
-                self.tell(result).await?;
-                return Ok(Dealt::With(command_id));
-            }
+            Effect::Changed(outcome) => (outcome, Change::Body),
+            Effect::ChangedRoot(outcome) => (outcome, Change::Root),
+            Effect::Adopted { manifest, reshare, outcome } => (outcome, Change::Manifest(Arc::new(*manifest), reshare)),
         };
-        self.check_connected(self.ledger.quorum().write())?;
-        let mut draft = Draft::after(unsealed, id, body);
-        if changes_root {
-            draft = self.under_new_root(draft).await?;
-        }
-        draft.results.push(self.sealed_result(command_id, &recipient, &outcome).await?);
-        draft.commands.push(command_id);
-        Ok(if self.publish(draft).await? { Dealt::With(command_id) } else { Dealt::Race })
+        let draft = Draft::after(unsealed, id, body);
+        let result = self.sealed_result(command_id, &recipient, &outcome).await?;
+        let draft = Draft { results: vec![result], commands: vec![command_id], ..draft };
+        let is_first = match change {
+            Change::Body => {
+                self.check_writable()?;
+                self.publish(draft).await?
+            }
+            Change::Root => {
+                self.check_writable()?;
+                let draft = self.under_new_root(draft, &self.ledger.manifest()).await?;
+                self.publish(draft).await?
+            }
+            Change::Manifest(successor, reshare) => self.adopt(draft, successor, reshare).await?,
+        };
+        Ok(if is_first { Dealt::With(command_id) } else { Dealt::Race })
     }
 
     /// Opens the newest version and carries a command out on it. Up to 16 signatures are verified, and the body is measured: all
@@ -178,8 +191,9 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
         if destroyed.is_empty() {
             return Ok(None);
         }
-        self.check_connected(self.ledger.quorum().write())?;
-        let draft = self.under_new_root(Draft::after(unsealed, self.ledger.id(), body)).await?;
+        self.check_writable()?;
+        let draft = Draft::after(unsealed, self.ledger.id(), body);
+        let draft = self.under_new_root(draft, &self.ledger.manifest()).await?;
         for key in destroyed {
             self.ledger.log(Level::Warn, &format!("key {key} is destroyed: its waiting period is over"));
         }
@@ -187,10 +201,19 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
         Ok(Some(Step::Again))
     }
 
+    /// Whether what is published now can be committed.
+    fn check_writable(&self) -> Result<(), CustodyError> {
+        self.check_connected(&self.ledger.manifest(), self.ledger.quorum().write())
+    }
+
     /// Shares a new root key for a version.
-    pub(super) async fn under_new_root(&self, draft: Draft) -> Result<Draft, CustodyError> {
+    pub(super) async fn under_new_root(
+        &self,
+        draft: Draft,
+        manifest: &VerifiedManifest,
+    ) -> Result<Draft, CustodyError> {
         let generation = draft.place.generation.checked_add(1).ok_or(CustodyError::OtherAnswer)?;
-        let shared = self.share_new_root(&self.ledger.manifest(), generation).await?;
+        let shared = self.share_new_root(manifest, generation).await?;
         Ok(draft.under(shared))
     }
 
@@ -217,7 +240,8 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
         let ask = Ask::Publish { version, previous, blob: blob.clone(), results, evidence: evidence.clone() };
         match session.ask(&ask).await.map_err(|error| self.blame(home, error))?.0 {
             Reply::Published { register } => {
-                let is_committed = self.ledger.quorum().write() == 1;
+                let quorum = Quorum::of(self.ledger.manifest_of(sequence).manifest());
+                let is_committed = quorum.write() == 1;
                 // Believed only if it names what was published: otherwise the custodian answers for something else.
                 let entry = self.ledger.opened_entry(&register)?;
                 if (entry.version, entry.blob_id, entry.previous) != (version, blob_id, previous) {
@@ -247,7 +271,7 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
         }
     }
 
-    async fn sealed_result(
+    pub(super) async fn sealed_result(
         &self,
         command_id: CommandId,
         recipient: &Administrator,

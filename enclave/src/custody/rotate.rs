@@ -94,7 +94,7 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
         }
         let quorum = Quorum::of(manifest.manifest());
         let needed = quorum.write().max(quorum.answers());
-        self.check_connected(needed)?;
+        self.check_connected(manifest, needed)?;
         let nsm = &self.ledger.enclave.nsm;
         let key = entropy::secret(nsm, "root key").await?;
         let seed = entropy::secret(nsm, "split seed").await?;
@@ -133,11 +133,11 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
         let mut changes = self.ledger.changes();
         loop {
             changes.borrow_and_update();
-            let places = self.ledger.with_share(set);
-            if places.contains(&0) && places.len() >= needed {
+            let holders = self.ledger.with_share(set);
+            if holders.contains(&home) && holders.len() >= needed {
                 return Ok(());
             }
-            if !places.contains(&0) && !self.ledger.is_given(home) {
+            if !holders.contains(&home) && !self.ledger.is_given(home) {
                 return Err(CustodyError::Refused("another enclave was first to deposit a root key".to_owned()));
             }
             if changes.changed().await.is_err() {
@@ -147,8 +147,8 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
     }
 
     /// Whether so many custodians answer that what is begun can be ended.
-    pub(super) fn check_connected(&self, needed: usize) -> Result<(), CustodyError> {
-        let have = self.ledger.connected();
+    pub(super) fn check_connected(&self, manifest: &VerifiedManifest, needed: usize) -> Result<(), CustodyError> {
+        let have = self.ledger.connected(manifest);
         if have < needed {
             return Err(CustodyError::FewCustodians { what: "answer; changes wait", have, needed });
         }

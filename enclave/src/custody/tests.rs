@@ -34,6 +34,7 @@ mod crashes;
 mod custodian;
 mod hostile;
 mod quorum;
+mod succession;
 
 const NOW_MS: u64 = 1_790_000_000_000;
 
@@ -89,7 +90,6 @@ struct World {
     directory: Arc<Directory>,
     enclave: Arc<Enclave>,
     task: JoinHandle<()>,
-    #[expect(dead_code, reason = "kept open")]
     lines: tokio::sync::mpsc::Receiver<holdfast_link::control::ToParent>,
 }
 
@@ -118,15 +118,21 @@ impl World {
 
     /// n custodians, m shares needed, f hostile tolerated.
     fn start_quorum(numbers: (usize, u8, u8), prepare: impl FnOnce(&[Arc<FakeCustodian>])) -> Self {
+        Self::start_beside(numbers, 0, prepare)
+    }
+
+    /// The same, with more custodians that the manifest does not name.
+    fn start_beside(numbers: (usize, u8, u8), others: usize, prepare: impl FnOnce(&[Arc<FakeCustodian>])) -> Self {
         let clock = Arc::new(SteppedClock::at(NOW_MS));
-        let custodians: Vec<_> = (0..numbers.0).map(|place| FakeCustodian::new(Arc::clone(&clock), place)).collect();
+        let custodians: Vec<_> =
+            (0..numbers.0 + others).map(|place| FakeCustodian::new(Arc::clone(&clock), place)).collect();
         let custodian = Arc::clone(&custodians[0]);
         let administrators = [
             SigningKeys::new("alice", *hpke::PrivateKey::generate().unwrap().public_key()),
             // No point of the curve: nothing can be encrypted to mallory.
             SigningKeys::new("mallory", hpke::PublicKey([4; 97])),
         ];
-        let manifest = Self::manifest(&custodians, numbers, &administrators);
+        let manifest = Self::manifest(&custodians[..numbers.0], numbers, &administrators);
         for fake in &custodians {
             let mut state = fake.state();
             state.key_store_id = manifest.id();

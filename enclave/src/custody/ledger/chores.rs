@@ -57,7 +57,7 @@ impl<C: Connect + 'static> Ledger<C> {
         if let Some(target) = &state.target {
             let entry = &target.version.entry;
             // One custodian alone that offers less than it did is no quorum: what an enclave remembers does not replace it.
-            let is_alone = state.manifest.manifest().custodians.len() == 1;
+            let is_alone = state.manifest.manifest().custodians.len() == 1 && state.place(id) == Some(0);
             if !is_alone && told.entry.as_ref().is_none_or(|held| held.version < entry.version) {
                 return Some(Chore::Copy(Arc::clone(&target.version)));
             }
@@ -72,7 +72,9 @@ impl<C: Connect + 'static> Ledger<C> {
         let generation = target.version.generation;
         let is_there = told.entry.as_ref() == Some(&target.version.entry) && told.is_committed;
         let has_old = link.holds.keys().any(|held| *held < generation);
-        (is_there && has_old && link.holds.contains_key(&generation)).then_some(Chore::Retire { generation })
+        // One that was removed gets no new share, and keeps the old ones no longer either.
+        let may_do_without = state.place(id).is_none() || link.holds.contains_key(&generation);
+        (is_there && has_old && may_do_without).then_some(Chore::Retire { generation })
     }
 
     /// It holds a version now.
@@ -161,11 +163,19 @@ impl<C: Connect + 'static> Ledger<C> {
         lacks.map(|(_, link)| link.custodian.id()).collect()
     }
 
-    /// The places, from 0, of those who hold a share of this set.
-    pub(in crate::custody) fn with_share(&self, set: &ShareSet) -> Vec<usize> {
+    /// Those who hold a share of this set.
+    pub(in crate::custody) fn with_share(&self, set: &ShareSet) -> Vec<CustodianId> {
         let hash = share_set_sha256(set);
         let state = self.lock();
-        let holds = state.members().filter(|(_, link)| link.holds.get(&set.generation) == Some(&hash));
-        holds.map(|(place, _)| place).collect()
+        let holds = state.links.iter().filter(|(_, link)| link.holds.get(&set.generation) == Some(&hash));
+        holds.map(|(id, _)| *id).collect()
+    }
+
+    /// Whether a custodian that was removed has deleted its shares, or never will.
+    pub(in crate::custody) fn is_done_with(&self, id: CustodianId) -> bool {
+        let state = self.lock();
+        let Some(link) = state.links.get(&id) else { return true };
+        let generation = state.unsealed.as_ref().map_or(0, |unsealed| unsealed.root().set().generation);
+        generation > 0 && link.holds.keys().all(|held| *held >= generation)
     }
 }

@@ -10,7 +10,6 @@ use holdfast_client::Connect;
 use holdfast_link::control::Level;
 use holdfast_shared::block::{self, BlockError};
 use holdfast_shared::ids::CustodianId;
-use holdfast_shared::manifest::VerifiedManifest;
 use holdfast_shared::provenance::share_set_sha256;
 use holdfast_shared::register::{self, RegisterEntry};
 use holdfast_shared::release::{HeldEntry, HeldShare};
@@ -191,6 +190,7 @@ impl<C: Connect + 'static> Ledger<C> {
                 Ok(next) => {
                     self.log(Level::Warn, &format!("manifest {} is in force", next.sequence()));
                     state.manifest = Arc::new(next);
+                    state.candidate = None;
                 }
                 Err(error) => {
                     self.log(Level::Error, &format!("{error}; ignored"));
@@ -198,17 +198,6 @@ impl<C: Connect + 'static> Ledger<C> {
                 }
             }
         }
-    }
-
-    /// Puts a successor in force that this enclave adopted itself.
-    pub(in crate::custody) fn adopted(&self, manifest: VerifiedManifest) {
-        let mut state = self.lock();
-        if manifest.sequence() > state.manifest.sequence() {
-            state.manifest = Arc::new(manifest);
-            self.regate(&mut state);
-        }
-        drop(state);
-        self.tell_all();
     }
 
     /// Puts a newer overlay in force at once; anything else changes nothing.
@@ -239,12 +228,16 @@ impl<C> State<C> {
     /// Whether any share is wrong, and those that are right. Under an earlier manifest the custodian may have had another place:
     /// such a share is of no use, and not wrong beside one of its place now.
     fn check_shares(&self, id: CustodianId, shares: Vec<HeldShare>) -> (bool, Vec<HeldShare>) {
-        let place = self.place(id).and_then(|place| u8::try_from(place.saturating_add(1)).ok());
+        let places = [Some(&self.manifest), self.candidate.as_ref()].into_iter().flatten();
+        let indices: Vec<u8> = places
+            .filter_map(|manifest| manifest.manifest().custodians.iter().position(|custodian| custodian.id() == id))
+            .filter_map(|place| u8::try_from(place.saturating_add(1)).ok())
+            .collect();
         let came = shares.len();
         let true_to_set: Vec<_> =
             shares.into_iter().filter(|held| sharing::check(&held.share, &held.set).is_ok()).collect();
         let is_any_false = true_to_set.len() < came;
-        let right: Vec<_> = true_to_set.into_iter().filter(|held| Some(held.share.index) == place).collect();
+        let right: Vec<_> = true_to_set.into_iter().filter(|held| indices.contains(&held.share.index)).collect();
         (is_any_false || (right.is_empty() && came > 0), right)
     }
 

@@ -8,7 +8,17 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use super::custodian::Fuse;
 use super::*;
 
-const NUMBERS: [(usize, u8, u8); 2] = [(3, 2, 0), (3, 2, 1)];
+/// What is tried: n, m and f; how the request ends that is the last one; and how many requests lie between two tries.
+struct Tries {
+    numbers: &'static [(usize, u8, u8)],
+    last: &'static [Fault],
+    step: usize,
+}
+
+/// Each request, in both ways.
+const ALL: Tries = Tries { numbers: &[(3, 2, 0), (3, 2, 1)], last: &[Fault::Lost, Fault::AnswerLost], step: 1 };
+/// Some, for every day.
+const SOME: Tries = Tries { numbers: &[(3, 2, 0)], last: &[Fault::AnswerLost], step: 5 };
 
 impl World {
     fn light(&self, answers: usize, last: Fault) -> Arc<Fuse> {
@@ -39,14 +49,15 @@ impl World {
 
 /// Lets an enclave do `begin` up to each of its requests, ends it, and looks at what the next one makes of it.
 async fn crash_everywhere(
+    tries: &Tries,
     numbers: (usize, u8, u8),
     is_new: bool,
     begin: impl Fn(&World),
     is_done: impl Fn(&World) -> bool,
     check: impl Fn(&World, &str),
 ) {
-    for last in [Fault::Lost, Fault::AnswerLost] {
-        for answers in 1.. {
+    for &last in tries.last {
+        for answers in (1..).step_by(tries.step) {
             let what = format!("{numbers:?}, {last:?}, {answers}");
             let world = World::start_quorum(numbers, |custodians| {
                 if is_new {
@@ -84,9 +95,19 @@ async fn crash_everywhere(
 
 #[tokio::test(start_paused = true)]
 async fn a_ceremony_that_ends_anywhere_is_made_up_for() {
-    for numbers in NUMBERS {
+    ceremonies(&SOME).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn long_a_ceremony_that_ends_anywhere_is_made_up_for() {
+    ceremonies(&ALL).await;
+}
+
+async fn ceremonies(tries: &Tries) {
+    for &numbers in tries.numbers {
         let is_done = |world: &World| world.custodian.state().results.contains_key(&command::ceremony_id(world.id));
         crash_everywhere(
+            tries,
             numbers,
             true,
             |_| {},
@@ -101,11 +122,22 @@ async fn a_ceremony_that_ends_anywhere_is_made_up_for() {
 
 #[tokio::test(start_paused = true)]
 async fn a_change_that_ends_anywhere_is_made_up_for() {
-    for numbers in NUMBERS {
-        let begin = |world: &World| drop(world.create("a"));
+    changes(&SOME).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn long_a_change_that_ends_anywhere_is_made_up_for() {
+    changes(&ALL).await;
+}
+
+async fn changes(tries: &Tries) {
+    for &numbers in tries.numbers {
+        let begin = |world: &World| {
+            world.create("a");
+        };
         let is_done =
             |world: &World| world.custodian.state().versions.len() > 1 && world.custodian.state().commands.is_empty();
-        crash_everywhere(numbers, false, begin, is_done, |world, what| {
+        crash_everywhere(tries, numbers, false, begin, is_done, |world, what| {
             assert_eq!(world.custodian.state().versions.len(), 2, "{what}: carried out once");
             assert_eq!(world.custodian.state().results.len(), 2, "{what}: and answered");
         })
@@ -115,11 +147,22 @@ async fn a_change_that_ends_anywhere_is_made_up_for() {
 
 #[tokio::test(start_paused = true)]
 async fn a_new_root_key_that_ends_anywhere_is_made_up_for() {
-    for numbers in NUMBERS {
-        let begin = |world: &World| drop(world.order(0, Action::RotateRootKey));
+    root_keys(&SOME).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn long_a_new_root_key_that_ends_anywhere_is_made_up_for() {
+    root_keys(&ALL).await;
+}
+
+async fn root_keys(tries: &Tries) {
+    for &numbers in tries.numbers {
+        let begin = |world: &World| {
+            world.order(0, Action::RotateRootKey);
+        };
         let is_done =
             |world: &World| world.custodian.state().versions.len() > 1 && world.custodian.state().commands.is_empty();
-        crash_everywhere(numbers, false, begin, is_done, |world, what| {
+        crash_everywhere(tries, numbers, false, begin, is_done, |world, what| {
             let state = world.custodian.state();
             assert_eq!(state.versions.len(), 2, "{what}: carried out once");
             let generations: Vec<_> = state.shares.iter().map(|(set, _)| set.generation).collect();

@@ -110,6 +110,11 @@ pub(super) struct State {
     pub(super) home: Option<VerifyingKey>,
     /// w.
     pub(super) write: usize,
+    /// Its place in the manifest, from 1.
+    pub(super) index: u8,
+    /// A successor that comes into force with the committed version that names it.
+    pub(super) staged: Option<Vec<u8>>,
+    pub(super) successors: Vec<Vec<u8>>,
     /// By generation, ascending.
     pub(super) shares: Vec<(ShareSet, Secret<32>)>,
     pub(super) versions: Vec<Version>,
@@ -147,6 +152,13 @@ impl State {
         for held in self.versions.iter_mut().filter(|held| held.entry.version <= version) {
             held.is_committed = true;
             results.append(&mut held.results);
+            if !held.evidence.is_empty() {
+                let user_data = super::read_document(&held.evidence).1;
+                let user_data: VersionUserData = cbor::decode(&user_data).unwrap();
+                if user_data.manifest_sequence > 1 {
+                    self.successors.extend(self.staged.take());
+                }
+            }
         }
         for result in results {
             self.results.insert(result.command_id, result);
@@ -185,6 +197,9 @@ impl FakeCustodian {
                 key_store_id: KeyStoreId([0; 32]),
                 home: None,
                 write: 1,
+                index: u8::try_from(place + 1).unwrap(),
+                staged: None,
+                successors: Vec::new(),
                 shares: Vec::new(),
                 versions: Vec::new(),
                 hostile: Hostile::default(),
@@ -363,7 +378,7 @@ impl FakeCustodian {
             return first.clone();
         }
         let blocked = state.overlay.as_ref().is_some_and(|overlay| overlay.store) && !state.hostile.withholds_blocks;
-        let index = u8::try_from(self.place + 1).unwrap();
+        let index = state.index;
         let wrong = state.hostile.wrong_share;
         let give = |(set, value): &(ShareSet, Secret<32>)| {
             let value = wrong.map_or_else(|| value.duplicate(), |byte| Secret::take(&mut [byte; 32]));
@@ -381,7 +396,7 @@ impl FakeCustodian {
             overlay: state.signed_overlay.clone().filter(|_| !state.hostile.withholds_blocks),
             register: state.held(),
             audit_heads: Vec::new(),
-            successors: Vec::new(),
+            successors: state.successors.iter().cloned().map(Into::into).collect(),
         };
         let binding = ReleaseBinding {
             custodian_id: self.in_manifest().id(),
@@ -480,7 +495,7 @@ impl FakeCustodian {
         }
         let share =
             release::open_share(sealed, state.key_store_id, self.in_manifest().id(), &self.encryption_key).unwrap();
-        assert_eq!(usize::from(share.index), self.place + 1);
+        assert_eq!(share.index, state.index);
         holdfast_shared::sharing::check(&share, &set).unwrap();
         if state.first_share.is_none() {
             state.first_share = Some((set.clone(), share.value.duplicate()));
@@ -605,7 +620,9 @@ impl FakeCustodian {
         let lease_ms = renew.then_some(state.lease_ms);
         let empty = overlay.is_none() && register.is_none() && unseen.is_empty() && lease_ms.is_none();
         let commands = unseen.into_iter().map(|(_, signed)| signed.clone().into()).collect();
-        let successors = Vec::new();
+        let is_behind = usize::try_from(seen.manifest_sequence).unwrap() <= state.successors.len();
+        let successors: Vec<_> = state.successors.iter().filter(|_| is_behind).cloned().map(Into::into).collect();
+        let empty = empty && successors.is_empty();
         let news = Reply::News { lease_ms, overlay, register, commands, enclaves: NonZeroU32::MIN, successors };
         (!empty || is_due).then_some(news)
     }

@@ -1,0 +1,166 @@
+//! The end of keys, new root keys, and other custodians.
+
+use holdfast_shared::keystore;
+use holdfast_shared::manifest::Succession;
+
+use super::*;
+
+impl World {
+    fn successor(&self, change: impl FnOnce(&mut Manifest)) -> Vec<u8> {
+        let mut manifest = self.manifest.manifest().clone();
+        let (sequence, predecessor) = (2, self.manifest.digest());
+        manifest.succession = Some(Succession { key_store_id: self.id, sequence, predecessor, overlay_epoch: 0 });
+        change(&mut manifest);
+        bytes_of(&manifest::sign(&manifest, &self.administrators[0].signing, &SystemRandom::new()).unwrap())
+    }
+
+    fn stage(&self, signed: &[u8]) {
+        for custodian in &self.custodians {
+            custodian.state().staged = Some(signed.to_vec());
+        }
+    }
+
+    /// The generations of the shares that each custodian holds.
+    fn generations(&self) -> Vec<Vec<u32>> {
+        let of = |state: &custodian::State| state.shares.iter().map(|(set, _)| set.generation).collect();
+        self.custodians.iter().map(|custodian| of(&custodian.state())).collect()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_root_key_replaces_all_shares_and_other_enclaves_follow() {
+    for numbers in [(1, 1, 0), (3, 2, 0), (3, 2, 1)] {
+        let world = World::start_quorum(numbers, |_| {}).serving().await.settled().await;
+        let (other_reporter, _lines) = Reporter::new();
+        let (other, task, ..) = World::enclave(&world.clock, &world.custodians, &world.manifest, &other_reporter);
+        world.until("the other serves", |world| other.may_use_keys(world.clock.monotonic_ms())).await;
+        let old: Vec<_> = world.custodians.iter().map(|c| *c.state().shares[0].1.expose()).collect();
+        let command = world.order(0, Action::RotateRootKey);
+        world.done(command).await;
+        world.until("new shares", |world| world.generations().iter().all(|held| held == &[2])).await;
+        for (custodian, old) in world.custodians.iter().zip(&old) {
+            assert_ne!(custodian.state().shares[0].1.expose(), old);
+        }
+        let both = |world: &World| {
+            let told = other_reporter.states(world.clock.monotonic_ms());
+            world.version() == Some(2) && told.first().is_some_and(|status| status.version == Some(2))
+        };
+        world.until("version 2 at both", both).await;
+        assert!(world.serves() && other.may_use_keys(world.clock.monotonic_ms()), "{numbers:?}: without a gap");
+        task.abort();
+        let world = world.reboot().await.serving().await;
+        assert_eq!(world.version(), Some(2));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_whose_waiting_period_is_over_is_destroyed_and_the_root_key_changes() {
+    const DAY_MS: u64 = 24 * 3_600_000;
+    let world = World::start_quorum((3, 2, 0), |custodians| {
+        custodians.iter().for_each(|custodian| custodian.state().lease_ms = 3 * DAY_MS);
+    });
+    let world = world.serving().await.settled().await;
+    let created = world.create("a");
+    world.done(created).await;
+    let id = ExternalKeyId::parse("a").unwrap();
+    let command = world.order(0, Action::ScheduleKeyDestruction { id, waiting_ms: DAY_MS });
+    world.done(command).await;
+    let world = world.settled().await;
+    world.clock.advance_ms(DAY_MS - 1);
+    tokio::time::sleep(Duration::from_mins(2)).await;
+    assert_eq!(world.version(), Some(3));
+    world.clock.advance_ms(1);
+    world.until("version 4", |world| world.version() == Some(4)).await;
+    world.until("new shares", |world| world.generations().iter().all(|held| held == &[2])).await;
+    world.settled().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn custodians_change_by_a_successor_and_the_removed_one_keeps_no_share() {
+    let world = World::start_beside((3, 2, 0), 1, |_| {});
+    let world = world.serving().await;
+    // It stands third in the successor.
+    world.custodians[3].state().index = 3;
+    let signed = world.successor(|manifest| manifest.custodians[2] = world.custodians[3].in_manifest());
+    world.stage(&signed);
+    let command = world.order(0, Action::AdoptManifest { signed });
+    world.done(command).await;
+    let expected = [vec![2], vec![2], vec![], vec![2]];
+    world.until("shares", |world| world.generations() == expected).await;
+    assert!(world.serves());
+    let command = world.create("a");
+    world.done(command).await;
+    world.until("version 3 at the new one", |world| world.custodians[3].state().versions.len() == 3).await;
+    assert_eq!(world.custodians[2].state().versions.len(), 2, "the removed one holds the version that removed it");
+    // Another boot knows the first manifest only.
+    let world = world.reboot().await.serving().await;
+    assert_eq!(world.version(), Some(3));
+    // Nor does it need the home custodian, or the removed one: any other hands out the successor.
+    world.away(&[0, 2], true);
+    let world = world.reboot().await.serving().await;
+    assert_eq!(world.version(), Some(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_custodian_becomes_three_and_three_become_one() {
+    let world = World::start_beside((1, 1, 0), 2, |_| {});
+    let world = world.serving().await;
+    let signed = world.successor(|manifest| {
+        manifest.custodians = world.custodians.iter().map(|custodian| custodian.in_manifest()).collect();
+        manifest.shares_needed = 2;
+    });
+    world.stage(&signed);
+    world.custodians.iter().for_each(|custodian| custodian.state().write = 2);
+    let command = world.order(0, Action::AdoptManifest { signed });
+    world.done(command).await;
+    let world = world.settled().await;
+    assert_eq!(world.generations(), [[2], [2], [2]]);
+    world.away(&[1], true);
+    world.reboot().await.serving().await;
+
+    let world = World::start_quorum((3, 2, 1), |_| {}).serving().await.settled().await;
+    let signed = world.successor(|manifest| {
+        manifest.custodians.truncate(1);
+        manifest.shares_needed = 1;
+        manifest.hostile_tolerated = 0;
+    });
+    world.stage(&signed);
+    world.custodians.iter().for_each(|custodian| custodian.state().write = 1);
+    let command = world.order(0, Action::AdoptManifest { signed });
+    world.done(command).await;
+    world.until("shares", |world| world.generations() == [vec![2], vec![], vec![]]).await;
+    world.away(&[1, 2], true);
+    let world = world.reboot().await.serving().await;
+    assert_eq!(keystore::header(&world.custodian.state().versions[1].blob).unwrap().generation, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn administrators_change_without_new_shares() {
+    let world = World::start_quorum((3, 2, 0), |_| {}).serving().await.settled().await;
+    let signed = world.successor(|manifest| manifest.administrators.truncate(1));
+    world.stage(&signed);
+    let command = world.order(0, Action::AdoptManifest { signed });
+    world.done(command).await;
+    let world = world.settled().await;
+    assert_eq!(world.generations(), [[1], [1], [1]]);
+    let world = world.reboot().await.serving().await;
+    assert_eq!(world.version(), Some(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_successor_whose_custodians_do_not_answer_is_not_begun() {
+    let world = World::start_beside((3, 2, 1), 1, |_| {});
+    let world = world.serving().await;
+    world.away(&[3], true);
+    let signed = world.successor(|manifest| manifest.custodians[2] = world.custodians[3].in_manifest());
+    world.stage(&signed);
+    let command = world.order(0, Action::AdoptManifest { signed });
+    tokio::time::sleep(Duration::from_mins(2)).await;
+    assert!(!world.custodian.state().results.contains_key(&command));
+    assert_eq!((world.version(), world.custodian.state().versions.len()), (Some(1), 1));
+    assert!(world.serves());
+    world.custodians[3].state().index = 3;
+    world.away(&[3], false);
+    world.clock.advance_ms(10_000);
+    world.done(command).await;
+}
