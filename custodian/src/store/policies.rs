@@ -170,7 +170,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn waiting_releases(&self, key_store_id: KeyStoreId) -> Result<Vec<WaitingRelease>, StoreError> {
-        let rows: Vec<(Vec<u8>, String, Vec<u8>, Vec<u8>, i64, i64)> = self
+        let rows: Vec<WaitingRow> = self
             .database
             .read()
             .await?
@@ -180,18 +180,32 @@ impl Store {
                 &[key_store_id.as_bytes().into(), WAITING_KEPT.into()],
             )
             .await?;
-        rows.into_iter()
-            .map(|(boot_id, module_id, measurements, document, first_ms, last_ms)| {
-                Ok(WaitingRelease {
-                    boot_id: BootId(array(&boot_id, "boot id")?),
-                    module_id,
-                    measurements,
-                    document,
-                    first_ms: from_integer(first_ms, "time")?,
-                    last_ms: from_integer(last_ms, "time")?,
-                })
-            })
-            .collect()
+        rows.into_iter().map(WaitingRelease::try_from).collect()
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct WaitingRow {
+    boot_id: Vec<u8>,
+    module_id: String,
+    measurements: Vec<u8>,
+    document: Vec<u8>,
+    first_ms: i64,
+    last_ms: i64,
+}
+
+impl TryFrom<WaitingRow> for WaitingRelease {
+    type Error = StoreError;
+
+    fn try_from(row: WaitingRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            boot_id: BootId(array(&row.boot_id, "boot id")?),
+            module_id: row.module_id,
+            measurements: row.measurements,
+            document: row.document,
+            first_ms: from_integer(row.first_ms, "time")?,
+            last_ms: from_integer(row.last_ms, "time")?,
+        })
     }
 }
 

@@ -80,7 +80,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn shares(&self, key_store_id: KeyStoreId) -> Result<Vec<StoredShare>, StoreError> {
-        let rows: Vec<(i64, Vec<u8>, Vec<u8>, Vec<u8>, i64)> = self
+        let rows: Vec<ShareRow> = self
             .database
             .read()
             .await?
@@ -90,18 +90,7 @@ impl Store {
                 &[key_store_id.as_bytes().into(), GENERATIONS.into()],
             )
             .await?;
-        rows.into_iter()
-            .rev()
-            .map(|(generation, share_set, wrapped, document, deposited_ms)| {
-                Ok(StoredShare {
-                    generation: generation_from(generation)?,
-                    share_set,
-                    wrapped,
-                    document,
-                    deposited_ms: from_integer(deposited_ms, "time")?,
-                })
-            })
-            .collect()
+        rows.into_iter().rev().map(StoredShare::try_from).collect()
     }
 
     /// Deletes the shares of generations below this one, if the newest version held is committed and sealed under it, and its
@@ -121,6 +110,29 @@ impl Store {
             Lock::KeyStore(key_store_id),
             retire(key_store_id, below_generation, needs_none, origin)
         )
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct ShareRow {
+    generation: i64,
+    share_set: Vec<u8>,
+    wrapped: Vec<u8>,
+    document: Vec<u8>,
+    deposited_ms: i64,
+}
+
+impl TryFrom<ShareRow> for StoredShare {
+    type Error = StoreError;
+
+    fn try_from(row: ShareRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            generation: generation_from(row.generation)?,
+            share_set: row.share_set,
+            wrapped: row.wrapped,
+            document: row.document,
+            deposited_ms: from_integer(row.deposited_ms, "time")?,
+        })
     }
 }
 

@@ -427,7 +427,7 @@ pub(super) async fn newest(
             &[key_store_id.as_bytes().into()],
         )
         .await?;
-    row.map(|row| row.into_register()).transpose()
+    row.map(HistoryRow::into_register).transpose()
 }
 
 #[derive(sqlx::FromRow)]

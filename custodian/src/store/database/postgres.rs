@@ -36,7 +36,7 @@ const CHANNEL: &str = "holdfast_custodian";
 #[derive(Debug)]
 pub(in crate::store) struct PostgresDatabase {
     pub(super) pool: PgPool,
-    listen: PgConnectOptions,
+    listen: Box<PgConnectOptions>,
 }
 
 impl PostgresDatabase {
@@ -53,7 +53,7 @@ impl PostgresDatabase {
             .connect_with(options.clone())
             .await?;
         schema::migrate_postgres(&pool).await?;
-        Ok(Self { pool, listen: options })
+        Ok(Self { pool, listen: Box::new(options) })
     }
 
     pub(super) async fn begin(&self, lock: Lock) -> Result<sqlx::Transaction<'static, Postgres>, StoreError> {
@@ -74,7 +74,7 @@ impl PostgresDatabase {
             .max_lifetime(None)
             .idle_timeout(None)
             .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect_lazy_with(self.listen.clone());
+            .connect_lazy_with(self.listen.as_ref().clone());
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.listen(CHANNEL).await?;
         Ok(Changes::of(listener))
