@@ -70,6 +70,10 @@ pub struct Options {
     pub shares_needed: u8,
     /// f: hostile custodians tolerated.
     pub hostile_tolerated: u8,
+    /// Administrators besides alice.
+    pub other_administrators: Vec<&'static str>,
+    /// Signatures that orders need, as the tool takes them (`keys=2`).
+    pub thresholds: Vec<&'static str>,
 }
 
 impl Default for Options {
@@ -87,6 +91,8 @@ impl Default for Options {
             custodians: 1,
             shares_needed: 1,
             hostile_tolerated: 0,
+            other_administrators: Vec::new(),
+            thresholds: Vec::new(),
         }
     }
 }
@@ -140,6 +146,8 @@ pub struct System {
     pub taps: Option<Taps>,
     /// Who orders changes.
     pub administrator: Administrator,
+    /// The others who may.
+    pub other_administrators: Vec<Administrator>,
     /// Signs the proxy's certificate.
     pub authority: Authority,
     /// As clients sign.
@@ -172,6 +180,9 @@ impl System {
         let layout = Layout::prepare(&folder.path().join("s")).unwrap();
         let nsm = host::start_nsm(&layout).await;
         let administrator = Administrator::init(layout.path("home"), "alice");
+        let others = options.other_administrators.iter();
+        let others: Vec<_> =
+            others.map(|name| Administrator::init(layout.path(&format!("home-{name}")), name)).collect();
         let mut custodians = start_custodians(&layout, &administrator, &options).await;
         let authority = Authority::load_or_create(&layout).unwrap();
         let configuration = options.static_configuration(&authority);
@@ -179,12 +190,21 @@ impl System {
         let manifest_file = administrator.create_manifest_for(
             "store",
             &custodians.iter().collect::<Vec<_>>(),
+            &others,
             HOST_NAME,
             &options,
             &accepted_measurements(&layout, &configuration),
             &layout.path("nsm/root.pem"),
         );
-        administrator.enrol(&manifest_file).await;
+        let root = layout.path("nsm/root.pem");
+        for other in &others {
+            other.holdfast(&["manifest", "sign", "--yes", &manifest_file.display().to_string()]).success();
+        }
+        if !others.is_empty() {
+            administrator.add_manifest(&manifest_file, &root);
+            others.iter().for_each(|other| other.add_manifest(&manifest_file, &root));
+        }
+        administrator.enrol(&manifest_file);
         let bytes = std::fs::read(&manifest_file).unwrap();
         layout.write("parent/key-stores/store.manifest", &bytes, 0o644).unwrap();
         let manifest = VerifiedManifest::verify(&bytes).unwrap();
@@ -199,6 +219,7 @@ impl System {
             other_custodians: custodians,
             taps,
             administrator,
+            other_administrators: others,
             authority,
             credential: nobody,
             manifest,
@@ -225,6 +246,15 @@ impl System {
             None => &mut self.custodian,
             Some(index) => &mut self.other_custodians[index],
         }
+    }
+
+    /// One more custodian, of whom no manifest knows yet; parents may reach it.
+    pub async fn add_custodian(&mut self) -> usize {
+        let number = self.other_custodians.len() + 2;
+        let custodian = start_custodian(&self.layout, &self.administrator, &self.options, number).await;
+        self.allow_now(&custodian.address());
+        self.other_custodians.push(custodian);
+        number - 1
     }
 
     fn custodian_addresses(&self) -> Vec<String> {
@@ -473,15 +503,24 @@ fn accepted_measurements(layout: &Layout, configuration: &str) -> PathBuf {
 async fn start_custodians(layout: &Layout, administrator: &Administrator, options: &Options) -> Vec<CustodianProcess> {
     let mut custodians = Vec::new();
     for number in 1..=options.custodians {
-        let name = if number == 1 { "custodian".to_owned() } else { format!("custodian-{number}") };
-        let told = CustodianOptions {
-            administrators: vec![administrator.id()],
-            emulated_root: Some(layout.path("nsm/root.pem")),
-            intercepted: options.intercepted,
-            key_encryption_key: options.key_encryption_key.clone(),
-            environment: options.environment.clone(),
-        };
-        custodians.push(CustodianProcess::init(&layout.path(&name), &layout.log(&name), told).await);
+        custodians.push(start_custodian(layout, administrator, options, number).await);
     }
     custodians
+}
+
+async fn start_custodian(
+    layout: &Layout,
+    administrator: &Administrator,
+    options: &Options,
+    number: usize,
+) -> CustodianProcess {
+    let name = if number == 1 { "custodian".to_owned() } else { format!("custodian-{number}") };
+    let told = CustodianOptions {
+        administrators: vec![administrator.id()],
+        emulated_root: Some(layout.path("nsm/root.pem")),
+        intercepted: options.intercepted,
+        key_encryption_key: options.key_encryption_key.clone(),
+        environment: options.environment.clone(),
+    };
+    CustodianProcess::init(&layout.path(&name), &layout.log(&name), told).await
 }

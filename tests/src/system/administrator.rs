@@ -3,22 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use holdfast_cli::commands::manifest::{read_custodian, read_measurements};
-use holdfast_cli::home::{Home, read_trust_root};
-use holdfast_cli::moment::parse_duration;
-use holdfast_client::{CustodianClient, Tcp};
+use holdfast_cli::home::Home;
 use holdfast_shared::ids::AdministratorId;
-use holdfast_shared::manifest::{self, Manifest, ReleasePolicy, Thresholds, VerifiedManifest};
-use holdfast_shared::xks::{HostName, PathPrefix};
-use holdfast_shared::{api, cbor, labels};
-use ring::rand::SystemRandom;
 use serde_json::Value;
 
 use super::{CustodianProcess, Options};
 use crate::process::run;
 use crate::programs::program;
-use crate::random::random_bytes;
-use crate::wait::DEADLINE;
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -64,31 +55,32 @@ impl Administrator {
         measurements: &Path,
         trust_root: &Path,
     ) -> PathBuf {
-        self.create_manifest_for(name, &[custodian], host_name, options, measurements, trust_root)
+        self.create_manifest_for(name, &[custodian], &[], host_name, options, measurements, trust_root)
     }
 
-    /// The same for several custodians, the first of which is the home custodian.
+    /// The same for several custodians, the first of which is the home custodian, and with other administrators, who sign it after.
+    #[expect(clippy::too_many_arguments, reason = "each is a flag of the tool")]
     pub fn create_manifest_for(
         &self,
         name: &str,
         custodians: &[&CustodianProcess],
+        others: &[Self],
         host_name: &str,
         options: &Options,
         measurements: &Path,
         trust_root: &Path,
     ) -> PathBuf {
         let out = self.home.with_extension(format!("{name}.manifest"));
-        let [custodian] = custodians else {
-            let manifest = self.manifest_of(name, custodians, host_name, options, measurements, trust_root);
-            std::fs::write(&out, manifest).unwrap();
-            let (file, root) = (out.display().to_string(), trust_root.display().to_string());
-            self.holdfast(&["manifest", "add", &file, "--trust-root", &root]).success();
-            return out;
-        };
         let text = |path: &Path| path.display().to_string();
-        let (record, measurements, root) = (text(&custodian.record()), text(measurements), text(trust_root));
-        let file = text(&out);
-        let mut arguments = vec!["manifest", "create", "--name", name, "--custodian", &record];
+        let (measurements, root, file) = (text(measurements), text(trust_root), text(&out));
+        let records: Vec<_> = custodians.iter().map(|custodian| text(&custodian.record())).collect();
+        let others: Vec<_> = others.iter().map(|other| text(&other.card())).collect();
+        let (needed, hostile) = (options.shares_needed.to_string(), options.hostile_tolerated.to_string());
+        let mut arguments = vec!["manifest", "create", "--name", name];
+        arguments.extend(records.iter().flat_map(|record| ["--custodian", record]));
+        arguments.extend(["--shares-needed", &needed, "--hostile", &hostile]);
+        arguments.extend(others.iter().flat_map(|card| ["--administrator", card]));
+        arguments.extend(options.thresholds.iter().flat_map(|threshold| ["--threshold", threshold]));
         arguments.extend(["--host-name", host_name, "--path-prefix", options.path_prefix]);
         arguments.extend(["--measurements", &measurements, "--trust-root", &root]);
         arguments.extend(["--lease", options.lease, "--out", &file]);
@@ -96,50 +88,23 @@ impl Administrator {
         out
     }
 
-    /// The tool makes manifests with one custodian; with more, it is made here of the same parts.
-    fn manifest_of(
-        &self,
-        name: &str,
-        custodians: &[&CustodianProcess],
-        host_name: &str,
-        options: &Options,
-        measurements: &Path,
-        trust_root: &Path,
-    ) -> Vec<u8> {
-        let keys = self.home_folder().administrator().unwrap();
-        let lease = parse_duration(options.lease).unwrap();
-        let manifest = Manifest {
-            label: labels::MANIFEST.to_owned(),
-            nonce: random_bytes(),
-            name: name.to_owned(),
-            administrators: vec![keys.administrator],
-            thresholds: Thresholds::ONE,
-            custodians: custodians.iter().map(|custodian| read_custodian(&custodian.record()).unwrap()).collect(),
-            shares_needed: options.shares_needed,
-            hostile_tolerated: options.hostile_tolerated,
-            host_name: HostName::parse(host_name).unwrap(),
-            path_prefix: PathPrefix::parse(options.path_prefix).unwrap(),
-            release_policy: ReleasePolicy::first(
-                read_trust_root(trust_root).unwrap().fingerprint(),
-                read_measurements(measurements).unwrap(),
-                u64::try_from(lease.as_millis()).unwrap(),
-            ),
-            succession: None,
-            kms_share: None,
-        };
-        let envelope = manifest::sign(&manifest, &keys.signing_key, &SystemRandom::new()).unwrap();
-        cbor::encode(&envelope).to_vec()
+    /// A file with the public half, for manifests.
+    #[must_use]
+    pub fn card(&self) -> PathBuf {
+        let card = self.home.with_extension("card.json");
+        std::fs::write(&card, self.holdfast(&["admin", "show", "--json"]).success()).unwrap();
+        card
+    }
+
+    /// Takes over a manifest that others made.
+    pub fn add_manifest(&self, manifest: &Path, trust_root: &Path) {
+        let (file, root) = (manifest.display().to_string(), trust_root.display().to_string());
+        self.holdfast(&["manifest", "add", &file, "--trust-root", &root]).success();
     }
 
     /// Sends a manifest to every custodian that it names.
-    pub async fn enrol(&self, manifest: &Path) {
+    pub fn enrol(&self, manifest: &Path) {
         self.holdfast(&["manifest", "enrol", &manifest.display().to_string()]).success();
-        let signed = std::fs::read(manifest).unwrap();
-        let verified = VerifiedManifest::verify(&signed).unwrap();
-        for custodian in verified.manifest().custodians.iter().skip(1) {
-            let client = CustodianClient::new(Tcp, custodian).unwrap();
-            client.post(api::MANIFESTS, signed.clone(), 1024, DEADLINE).await.unwrap();
-        }
     }
 }
 

@@ -113,6 +113,24 @@ impl CustodianProcess {
         self.process.take().unwrap().kill();
     }
 
+    /// SIGTERM.
+    pub fn stop(&mut self) {
+        self.process.take().unwrap().terminate();
+    }
+
+    /// Copies the state of a stopped custodian.
+    pub fn back_up(&self, name: &str) {
+        assert!(self.process.is_none(), "it runs");
+        copy_folder(&self.folder.join("state"), &self.folder.join(name));
+    }
+
+    /// Puts such a copy in place of what a stopped custodian has.
+    pub fn restore(&self, name: &str) {
+        assert!(self.process.is_none(), "it runs");
+        std::fs::remove_dir_all(self.folder.join("state")).unwrap();
+        copy_folder(&self.folder.join(name), &self.folder.join("state"));
+    }
+
     /// Lets another administrator enrol manifests, from a restart on.
     pub async fn admit(&mut self, administrator: AdministratorId) {
         if !self.options.administrators.contains(&administrator) {
@@ -156,5 +174,18 @@ impl CustodianProcess {
                 .unwrap();
         }
         std::fs::write(self.folder.join("custodian.toml"), text).unwrap();
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    std::fs::set_permissions(to, std::fs::metadata(from).unwrap().permissions()).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
     }
 }
