@@ -5,7 +5,7 @@
 use core::fmt;
 
 use holdfast_shared::command::{self, Action, KeyDescription, Outcome, VersionRun};
-use holdfast_shared::external_key::{ExternalKeyId, KeyState, KeyUsage};
+use holdfast_shared::external_key::{ExternalKeyId, KeyUsage};
 use holdfast_shared::keystore::VersionState;
 use holdfast_shared::secrets::{Secret, SecretBytes};
 use serde::Serialize;
@@ -13,7 +13,9 @@ use serde::Serialize;
 use super::Done;
 use super::credential::attested_key;
 use crate::evidence::Evidence;
+use crate::moment::format_ms;
 use crate::session::{Completed, Session, SessionError, Wait};
+use crate::words::state_name;
 
 /// A list of keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -39,6 +41,9 @@ pub struct KeyLine {
     pub versions: u32,
     /// Consecutive versions in one state, upwards; empty where the list would be too long.
     pub version_states: Vec<VersionLine>,
+    /// When it is destroyed unless that is cancelled, milliseconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub destroy_after_ms: Option<u64>,
 }
 
 /// Consecutive versions in one state.
@@ -93,15 +98,11 @@ impl From<&KeyDescription> for KeyLine {
         Self {
             id: key.id.to_string(),
             usage: usage_names(key.usage),
-            state: match key.state {
-                KeyState::Enabled => "enabled",
-                KeyState::Disabled => "disabled",
-                KeyState::PendingDestruction => "pending-destruction",
-                KeyState::Destroyed => "destroyed",
-            },
+            state: state_name(key.state),
             current_version: key.current_version,
             versions: key.versions,
             version_states: key.runs.iter().map(VersionLine::from).collect(),
+            destroy_after_ms: key.destroy_after_ms,
         }
     }
 }
@@ -121,6 +122,9 @@ impl fmt::Display for KeyList {
 impl fmt::Display for KeyLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}  {}  {}  version {}", self.id, usage_text(&self.usage), self.state, self.current_version)?;
+        if let Some(at_ms) = self.destroy_after_ms {
+            write!(f, ", destroyed at {}", format_ms(at_ms))?;
+        }
         let nothing_to_see =
             matches!(self.version_states.as_slice(), [] | [VersionLine { first: 1, state: "live", .. }]);
         if nothing_to_see {
@@ -275,6 +279,8 @@ pub async fn list(session: &Session, wait: Wait<'_>) -> Result<KeyList, SessionE
 
 #[cfg(test)]
 mod tests {
+    use holdfast_shared::external_key::KeyState;
+
     use super::*;
 
     #[test]
@@ -330,6 +336,23 @@ mod tests {
         let mixed = [(1, 1, VersionState::LiveWithLegacy), (2, 2, VersionState::Destroyed), (3, 4, VersionState::Live)];
         let expected = "a  DECRYPT  enabled  version 3  (1 live-with-legacy, 2 destroyed, 3-4 live)";
         assert_eq!(line(&mixed), expected);
+        let pending = KeyLine {
+            state: "pending-destruction",
+            destroy_after_ms: Some(1_734_075_478_960),
+            ..KeyLine::from(&KeyDescription {
+                destroy_after_ms: None,
+                id: ExternalKeyId::parse("a").unwrap(),
+                usage: KeyUsage::DECRYPT,
+                state: KeyState::Enabled,
+                current_version: 1,
+                versions: 1,
+                runs: Vec::new(),
+            })
+        };
+        assert_eq!(
+            pending.to_string(),
+            "a  DECRYPT  pending-destruction  version 1, destroyed at 2024-12-13T07:37:58.96Z"
+        );
     }
 
     #[test]

@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     fn line(name: &str, version: u64, blob: u8) -> CustodianLine {
-        let version = (version > 0).then(|| VersionLine { version, blob_id: BlobId([blob; 32]), recorded_ms: 0 });
+        let version = (version > 0).then_some(VersionLine { version, blob_id: BlobId([blob; 32]), recorded_ms: 0 });
         let view = View {
             now_ms: 0,
             version,
