@@ -36,7 +36,7 @@ use crate::server::Cluster;
 pub(crate) const MODULE_ID: &str = "i-0123456789abcdef0-enc0123456789abcdef";
 const LEASE_MS: u64 = 600_000;
 /// Guards against a hang only.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 pub(crate) struct Fleet {
     directory: TempDir,

@@ -79,7 +79,7 @@ pub(crate) async fn no_release_slips_past_a_block(place: Place) {
             let overlay = StoredOverlay { epoch: round, signed: vec![1] };
             tokio::spawn(async move { store.put_overlay(KEY_STORE, round - 1, &overlay, NOW_MS).await.unwrap() })
         };
-        let granter = {
+        let release = {
             let store = place.handle(1);
             let id = other(u32::try_from(round).unwrap());
             let new = NewLease { overlay_epoch: round - 1, ..lease(id, 1) };
@@ -90,7 +90,7 @@ pub(crate) async fn no_release_slips_past_a_block(place: Place) {
             })
         };
         assert!(blocker.await.unwrap());
-        let (granted, block) = granter.await.unwrap();
+        let (granted, block) = release.await.unwrap();
         match granted {
             Granted::OverlayChanged => assert_eq!(block.unwrap().epoch, round),
             other => assert_eq!(other, KEPT),

@@ -14,7 +14,7 @@ use holdfast_custodian::store::PostgresServer;
 use tempfile::TempDir;
 
 /// Guards against a hang only.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running server. Ends with the value.
 pub(crate) struct Cluster {
