@@ -9,6 +9,7 @@
 )]
 
 mod channel;
+mod enclave;
 mod https;
 mod orders;
 mod policies;

@@ -208,9 +208,11 @@ async fn successors_of_a_custodian_that_holds_versions_are_staged() {
     world.found().await;
     let (next, second) = world.successor(|next| "renamed".clone_into(&mut next.name), &[&world.alice]);
     let (_, third) = world.succeed(&next, |_| {}, &[&world.alice]);
-    world.custodian.enrol_chain(&chain(&[world.signed_manifest(), second.clone()])).await.unwrap();
-    assert_eq!(sequence(&world).await, 1);
-    let far = world.custodian.enrol_chain(&chain(&[world.signed_manifest(), second, third])).await;
+    let Answer::Custody(custody) = world.ask(Question::Custody).await else { panic!("no record") };
+    let first = custody.manifests[0].to_vec();
+    world.custodian.enrol_chain(&chain(&[first.clone(), second.clone()])).await.unwrap();
+    assert_eq!(sequence(&world).await, 1, "no version names it yet");
+    let far = world.custodian.enrol_chain(&chain(&[first, second, third])).await;
     assert!(conflict(far).contains("does not succeed"), "the second is not in force yet");
 }
 
@@ -224,7 +226,7 @@ async fn a_custodian_that_was_removed_deletes_its_shares_and_answers_queries() {
     let leave = |next: &mut Manifest| {
         next.custodians.remove(1);
     };
-    let (_, signed) = three.world.successor(leave, &[&three.world.alice]);
+    let (left, signed) = three.world.successor(leave, &[&three.world.alice]);
     // A version that names the successor may come before the successor itself.
     let key_store_id = three.world.key_store_id;
     let two = three.world.blob_at(&Place { key_store_id, version: 2, previous: Some(one.id), generation: 2 });
@@ -259,6 +261,14 @@ async fn a_custodian_that_was_removed_deletes_its_shares_and_answers_queries() {
     assert!(matches!(renewal, Reply::Refused { lease_ended: true, .. }), "{renewal:?}");
     let Answer::Status(status) = three.world.ask(Question::Status).await else { panic!("no status") };
     assert!(!status.holds_share && status.generations.is_empty());
+    // It may come back, under its own key.
+    let mut own = custodian_entry(&three.world.record);
+    let back = |next: &mut Manifest| next.custodians.push(own.clone());
+    let (_, signed) = three.world.succeed(&left, back, &[&three.world.alice]);
+    three.world.custodian.succeed(signed).await.unwrap();
+    own.encryption_key = *holdfast_shared::hpke::PrivateKey::generate().unwrap().public_key();
+    let (_, signed) = three.world.succeed(&left, |next| next.custodians.push(own), &[&three.world.alice]);
+    assert!(denied(three.world.custodian.succeed(signed).await).contains("another encryption key"));
 }
 
 #[tokio::test]

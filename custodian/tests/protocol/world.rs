@@ -16,10 +16,10 @@ use holdfast_devkit::nsm::{DocumentBuilder, EmulatedChain, EmulatedRoot};
 use holdfast_shared::attestation::Measurements;
 use holdfast_shared::block::{self, BlockOverlay};
 use holdfast_shared::cbor;
-use holdfast_shared::channel::{self, Ask, ChannelMessage, Direction, Reply, Seen};
+use holdfast_shared::channel::{Ask, Reply};
 use holdfast_shared::command::{self, Action, Command, Precondition, SealedResult};
 use holdfast_shared::hpke;
-use holdfast_shared::ids::{BootId, CommandId, CustodianId, KeyStoreId, LeaseId};
+use holdfast_shared::ids::{BootId, CommandId, CustodianId, KeyStoreId};
 use holdfast_shared::keystore::{self, Body, Place, SealedKeyStore, TlsIdentity};
 use holdfast_shared::labels;
 use holdfast_shared::manifest::{
@@ -30,8 +30,8 @@ use holdfast_shared::provenance::{VersionUserData, share_set_sha256};
 use holdfast_shared::query::{self, Answer, Query, Question};
 use holdfast_shared::register::{self, RegisterEntry};
 use holdfast_shared::release::{
-    self, ChallengeAnswer, ChallengeRequest, ChannelKeys, Commitment, PROTOCOL, ReleaseBinding, ReleaseContent,
-    ReleaseRequest, ReleaseUserData, Share, ShareSet,
+    self, ChallengeAnswer, ChallengeRequest, Commitment, PROTOCOL, ReleaseBinding, ReleaseRequest, ReleaseUserData,
+    Share, ShareSet,
 };
 use holdfast_shared::secrets::{Secret, SecretBytes};
 use holdfast_shared::signature::SigningKey;
@@ -39,6 +39,8 @@ use ring::rand::SystemRandom;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use tempfile::TempDir;
+
+use crate::enclave::Enclave;
 
 pub(crate) const MODULE_ID: &str = "i-0123456789abcdef0-enc0123456789abcdef";
 pub(crate) const LEASE_MS: u64 = 600_000;
@@ -481,59 +483,6 @@ pub(crate) fn custodian_entry(record: &PublicRecord) -> CustodianEntry {
         encryption_key: record.encryption_key,
         address: record.address.clone(),
         tls_roots: record.tls_roots.iter().map(der).collect(),
-    }
-}
-
-/// An enclave that holds a lease.
-pub(crate) struct Enclave {
-    pub(crate) content: ReleaseContent,
-    pub(crate) policy_epoch: u64,
-    pub(crate) keys: ChannelKeys,
-    pub(crate) counter: u64,
-    pub(crate) document: Vec<u8>,
-}
-
-impl Enclave {
-    pub(crate) fn lease_id(&self) -> LeaseId {
-        self.content.lease_id
-    }
-
-    pub(crate) fn seal(&self, ask: &Ask, counter: u64) -> Vec<u8> {
-        channel::seal(ask, Direction::Ask, &self.keys.ask, self.lease_id(), counter, &rng()).unwrap()
-    }
-
-    pub(crate) fn next(&mut self, ask: &Ask) -> Vec<u8> {
-        self.counter += 1;
-        self.seal(ask, self.counter)
-    }
-
-    pub(crate) fn open(&self, sealed: &[u8], counter: u64) -> Reply {
-        let message: ChannelMessage = cbor::decode(sealed).unwrap();
-        assert_eq!((message.lease_id, message.counter), (self.lease_id(), counter));
-        channel::open(&message, Direction::Reply, &self.keys.reply).unwrap()
-    }
-
-    pub(crate) async fn ask(&mut self, world: &World, ask: &Ask) -> Result<Reply, ServiceError> {
-        let message = self.next(ask);
-        let answer = world.custodian.channel(&message).await?;
-        Ok(self.open(&answer, self.counter))
-    }
-
-    pub(crate) async fn publish(
-        &mut self,
-        world: &World,
-        blob: &SealedKeyStore,
-        version: u64,
-        previous: Option<&SealedKeyStore>,
-    ) -> Reply {
-        let Ask::Publish { evidence, .. } = world.publish(blob, Vec::new()) else { unreachable!() };
-        let (previous, blob) = (previous.map(|blob| blob.id), blob.bytes.clone());
-        let ask = Ask::Publish { version, previous, blob, results: Vec::new(), evidence };
-        self.ask(world, &ask).await.unwrap()
-    }
-
-    pub(crate) async fn renew(&mut self, world: &World, seen: Seen) -> Result<Reply, ServiceError> {
-        self.ask(world, &Ask::Watch { seen, renew: true }).await
     }
 }
 
