@@ -14,7 +14,7 @@
 //! gave, while enough leases last; versions never go back within a boot; at the end of the leases and on a block, root key, shares and
 //! external keys are dropped (and so zeroized) whatever else is under way, and with them the attested keys, which open
 //! recorded releases; a lease is lengthened only by a release or renewal that was worth something; nobody's answers make a busy
-//! loop, no custodian delays another, and no command stops another. Refuses: manifests with a share at AWS KMS, by name.
+//! loop, no custodian delays another, and no command stops another.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +35,7 @@ use holdfast_shared::sharing::SharingError;
 
 use crate::clock::Clock;
 use crate::entropy::EntropyError;
+use crate::kms::{CredentialsSource, KmsError};
 use crate::nsm::{Nsm, NsmError};
 use crate::report::Reporter;
 
@@ -46,6 +47,7 @@ mod coordinator;
 mod docket;
 pub(crate) mod health;
 mod identity;
+mod kms;
 mod lease;
 mod ledger;
 mod links;
@@ -127,9 +129,12 @@ pub(crate) enum CustodyError {
     /// The home custodian is away.
     #[error("the home custodian {0} does not answer; changes wait")]
     HomeAway(String),
-    /// AWS KMS is to hold a share.
-    #[error("the manifest has a share at AWS KMS, which this version cannot use yet")]
-    KmsShare,
+    /// AWS KMS did not take, or give, its share.
+    #[error("the share at AWS KMS: {0}")]
+    Kms(#[from] KmsError),
+    /// What KMS gave is not the share that was committed to.
+    #[error("AWS KMS gave a wrong share")]
+    WrongKmsShare,
     /// The keys went while it was worked on.
     #[error("what was begun is dropped: the keys were wiped meanwhile")]
     Wiped,
@@ -198,6 +203,8 @@ pub(crate) struct Enclave {
     pub(crate) boot_id: BootId,
     pub(crate) audit_public_key: [u8; 32],
     pub(crate) workshop: Workshop,
+    /// For shares at AWS KMS; the parent hands them over, and they open nothing by themselves.
+    pub(crate) aws_credentials: CredentialsSource,
 }
 
 /// The custody of one key store: see the module.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_client::Connect;
-use holdfast_link::control::{KeyStoreState, Level, SignedManifest};
+use holdfast_link::control::{Level, SignedManifest};
 use holdfast_link::egress::open_egress;
 use holdfast_link::{Address, Stream};
 use holdfast_shared::ids::KeyStoreId;
@@ -20,7 +20,6 @@ use holdfast_shared::sigv4::Regions;
 use tokio::task::JoinHandle;
 
 use crate::custody::{Custody, Enclave, ServedStore};
-use crate::report::StoreReport;
 use crate::roster::{Claim, Roster};
 
 const EGRESS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -107,21 +106,12 @@ impl Fleet {
 
     fn start(&mut self, manifest: VerifiedManifest) {
         let id = manifest.id();
-        if manifest.manifest().kms_share.is_some() {
-            return self.refuse(id, "this version cannot use a share at AWS KMS yet");
-        }
         let (roster, regions) = (Arc::clone(&self.roster), self.regions.clone());
         let clock = Arc::clone(&self.enclave.clock);
         let served = ServedStore::new(&manifest, roster, regions, clock);
         let connector = Egress(self.egress.clone());
         let custody = Custody::new(Arc::clone(&self.enclave), manifest, connector, served.clone());
         self.tasks.insert(id, (tokio::spawn(custody.run()), served));
-    }
-
-    fn refuse(&self, id: KeyStoreId, reason: &str) {
-        let reason = Some(reason.to_owned());
-        let report = StoreReport { state: KeyStoreState::Refused, version: None, lease_expires_ms: None, reason };
-        self.enclave.reporter.set(id, report);
     }
 
     async fn stop(&mut self, id: KeyStoreId) {

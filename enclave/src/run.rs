@@ -71,7 +71,7 @@ pub async fn run(platform: Platform) -> Result<(), RunError> {
     let (drain, draining) = watch::channel(false);
     let (drained_sender, drained) = watch::channel(false);
     let (key_stores, mut wanted) = watch::channel(Vec::new());
-    let (aws_credentials, _) = watch::channel(None);
+    let (aws_credentials, credentials) = watch::channel(None);
 
     let provided = files::provide(ready.configuration.connections_max);
     let (connections, files) = (provided.connections, provided.files);
@@ -101,6 +101,7 @@ pub async fn run(platform: Platform) -> Result<(), RunError> {
         boot_id: ready.boot_id,
         audit_public_key: ready.audit_key.public_key().unwrap_or_default(),
         workshop: Workshop::new(),
+        aws_credentials: credentials,
     };
     let roster = Arc::new(Roster::new(directory, reporter, authorities));
     let enclave = Arc::new(enclave);

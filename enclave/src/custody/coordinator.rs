@@ -79,6 +79,11 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
         }
     }
 
+    /// Reaches whatever the parent's egress list names.
+    pub(super) fn connector(&self) -> C {
+        self.connector.clone()
+    }
+
     pub(super) fn now_ms(&self) -> u64 {
         self.ledger.enclave.clock.monotonic_ms()
     }
@@ -202,7 +207,12 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
             _ => Arc::new(self.fetch(entry).await?),
         };
         self.held = Some(Arc::clone(&version));
-        let root = match self.ledger.root(version.generation) {
+        let mut root = self.ledger.root(version.generation);
+        if root.is_err() {
+            self.ask_kms(version.generation).await?;
+            root = self.ledger.root(version.generation);
+        }
+        let root = match root {
             Ok(root) => root,
             Err(error) => {
                 if self.released_again.is_none_or(|last| last.elapsed() >= PAUSES.1) {

@@ -34,6 +34,7 @@ use super::{CustodyError, Enclave};
 mod account;
 mod chores;
 mod intake;
+mod shares;
 
 pub(super) use chores::{Chore, Target};
 pub(super) use intake::News;
@@ -64,6 +65,8 @@ pub(super) struct State<C> {
     overlay: Option<BlockOverlay>,
     links: BTreeMap<CustodianId, LinkState<C>>,
     unsealed: Option<Arc<Unsealed>>,
+    /// The share that AWS KMS gave.
+    kms: Option<HeldShare>,
     /// A root key that was drawn here and is not in use yet.
     drawn: Option<Root>,
     /// The newest version that was served in this boot.
@@ -118,6 +121,7 @@ impl<C: Connect + 'static> Ledger<C> {
             overlay: None,
             links: BTreeMap::new(),
             unsealed: None,
+            kms: None,
             drawn: None,
             floor: None,
             target: None,
@@ -385,6 +389,7 @@ impl<C: Connect + 'static> Ledger<C> {
         if state.drawn.as_ref().is_some_and(|drawn| drawn.set().generation <= generation) {
             state.drawn = None;
         }
+        state.kms = None;
         state.unsealed = Some(Arc::new(unsealed));
         state.problem = account::Problem::default();
         self.regate(&mut state);
@@ -405,6 +410,7 @@ impl<C: Connect + 'static> Ledger<C> {
     /// Drops everything secret.
     fn wipe(&self, state: &mut State<C>) {
         state.unsealed = None;
+        state.kms = None;
         state.drawn = None;
         self.served.wipe();
         for link in state.links.values_mut() {
@@ -522,27 +528,6 @@ impl<C> State<C> {
             self.members().filter(|(_, link)| counts(link)).map(|(_, link)| link.counted_ms).collect();
         expiries.sort_unstable_by(|a, b| b.cmp(a));
         expiries.get(self.quorum().answers().saturating_sub(1)).copied().unwrap_or(0)
-    }
-
-    fn combine(&self, generation: u32) -> Result<Root, CustodyError> {
-        let held = || self.links.values().flat_map(|link| &link.shares);
-        let of_generation = || held().filter(|held| held.set.generation == generation);
-        let needed = usize::from(self.manifest.manifest().shares_needed);
-        let mut best = 0;
-        for candidate in of_generation() {
-            let shares: Vec<_> =
-                of_generation().filter(|held| held.set == candidate.set).map(|held| &held.share).collect();
-            best = best.max(shares.len());
-            // What a set says of itself is believed by nobody: as many as the manifest says must have given it.
-            if shares.len() >= needed && usize::from(candidate.set.shares_needed) == needed {
-                return Ok(Root::combine(&candidate.set, &shares)?);
-            }
-        }
-        Err(if needed == 1 {
-            CustodyError::NoShare
-        } else {
-            CustodyError::FewShares { generation, have: best, needed }
-        })
     }
 }
 

@@ -15,7 +15,6 @@ use holdfast_shared::keystore::Sharing;
 use holdfast_shared::manifest::VerifiedManifest;
 use holdfast_shared::quorum::Quorum;
 use holdfast_shared::release::{Share, ShareSet, seal_share};
-use holdfast_shared::secrets::Secret;
 use holdfast_shared::sharing::{self, Plan, Split};
 
 use super::CustodyError;
@@ -89,20 +88,23 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
         manifest: &VerifiedManifest,
         generation: u32,
     ) -> Result<Shared, CustodyError> {
-        if manifest.manifest().kms_share.is_some() {
-            return Err(CustodyError::KmsShare);
-        }
         let quorum = Quorum::of(manifest.manifest());
         let needed = quorum.write().max(quorum.answers());
         self.check_connected(manifest, needed)?;
         let nsm = &self.ledger.enclave.nsm;
         let key = entropy::secret(nsm, "root key").await?;
         let seed = entropy::secret(nsm, "split seed").await?;
-        let splitting = {
-            let (manifest, plan) = (manifest.clone(), plan(manifest, generation));
-            move || split(key, seed, &manifest, &plan)
+        let plan = plan(manifest, generation);
+        let splitting = move || sharing::split(&key, &seed, &plan).map(|split| (key, seed, split));
+        let (key, seed, mut split) = self.ledger.enclave.workshop.work(splitting).await??;
+        self.encrypt_for_kms(manifest, &mut split).await?;
+        let encrypting = {
+            let manifest = manifest.clone();
+            move || encrypt(&split.shares, &manifest, |_| true).map(|encrypted| (encrypted, split))
         };
-        let (shared, mut encrypted) = self.ledger.enclave.workshop.work(splitting).await??;
+        let (mut encrypted, split) = self.ledger.enclave.workshop.work(encrypting).await??;
+        let sharing = Sharing { seed, set: split.set.clone() };
+        let shared = Shared { root: Root::drawn(key, &split), sharing };
         let set = shared.root.set().clone();
         let home = manifest.home_custodian().ok_or(CustodyError::OtherAnswer)?.id();
         encrypted.sort_by_key(|(id, _)| *id != home);
@@ -154,16 +156,4 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
         }
         Ok(())
     }
-}
-
-fn split(
-    key: Secret<32>,
-    seed: Secret<32>,
-    manifest: &VerifiedManifest,
-    plan: &Plan,
-) -> Result<(Shared, Vec<Encrypted>), CustodyError> {
-    let split = sharing::split(&key, &seed, plan)?;
-    let encrypted = encrypt(&split.shares, manifest, |_| true)?;
-    let sharing = Sharing { seed, set: split.set.clone() };
-    Ok((Shared { root: Root::drawn(key, &split), sharing }, encrypted))
 }

@@ -176,6 +176,7 @@ impl World {
             boot_id: BootId(random()),
             audit_public_key: [1; 32],
             workshop: Workshop::new(),
+            aws_credentials: tokio::sync::watch::channel(None).1,
         });
         let wire = Wire(custodians.to_vec());
         let custody = Custody::new(Arc::clone(&enclave), manifest.clone(), wire, served.clone());

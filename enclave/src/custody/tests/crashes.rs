@@ -62,7 +62,9 @@ async fn crash_everywhere(
             let world = World::start_quorum(numbers, |custodians| {
                 if is_new {
                     let fuse = Arc::new(Fuse { left: AtomicUsize::new(answers), last });
-                    custodians.iter().for_each(|fake| fake.state().hostile.fuse = Some(Arc::clone(&fuse)));
+                    for fake in custodians {
+                        fake.state().hostile.fuse = Some(Arc::clone(&fuse));
+                    }
                 }
             });
             let (world, fuse) = if is_new {

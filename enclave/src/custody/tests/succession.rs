@@ -57,7 +57,9 @@ async fn a_new_root_key_replaces_all_shares_and_other_enclaves_follow() {
 async fn a_key_whose_waiting_period_is_over_is_destroyed_and_the_root_key_changes() {
     const DAY_MS: u64 = 24 * 3_600_000;
     let world = World::start_quorum((3, 2, 0), |custodians| {
-        custodians.iter().for_each(|custodian| custodian.state().lease_ms = 3 * DAY_MS);
+        for custodian in custodians {
+            custodian.state().lease_ms = 3 * DAY_MS;
+        }
     });
     let world = world.serving().await.settled().await;
     let created = world.create("a");
