@@ -119,7 +119,7 @@ async fn shares_are_released_while_the_window_is_open() {
     let boot_id = BootId(random());
     for _ in 0..3 {
         let said = denied(world.try_obtain(boot_id).await.map(|_| ()));
-        assert!(said.contains("window is closed; it opens at 2") && said.ends_with("Z"), "{said}");
+        assert!(said.contains("window is closed; it opens at 2") && said.ends_with('Z'), "{said}");
     }
     let refusals = world.records().await.iter().filter(|record| record.reason.contains("window")).count();
     assert_eq!(refusals, 1, "whoever asks again and again is on record once");

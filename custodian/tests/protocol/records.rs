@@ -50,7 +50,7 @@ async fn answers_come_in_pages() {
     assert_eq!(history(&world, last - 1).await.len(), 2);
 
     let record = world.custodian.store().records(world.key_store_id, None, 1).await.unwrap().remove(0).record;
-    for _ in 0..limits::RECORDS_PAGE_MAX + 1 {
+    for _ in 0..=limits::RECORDS_PAGE_MAX {
         world.custodian.store().record_refusal(&record).await.unwrap();
     }
     let page = async |before| -> Vec<ReleaseEntry> {

@@ -140,10 +140,10 @@ async fn joining(eve: Option<&Person>) -> (World, Vec<Vec<u8>>, Manifest) {
     let own = custodian_entry(&world.record);
     let mut entry = own.clone();
     entry.signing_key = home.entry.signing_key;
-    let signer = eve.unwrap_or(&world.alice);
-    let mut first = manifest_for(&world.record, &world.root, vec![signer.entry.clone()]);
+    let owner = eve.unwrap_or(&world.alice);
+    let mut first = manifest_for(&world.record, &world.root, vec![owner.entry.clone()]);
     first.custodians = vec![entry];
-    let envelope = manifest::sign(&first, &signer.signing_key, &rng()).unwrap();
+    let envelope = manifest::sign(&first, &owner.signing_key, &rng()).unwrap();
     world.key_store_id = KeyStoreId(holdfast_shared::sha256(&[&cbor::encode(&first)]));
     let alice = world.alice.entry.clone();
     let change = |next: &mut Manifest| {
