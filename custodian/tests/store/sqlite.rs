@@ -1,6 +1,12 @@
 //! What only a file does.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
 use holdfast_custodian::store::{Store, StoreError};
+use holdfast_shared::ids::KeyStoreId;
 
 use crate::fixture::{KEY_STORE, NOW_MS};
 
@@ -17,6 +23,33 @@ async fn a_copy_is_a_whole_database_and_replaces_nothing() {
     assert_eq!(copy.key_stores().await.unwrap()[0].key_store_id, KEY_STORE);
     assert!(!copy.enrol(KEY_STORE, &[b"manifest".to_vec()], b"policy", NOW_MS).await.unwrap());
     copy.close().await;
+}
+
+#[tokio::test]
+async fn the_program_copies_the_database_of_a_custodian() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = "name = \"vault-1\"\nlisten = \"127.0.0.1:0\"\naddress = \"localhost:7443\"\nstate = \"state\"\n\
+                administrators = []\n";
+    let configuration = directory.path().join("custodian.toml");
+    fs::write(&configuration, text).unwrap();
+    let run = |arguments: &[&Path]| {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_holdfast-custodian"));
+        program.args(arguments).arg("--config").arg(&configuration).output().unwrap()
+    };
+    assert!(run(&[Path::new("init")]).status.success());
+    // As if the service were running.
+    let serving = Store::open(&directory.path().join("state/custodian.sqlite")).await.unwrap();
+    serving.enrol(KEY_STORE, &[b"manifest".to_vec()], b"policy", NOW_MS).await.unwrap();
+    let copy = directory.path().join("copy.sqlite");
+    let output = run(&[Path::new("backup"), Path::new("--to"), &copy]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(fs::metadata(&copy).unwrap().permissions().mode() & 0o777, 0o600);
+    serving.enrol(KeyStoreId([2; 32]), &[b"later".to_vec()], b"policy", NOW_MS).await.unwrap();
+    let before = fs::read(&copy).unwrap();
+    assert!(!run(&[Path::new("backup"), Path::new("--to"), &copy]).status.success(), "it exists");
+    assert_eq!(fs::read(&copy).unwrap(), before);
+    let restored = Store::open(&copy).await.unwrap();
+    assert_eq!(restored.key_store_ids().await.unwrap(), [KEY_STORE], "as it was then");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 //! refuse to run as root, so root runs them as the package's own user.
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -20,6 +21,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 pub(crate) struct Cluster {
     pub(crate) directory: TempDir,
     settings: Vec<String>,
+    port: u16,
     server: Option<Child>,
     databases: AtomicU32,
 }
@@ -36,7 +38,8 @@ impl Cluster {
         command.args(["--auth=trust", "--username=holdfast", "--encoding=UTF8", "--no-locale", "--no-sync"]);
         let output = command.output().unwrap();
         assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
-        let mut cluster = Self { directory, settings: Vec::new(), server: None, databases: AtomicU32::new(0) };
+        let mut cluster =
+            Self { directory, settings: Vec::new(), port: 5432, server: None, databases: AtomicU32::new(0) };
         cluster.resume();
         cluster
     }
@@ -46,7 +49,8 @@ impl Cluster {
         let log = fs::File::create(self.directory.path().join("log")).unwrap();
         let mut command = program("postgres");
         command.arg("-D").arg(self.directory.path().join("data")).arg("-k").arg(self.directory.path());
-        command.args(["-c", "listen_addresses="]).args(["-c", "max_connections=60"]);
+        command.args(["-c", "listen_addresses=", "-c", "max_connections=60"]);
+        command.arg("-p").arg(self.port.to_string());
         for setting in &self.settings {
             command.arg("-c").arg(setting);
         }
@@ -66,6 +70,26 @@ impl Cluster {
         self.stop();
         self.settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
         self.resume();
+    }
+
+    /// Starts it anew so that it is reached by TCP, under TLS with this certificate and key in PEM, by a role with a password and
+    /// a database of its own, all three named `vault`.
+    #[allow(dead_code, reason = "not every test binary reaches its server by TCP")]
+    pub(crate) fn restart_with_tls(&mut self, certificate: &str, key: &str) -> u16 {
+        let role = self.psql("postgres", "CREATE ROLE vault LOGIN PASSWORD 'vault'");
+        assert!(role.status.success() && self.psql("postgres", "CREATE DATABASE vault OWNER vault").status.success());
+        let data = self.directory.path().join("data");
+        let file = |name: &str, text: &str| {
+            fs::write(data.join(name), text).unwrap();
+            hand_over(&data.join(name), 0o600);
+        };
+        file("tls.pem", certificate);
+        file("tls-key.pem", key);
+        file("pg_hba.conf", "local all all trust\nhostssl all vault 127.0.0.1/32 scram-sha-256\n");
+        self.port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let tls = ["listen_addresses=127.0.0.1", "ssl=on", "ssl_cert_file=tls.pem", "ssl_key_file=tls-key.pem"];
+        self.restart_with(&tls);
+        self.port
     }
 
     /// Ends the server as a power cut would: nothing is written any more.
@@ -98,7 +122,7 @@ impl Cluster {
     pub(crate) fn server(&self, name: &str) -> PostgresServer {
         PostgresServer {
             host: self.directory.path().to_str().unwrap().to_owned(),
-            port: 5432,
+            port: self.port,
             name: name.to_owned(),
             user: "holdfast".to_owned(),
             password: None,
@@ -112,6 +136,8 @@ impl Cluster {
         command
             .arg("-h")
             .arg(self.directory.path())
+            .arg("-p")
+            .arg(self.port.to_string())
             .args(["-U", "holdfast", "-d", database, "-X", "-A", "-t", "-c", sql]);
         command.output().unwrap()
     }
@@ -156,8 +182,7 @@ fn other_user() -> Option<(u32, u32)> {
 }
 
 /// A file that the server's user can read, whatever its folder's mode.
-#[allow(dead_code, reason = "not every test binary has files for its server")]
-pub(crate) fn hand_over(file: &Path, mode: u32) {
+fn hand_over(file: &Path, mode: u32) {
     fs::set_permissions(file, fs::Permissions::from_mode(mode)).unwrap();
     if let Some((user, group)) = other_user() {
         chown(file, Some(user), Some(group)).unwrap();
