@@ -6,7 +6,7 @@
 use core::time::Duration;
 use std::fs;
 use std::io::{self, Read};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use holdfast_link::Address;
@@ -66,6 +66,9 @@ pub struct Config {
     pub control: ControlConfig,
     /// The enclave's way out.
     pub egress: EgressConfig,
+    /// If given, the enclave is handed credentials with which it asks AWS KMS for shares that lie there.
+    #[serde(default)]
+    pub aws: Option<AwsConfig>,
     /// Where this was read from.
     #[serde(skip)]
     pub file: PathBuf,
@@ -108,6 +111,25 @@ pub struct EgressConfig {
     pub max_connections: u32,
 }
 
+/// `[aws]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AwsConfig {
+    /// Whose credentials.
+    pub credentials: AwsCredentialsSource,
+    /// The instance metadata service. Over plain HTTP, so it must be on this machine or link-local.
+    #[serde(default = "defaults::instance_metadata", deserialize_with = "near_address")]
+    pub instance_metadata: SocketAddr,
+}
+
+/// Whose credentials the enclave is handed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AwsCredentialsSource {
+    /// Those of the role in the instance's profile.
+    InstanceRole,
+}
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -137,6 +159,7 @@ pub enum LogLevel {
 /// Every default, in one place.
 mod defaults {
     use core::time::Duration;
+    use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
     /// Twice what an enclave takes, so that there always are some that send nothing and make place.
     pub(super) const fn max_connections() -> u32 {
@@ -145,6 +168,10 @@ mod defaults {
     /// Two for each of the 1,024 key stores of an enclave: one holds a question open, the other asks or tells.
     pub(super) const fn egress_max_connections() -> u32 {
         2048
+    }
+    /// Amazon EC2 User Guide, "Access instance metadata".
+    pub(super) const fn instance_metadata() -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)), 80)
     }
     pub(super) const fn first_byte_timeout() -> Duration {
         Duration::from_secs(5)
@@ -174,6 +201,21 @@ fn positive_ms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D
         return Err(D::Error::custom(format!("must be from 1 to {DURATION_MAX_MS}")));
     }
     Ok(duration)
+}
+
+/// EC2 has its services at link-local addresses, and at those of one private prefix (fd00:ec2::/32).
+fn near_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let address = SocketAddr::deserialize(deserializer)?;
+    let is_near = address.ip().is_loopback()
+        || match address.ip() {
+            IpAddr::V4(ip) => ip.is_link_local(),
+            IpAddr::V6(ip) => ip.is_unicast_link_local() || ip.segments().starts_with(&[0xfd00, 0x0ec2]),
+        };
+    if is_near {
+        Ok(address)
+    } else {
+        Err(D::Error::custom("must be a loopback or link-local address, or one of fd00:ec2::/32"))
+    }
 }
 
 fn connections<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
@@ -387,6 +429,15 @@ listen = "unix:///run/egress.sock"
                 "/parent.toml:11: \"A:443\": expected host:port",
             ),
             (MINIMAL.replace("[control]", "command = []\n[control]"), "/parent.toml:7: must name a program"),
+            (
+                format!("{MINIMAL}[aws]\ncredentials = \"none\""),
+                "/parent.toml:12: unknown variant `none`, expected `instance-role`",
+            ),
+            (format!("{MINIMAL}[aws]"), "missing field `credentials`"),
+            (
+                format!("{MINIMAL}[aws]\ncredentials = \"instance-role\"\ninstance_metadata = \"10.0.0.1:80\""),
+                "/parent.toml:13: must be a loopback or link-local address",
+            ),
             (MINIMAL.replace("[egress]", "colour = 1\n[egress]"), "/parent.toml:9: unknown field `colour`"),
             (MINIMAL.replace("[control]\nlisten = \"vsock://3:9001\"\n", ""), "missing field `control`"),
             ("listen".to_owned(), "/parent.toml:1: "),

@@ -1,6 +1,6 @@
 //! The control connection: one enclave at a time.
 //!
-//! Guarantees: the enclave gets the static configuration byte for byte, and each change of the list of manifests; what it
+//! Guarantees: the enclave gets the static configuration byte for byte, each change of the list of manifests, and newer credentials; what it
 //! says changes nothing but the status page, readiness and the log. A later `hello` replaces an earlier one: the enclave
 //! was restarted.
 //! Assumes: nothing about the bytes that come; a connection that sends others than messages ends.
@@ -9,7 +9,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use holdfast_link::control::{HandshakeError, Hello, Level, PROTOCOL, ToEnclave, ToParent, receive_hello};
+use holdfast_link::control::{
+    AwsCredentials, HandshakeError, Hello, Level, PROTOCOL, ToEnclave, ToParent, receive_hello,
+};
 use holdfast_link::limits::HANDSHAKE_TIMEOUT;
 use holdfast_link::{FrameError, FrameReader, Listener, PrintableText, Stream, write_frame};
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
@@ -25,6 +27,7 @@ use crate::state::{Phase, State};
 pub(crate) struct Control {
     pub(crate) static_configuration: Arc<str>,
     pub(crate) manifests: watch::Receiver<Manifests>,
+    pub(crate) credentials: watch::Receiver<Option<AwsCredentials>>,
     pub(crate) state: Arc<State>,
 }
 
@@ -107,13 +110,14 @@ async fn greet(
     None
 }
 
-/// Hands over the configuration, the manifests and their changes, and the word to drain.
+/// Hands over the configuration, the manifests and credentials and their changes, and the word to drain.
 async fn send<W: AsyncWrite + Unpin>(write: &mut W, control: Control) -> SessionEnd {
-    let Control { static_configuration, mut manifests, state } = control;
+    let Control { static_configuration, mut manifests, mut credentials, state } = control;
     let mut phase = state.phase.subscribe();
     let mut drain_sent = false;
     let mut next = ToEnclave::Configuration { static_configuration: static_configuration.as_ref().to_owned() };
     manifests.mark_changed();
+    credentials.mark_changed();
     loop {
         match timeout(CONTROL_WRITE_TIMEOUT, write_frame(write, &next)).await {
             Ok(Ok(())) => {}
@@ -127,11 +131,23 @@ async fn send<W: AsyncWrite + Unpin>(write: &mut W, control: Control) -> Session
                 // Nobody watches the folder any more: the program ends.
                 Err(_) => return SessionEnd::Closed,
             },
+            Some(handed) = newer(&mut credentials) => ToEnclave::AwsCredentials(handed),
             _ = phase.wait_for(|phase| *phase >= Phase::Draining), if !drain_sent => {
                 drain_sent = true;
                 ToEnclave::Drain
             }
         };
+    }
+}
+
+/// Credentials that were not handed over on this connection yet.
+async fn newer(credentials: &mut watch::Receiver<Option<AwsCredentials>>) -> Option<AwsCredentials> {
+    loop {
+        credentials.changed().await.ok()?;
+        let handed = credentials.borrow_and_update().clone();
+        if handed.is_some() {
+            return handed;
+        }
     }
 }
 

@@ -13,6 +13,7 @@
 //! client  ──────────▶ ingress ──▶ relay ──────────────▶ enclave
 //! custodian ◀─────── egress (allow list) ◀───────────── enclave
 //!                    control: configuration, key stores ─▶ enclave; status, log ◀─ enclave
+//! instance metadata ◀─ instance_role: credentials ─▶ control ─▶ enclave, where a key store has a share in AWS KMS
 //! load balancer ───▶ ready_page
 //! ```
 
@@ -27,6 +28,7 @@ mod counters;
 mod egress;
 mod enclave_process;
 mod ingress;
+mod instance_role;
 mod log;
 mod manifests;
 mod ready_page;

@@ -44,6 +44,20 @@ pub const LOG_BURST: u32 = 200;
 /// Log lines of the enclave per second in the long run.
 pub const LOG_PER_SECOND: u32 = 50;
 
+/// How often credentials of the instance's role are fetched. New ones are there at least five minutes before the old ones end (Amazon
+/// EC2 User Guide, "Retrieve security credentials from instance metadata"), so that each is seen two times in that time.
+pub const METADATA_POLL: Duration = Duration::from_mins(2);
+/// First and longest pause after they could not be fetched; the service limits requests, and each fetch is three.
+pub const METADATA_RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_mins(1));
+/// How long one fetch may take; the service is on the machine itself.
+pub const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of an answer of the service, and of its head: a session token ([`AWS_SESSION_TOKEN_MAX`](holdfast_link::limits)) and as much again.
+pub const METADATA_ANSWER_MAX: usize = 16 * 1024;
+/// Bytes of the service's own token; a real one has 56.
+pub const METADATA_TOKEN_MAX: usize = 1024;
+/// Characters of a role's name (IAM API reference, `CreateRole`).
+pub const ROLE_NAME_MAX: usize = 64;
+
 /// How often the folder of manifests is looked at.
 pub const MANIFEST_POLL: Duration = Duration::from_secs(1);
 

@@ -26,7 +26,7 @@ use crate::limits::{FILES_SPARE, LISTEN_BACKLOG};
 use crate::manifests::{Folder, Manifests};
 use crate::ready_page::ReadyPage;
 use crate::state::{Phase, State};
-use crate::{control, egress, enclave_process, ingress, manifests, ready_page, reload};
+use crate::{control, egress, enclave_process, ingress, instance_role, manifests, ready_page, reload};
 
 /// Why the program failed.
 #[derive(Debug, thiserror::Error)]
@@ -114,7 +114,10 @@ pub async fn run(config: Config, static_configuration: String) -> Result<(), Run
     parts.spawn(manifests::watch(folder, hang_up, published, Arc::clone(&state)));
     let page = ReadyPage { state: Arc::clone(&state), manifests: manifests.clone() };
     parts.spawn(ready_page::serve(bound.ready, page));
-    let control = Control { static_configuration: static_configuration.into(), manifests, state: Arc::clone(&state) };
+    let (handed, credentials) = watch::channel(None);
+    parts.spawn(instance_role::keep(config.aws.clone(), instance_role::Pauses::default(), handed));
+    let static_configuration = static_configuration.into();
+    let control = Control { static_configuration, manifests, credentials, state: Arc::clone(&state) };
     parts.spawn(control::serve(bound.control, control));
     let (allowed, allow) = watch::channel(config.egress.allow.iter().cloned().collect());
     let hang_up = signal(SignalKind::hangup()).map_err(RunError::Signals)?;

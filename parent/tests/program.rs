@@ -22,5 +22,7 @@ mod egress;
 mod fixture;
 #[path = "program/ingress.rs"]
 mod ingress;
+#[path = "program/instance_role.rs"]
+mod instance_role;
 #[path = "program/lifecycle.rs"]
 mod lifecycle;
