@@ -1,7 +1,9 @@
 //! Upkeep: a custodian is given what it lacks, one thing after the other, until it lacks nothing.
 //!
 //! Guarantees: each custodian is served by its own link, so that none waits for another; one that will not take what it is given is
-//! named, and asked again with growing pauses.
+//! named, and asked again with growing pauses; nor is one that forgets what it took given the same again without such pauses.
+
+use std::collections::VecDeque;
 
 use holdfast_client::Connect;
 use holdfast_link::control::Level;
@@ -15,12 +17,39 @@ use super::{CustodyError, PAUSES};
 
 /// From this length on, a copy takes one of the key store's few places for large ones.
 const LARGE: usize = 256 * 1024;
+/// Chores that are remembered, so that a repetition is known: those of a few versions.
+const DONE_MAX: usize = 16;
+
+/// What was given to a custodian lately.
+#[derive(Default)]
+struct Done(VecDeque<(u8, u64)>);
+
+impl Done {
+    /// A chore's kind, and the version or generation that it is about.
+    fn key(chore: &Chore) -> (u8, u64) {
+        match chore {
+            Chore::Copy(version) => (0, version.entry.version),
+            Chore::Commit { version, .. } => (1, *version),
+            Chore::Deposit { set, .. } => (2, set.generation.into()),
+            Chore::Retire { generation } => (3, (*generation).into()),
+        }
+    }
+
+    fn note(&mut self, key: (u8, u64)) {
+        if self.0.len() >= DONE_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back(key);
+    }
+}
 
 impl<C: Connect + 'static> Link<C> {
     /// Works until the lease fails.
     pub(super) async fn keep_up(&self, session: &Session<C>) -> Result<(), CustodyError> {
         let mut changes = self.ledger.changes();
         let mut pause = PAUSES.0;
+        let mut done = Done::default();
+        let mut has_paused = false;
         loop {
             changes.borrow_and_update();
             let Some(chore) = self.ledger.chore(self.id) else {
@@ -29,12 +58,25 @@ impl<C: Connect + 'static> Link<C> {
                 }
                 continue;
             };
+            let key = Done::key(&chore);
+            let is_again = done.0.contains(&key);
+            if is_again && !has_paused {
+                // Its answers cost it nothing, and a copy of a large version costs all key stores here.
+                tokio::time::sleep(pause).await;
+                pause = PAUSES.1.min(pause.saturating_mul(2));
+                has_paused = true;
+                continue;
+            }
+            has_paused = false;
             match self.carry_out(session, chore).await {
-                Ok(()) if pause > PAUSES.0 => {
-                    pause = PAUSES.0;
-                    self.ledger.trouble_is_over(self.id);
+                Ok(()) if is_again => {}
+                Ok(()) => {
+                    done.note(key);
+                    if pause > PAUSES.0 {
+                        pause = PAUSES.0;
+                        self.ledger.trouble_is_over(self.id);
+                    }
                 }
-                Ok(()) => {}
                 Err(error) if error.ends_lease() => return Err(error),
                 Err(error) => {
                     self.ledger.log(Level::Warn, &format!("custodian {}: {error}; trying again", self.custodian.name));

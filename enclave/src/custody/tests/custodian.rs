@@ -71,6 +71,8 @@ pub(super) struct Hostile {
     pub(super) lies_committed: bool,
     /// The overlay is not handed out.
     pub(super) withholds_blocks: bool,
+    /// So many times yet the version is forgotten that is said to be committed.
+    pub(super) forgets: usize,
     /// Requests that are still answered, of all custodians together; the next one is lost, or its answer is, and all after it.
     pub(super) fuse: Option<Arc<Fuse>>,
 }
@@ -460,6 +462,10 @@ impl FakeCustodian {
             Ask::Copy { register, blob, evidence } => self.copy(register, blob, evidence),
             Ask::Commit { version, blob_id } => {
                 let mut state = self.state();
+                if state.hostile.forgets > 0 {
+                    state.hostile.forgets -= 1;
+                    state.versions.retain(|held| held.entry.version < version);
+                }
                 if !state.versions.iter().any(|held| (held.entry.version, held.entry.blob_id) == (version, blob_id)) {
                     return Reply::Conflict { register: state.held() };
                 }

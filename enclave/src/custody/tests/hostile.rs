@@ -150,6 +150,23 @@ async fn long_blocks_that_come_and_go_without_end_stay_within_the_allowance() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_custodian_that_forgets_what_it_was_given_makes_no_busy_loop() {
+    const TIMES: usize = 300;
+    let world = World::start_quorum((3, 2, 0), |_| {}).serving().await.settled().await;
+    world.custodians[2].change(|state| state.hostile.forgets = TIMES);
+    let command = world.create("a");
+    world.done(command).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    let forgot = TIMES - world.custodians[2].state().hostile.forgets;
+    assert!((3..30).contains(&forgot), "{forgot} times in a minute");
+    // Once it keeps what it is given, that is soon over.
+    world.custodians[2].change(|state| state.hostile.forgets = 0);
+    let command = world.create("b");
+    world.done(command).await;
+    world.settled().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_key_store_larger_than_its_share_is_refused_and_says_so() {
     let world = World::start().serving().await;
     let many = |count: u32| {
