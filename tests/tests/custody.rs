@@ -293,3 +293,39 @@ fn verify_provenance(administrator: &Administrator, file: &str, root: &str) {
     let broken = stranger.holdfast(&["provenance", "verify", file, "--trust-root", root]);
     assert_eq!(broken.code(), Some(1), "{broken:?}");
 }
+
+/// The end of a key: *destroyed* is said when too few old shares are left, and who still holds one is named.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_destroyed_when_too_few_old_shares_are_left() {
+    let options = Options { custodians: 3, shares_needed: 2, ..Options::default() };
+    let mut system = System::start(options).await;
+    let waits = system.order(&["key", "schedule-destruction", KEY, "--wait", "30d"]);
+    assert!(waits["done"].as_str().unwrap().contains("30 d"), "{waits}");
+    let keys = system.order(&["key", "list"]);
+    assert_eq!(keys["keys"][0]["state"], json!("pending-destruction"), "{keys}");
+    assert!(keys["keys"][0]["destroy_after_ms"].as_u64() > waits["evidence"]["timestamp_ms"].as_u64(), "{keys}");
+    let confirm = system.administrator.holdfast(&["key", "destroy", KEY, "--confirm", "other"]);
+    assert_eq!(confirm.code(), Some(2), "{confirm:?}");
+    system.order(&["key", "cancel-destruction", KEY]);
+    let early = system.administrator.holdfast(&["key", "destroy", KEY, "--confirm", KEY]);
+    assert_eq!(early.code(), Some(1), "not pending destruction: {early:?}");
+
+    // All up: nothing old is left anywhere.
+    let rotated = system.order(&["root-key", "rotate"]);
+    assert_eq!((&rotated["destroyed"], &rotated["old_generation"]), (&json!(true), &json!(1)), "{rotated}");
+    let states: Vec<_> = rotated["custodians"].as_array().unwrap().iter().map(|one| one["state"].clone()).collect();
+    assert_eq!(states, ["deleted", "deleted", "deleted"], "{rotated}");
+
+    // One is down, and is named; what it holds brings nothing back.
+    system.order(&["key", "schedule-destruction", KEY, "--wait", "1d"]);
+    system.custodian_mut(2).kill();
+    let end = system.order(&["key", "destroy", KEY, "--confirm", KEY]);
+    assert_eq!((&end["destroyed"], &end["custodians"][2]["state"]), (&json!(true), &json!("unknown")), "{end}");
+    let keys = system.order(&["key", "list"]);
+    assert_eq!((&keys["keys"][0]["state"], &keys["keys"][0]["versions"]), (&json!("destroyed"), &json!(0)), "{keys}");
+    let history = system.order(&["history"]);
+    assert_eq!(history["verified"], json!(true), "{history}");
+    let newest = history["versions"].as_array().unwrap().last().unwrap();
+    assert_eq!(newest["commands"][0]["order"], json!(format!("destroy key {KEY} NOW")), "{history}");
+    system.assert_no_panic();
+}
