@@ -177,7 +177,8 @@ pub trait KeyEncryptionKey: Send + Sync {
 pub struct Kek {
     key: Box<dyn KeyEncryptionKey>,
     timeout: Duration,
-    usable: sync::watch::Sender<bool>,
+    /// Why it could not be used the last time, if it could not.
+    trouble: sync::watch::Sender<Option<String>>,
 }
 
 impl fmt::Debug for Kek {
@@ -204,7 +205,7 @@ impl Kek {
     /// A key with its timeout.
     #[must_use]
     pub fn new(key: Box<dyn KeyEncryptionKey>, timeout: Duration) -> Self {
-        Self { key, timeout, usable: sync::watch::Sender::new(true) }
+        Self { key, timeout, trouble: sync::watch::Sender::new(None) }
     }
 
     /// Which key it is, for logs.
@@ -267,21 +268,25 @@ impl Kek {
         tokio::time::timeout(self.timeout, call).await.map_err(late)?
     }
 
-    /// Notes whether the key could be used, and logs when that changes.
+    /// Notes whether the key could be used, and logs when that changes, or why it could not.
     fn noted<T>(&self, result: Result<T, KekError>) -> Result<T, KekError> {
-        let error = result.as_ref().err();
-        let usable = match error {
-            None => true,
+        let trouble = match &result {
+            Ok(_) => None,
             // This secret, not the key.
-            Some(KekError::OpenFailed | KekError::OtherPlace { .. } | KekError::Random) => return result,
-            Some(_) => false,
+            Err(KekError::OpenFailed | KekError::OtherPlace { .. } | KekError::Random) => return result,
+            Err(error) => Some(error.to_string()),
         };
-        let changed = self.usable.send_if_modified(|was| std::mem::replace(was, usable) != usable);
-        match error {
-            Some(error) if changed => tracing::error!(key = self.describe(), "no share can be released: {error}"),
-            None if changed => tracing::info!(key = self.describe(), "the key-encryption key can be used again"),
-            _ => {}
-        }
+        let key = self.describe();
+        self.trouble.send_if_modified(|before| {
+            match (before.as_deref(), trouble.as_deref()) {
+                (None, Some(error)) => tracing::error!(key, "no share can be released: {error}"),
+                (Some(other), Some(error)) if other != error => tracing::error!(key, "still not: {error}"),
+                (Some(_), None) => tracing::info!(key, "the key-encryption key can be used again"),
+                _ => return false,
+            }
+            *before = trouble;
+            true
+        });
         result
     }
 }

@@ -165,9 +165,9 @@ impl Source<'_> {
         };
         let place = match (raw.pkcs11, raw.transit, raw.kmip) {
             (None, None, None) => KeyPlaceConfig::File,
-            (Some(raw), None, None) => KeyPlaceConfig::Pkcs11(self.pkcs11(raw)?),
-            (None, Some(raw), None) => KeyPlaceConfig::Transit(self.transit(raw)?),
-            (None, None, Some(raw)) => KeyPlaceConfig::Kmip(self.kmip(raw)?),
+            (Some(raw), None, None) => KeyPlaceConfig::Pkcs11(self.pkcs11(&raw)?),
+            (None, Some(raw), None) => KeyPlaceConfig::Transit(self.transit(&raw)?),
+            (None, None, Some(raw)) => KeyPlaceConfig::Kmip(self.kmip(&raw)?),
             _ => {
                 return Err(self.error(
                     Some(span),
@@ -179,7 +179,7 @@ impl Source<'_> {
         Ok(KeyEncryptionKeyConfig { timeout, place })
     }
 
-    fn pkcs11(&self, raw: RawPkcs11) -> Result<Pkcs11Config, ConfigError> {
+    fn pkcs11(&self, raw: &RawPkcs11) -> Result<Pkcs11Config, ConfigError> {
         let token = self.check(&raw.token, "key_encryption_key.pkcs11.token", |label| {
             (1..=32).contains(&label.len()).then(|| label.to_owned()).ok_or("must be a token's label of 1 to 32 bytes")
         })?;
@@ -193,7 +193,7 @@ impl Source<'_> {
         })
     }
 
-    fn transit(&self, raw: RawTransit) -> Result<TransitConfig, ConfigError> {
+    fn transit(&self, raw: &RawTransit) -> Result<TransitConfig, ConfigError> {
         let url = self.name(&raw.url, "key_encryption_key.transit.url")?;
         let mount = match &raw.mount {
             None => "transit".to_owned(),
@@ -208,12 +208,12 @@ impl Source<'_> {
             mount,
             key: self.name(&raw.key, "key_encryption_key.transit.key")?,
             token_file: self.path(&raw.token_file),
-            roots: raw.roots.map(|path| self.path(&path)),
+            roots: raw.roots.as_deref().map(|path| self.path(path)),
             namespace,
         })
     }
 
-    fn kmip(&self, raw: RawKmip) -> Result<KmipConfig, ConfigError> {
+    fn kmip(&self, raw: &RawKmip) -> Result<KmipConfig, ConfigError> {
         let address = self.check(&raw.address, "key_encryption_key.kmip.address", |address| {
             host_of(address)
                 .map(|_| address.to_owned())

@@ -1,7 +1,7 @@
 //! Whether the key-encryption key can be used: found out by using it.
 //!
 //! Guarantees: a key that does not work is noticed within half a minute, or by the first release that needs it, and one that
-//! works again within as much; the log says so once, at each change.
+//! works again within as much; the log says so at each change, also of the reason.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ impl Kek {
     /// Whether the key worked when it was used last.
     #[must_use]
     pub fn is_usable(&self) -> bool {
-        *self.usable.borrow()
+        self.trouble.borrow().is_none()
     }
 
     /// Wraps and unwraps something of no value.
@@ -57,14 +57,14 @@ impl Kek {
 
     /// Looks at the key again and again.
     pub async fn watch(&self) {
-        let mut usable = self.usable.subscribe();
+        let mut trouble = self.trouble.subscribe();
         let mut failures: u32 = 0;
         loop {
             let pause = tokio::time::sleep(pause_after(failures));
             tokio::select! {
                 () = pause => {}
                 // A release found it out first.
-                () = unusable(&mut usable), if failures == 0 => tokio::time::sleep(pause_after(1)).await,
+                () = unusable(&mut trouble), if failures == 0 => tokio::time::sleep(pause_after(1)).await,
             }
             match self.probe().await {
                 Ok(()) => failures = 0,
@@ -77,9 +77,9 @@ impl Kek {
     }
 }
 
-async fn unusable(usable: &mut sync::watch::Receiver<bool>) {
+async fn unusable(trouble: &mut sync::watch::Receiver<Option<String>>) {
     // An error would mean that the key itself is gone, and with it whoever waits here.
-    let _ = usable.wait_for(|usable| !usable).await;
+    let _ = trouble.wait_for(Option::is_some).await;
 }
 
 #[cfg(test)]
