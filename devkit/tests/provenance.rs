@@ -3,11 +3,13 @@
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use aws_nitro_enclaves_nsm_api::api::{Request, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use holdfast_cli::commands::manifest::{Settings as ManifestSettings, create};
+use holdfast_cli::commands::document;
+use holdfast_cli::commands::manifest::{Settings as ManifestSettings, create, draft};
 use holdfast_cli::commands::provenance::{ProvenanceFile, ProvenanceReport, ShareOrigin, Version, verify};
 use holdfast_cli::home::{AdministratorKeys, Home, KeyStore};
 use holdfast_cli::moment::now_ms;
@@ -18,7 +20,9 @@ use holdfast_shared::command::{self, Action, Command, Precondition};
 use holdfast_shared::external_key::KeyUsage;
 use holdfast_shared::hpke::PrivateKey;
 use holdfast_shared::ids::{BlobId, BootId, CommandId, KeyStoreId};
-use holdfast_shared::manifest::{AcceptedImage, Custodian, DerCertificate, ReleasePolicy, Thresholds};
+use holdfast_shared::manifest::{
+    AcceptedImage, Custodian, DerCertificate, ReleasePolicy, Thresholds, VerifiedManifest,
+};
 use holdfast_shared::policy::{self, PolicyUpdate};
 use holdfast_shared::provenance::{VersionUserData, share_set_sha256};
 use holdfast_shared::register::{self, RegisterEntry};
@@ -48,6 +52,11 @@ fn key() -> SigningKey {
 }
 
 fn world() -> World {
+    world_where(false)
+}
+
+/// With one administrator, or with two who order keys together.
+fn world_where(two_must_sign: bool) -> World {
     let folder = tempfile::tempdir().unwrap();
     let nsm = folder.path().join("nsm");
     let pcrs: BTreeMap<_, _> = (0..=2).map(|index| (index, PcrSource::Content(measured_content(index)))).collect();
@@ -77,10 +86,23 @@ fn world() -> World {
         lease_ms: 60_000,
         thresholds: Thresholds::ONE,
     };
-    let store = create(&home, &settings).unwrap();
+    let store =
+        if two_must_sign { made_by_two(&home, folder.path(), settings) } else { create(&home, &settings).unwrap() };
     let commitments = vec![Commitment([5; 32])];
     let set = ShareSet { generation: 1, shares_needed: 1, commitments, kms_ciphertext: None };
     World { _folder: folder, emulator, home_key, keys: home.administrator().unwrap(), store, set }
+}
+
+fn made_by_two(alice: &Home, folder: &Path, settings: ManifestSettings) -> KeyStore {
+    let bob = Home::at(folder.join("bob"));
+    let administrators = vec![bob.create_administrator("bob").unwrap()];
+    let thresholds = Thresholds { keys: 2, ..Thresholds::ONE };
+    let root = settings.emulated_root.clone();
+    let draft = draft(alice, &ManifestSettings { administrators, thresholds, ..settings }).unwrap();
+    let mut document = document::of(alice, draft.envelope).unwrap();
+    document.sign(&bob).unwrap();
+    let manifest = VerifiedManifest::verify(&cbor::encode(&document.envelope)).unwrap();
+    alice.add_key_store(manifest, root.as_deref()).unwrap()
 }
 
 /// How one version differs from an honest one.
@@ -265,6 +287,16 @@ fn each_broken_link_is_named_at_its_version() {
         assert!(!report.verified, "{expected}");
         assert!(all_breaks(&report).contains(expected), "{expected}:\n{}", all_breaks(&report));
     }
+}
+
+#[test]
+fn a_command_that_too_few_signed_breaks_the_chain() {
+    let world = world_where(true);
+    let report = world.judge(&world.file(0, &Fault::default()));
+    assert!(!report.verified);
+    let breaks = all_breaks(&report);
+    assert!(breaks.contains("2: the command c0") && breaks.contains("needed 2 signatures and has 1"), "{breaks}");
+    assert!(!breaks.contains("1: "), "the ceremony is nobody's order: {breaks}");
 }
 
 #[test]
