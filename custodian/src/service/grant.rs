@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use holdfast_shared::cbor;
 use holdfast_shared::ids::{KeyStoreId, LeaseId};
 use holdfast_shared::manifest::ReleasePolicy;
-use holdfast_shared::release::{self, ChannelKeys, HeldEntry, HeldShare, ReleaseBinding, ReleaseContent, ReleaseError};
+use holdfast_shared::release::{self, ChannelKeys, HeldShare, ReleaseBinding, ReleaseContent, ReleaseError};
 
 use super::evidence::Evidence;
 use super::lease::{Lease, LeaseState, wrap_keys};
@@ -19,7 +19,7 @@ use super::release::{Accepted, ReleaseDenied, encode_measurements};
 use super::{Custodian, ServiceError};
 use time::OffsetDateTime;
 
-use crate::store::{Granted, NewLease, ReleaseRecord, ReplayWindow, StoredOverlay, StoredShare};
+use crate::store::{Granted, NewLease, ReleaseRecord, ReplayWindow, StoredOverlay, StoredRegister, StoredShare};
 
 /// How often a release is decided again because a block overlay came between.
 const GRANT_TRIES: usize = 8;
@@ -38,7 +38,7 @@ struct Holdings {
     membership: Arc<Membership>,
     overlay: Option<StoredOverlay>,
     shares: Vec<StoredShare>,
-    register: Option<HeldEntry>,
+    register: Option<StoredRegister>,
 }
 
 /// A release that is ready to be kept and sent.
@@ -119,7 +119,7 @@ impl Custodian {
             membership: self.membership(key_store).await?,
             overlay: self.store.overlay(key_store.id()).await?,
             shares: self.store.shares(key_store.id()).await?,
-            register: self.store.register(key_store.id()).await?.map(super::versions::held),
+            register: self.store.register(key_store.id()).await?,
         })
     }
 
@@ -142,15 +142,17 @@ impl Custodian {
             None if shares.is_empty() => "granted a lease without a share: there was no ceremony yet",
             None => "released the share",
         };
-        let successors = holdings.membership.manifest().successors();
+        let newest = holdings.register.as_ref().map(|register| register.manifest_sequence);
+        let successors: Vec<_> =
+            holdings.membership.successors_for(newest).map(|signed| signed.to_vec().into()).collect();
         let content = ReleaseContent {
             lease_id,
             lease_ms: policy.lease_ms,
             shares,
             overlay: holdings.overlay.map(|overlay| overlay.signed),
-            register: holdings.register,
+            register: holdings.register.map(super::versions::held),
             audit_heads: Vec::new(),
-            successors: successors.map(|signed| signed.to_vec().into()).collect(),
+            successors,
         };
         let (answer, keys) = self.seal_content(key_store, policy, accepted, &content)?;
         let state = LeaseState { seen_ms: now_ms, noted_ms: now_ms, counters: ReplayWindow::after(0) };

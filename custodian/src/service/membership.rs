@@ -72,10 +72,20 @@ impl Membership {
         core::iter::once(&self.in_force).chain(&self.staged)
     }
 
-    /// The numbers that govern a version made under the manifest of this sequence; none where that is neither in force nor staged.
-    pub(super) fn quorum_of(&self, sequence: u32) -> Option<Quorum> {
+    /// Whether a version made under the manifest of this sequence counts once home holds it; none where that manifest is neither in
+    /// force nor staged. What puts a successor in force counts under both.
+    pub(super) fn commits_at_once(&self, sequence: u32) -> Option<bool> {
         let place = self.places().find(|place| place.manifest.sequence() == sequence)?;
-        Some(Quorum::of(place.manifest.manifest()))
+        let is_home_enough = |place: &Place| Quorum::of(place.manifest.manifest()).write() == 1;
+        Some(is_home_enough(place) && is_home_enough(&self.in_force))
+    }
+
+    /// The successors to be told to an enclave that asks for a release: those in force, and the staged one if the newest version that
+    /// is held was made under it. Whoever made that may have ended, and without the manifest nobody could finish it.
+    pub(super) fn successors_for(&self, newest_sequence: Option<u32>) -> impl Iterator<Item = &[u8]> {
+        let is_named = |place: &&Place| newest_sequence >= Some(place.manifest.sequence());
+        let staged = self.staged.as_ref().filter(is_named).and_then(|place| place.manifest.successors().last());
+        self.manifest().successors().chain(staged)
     }
 }
 

@@ -111,7 +111,7 @@ impl Custodian {
             Ok(named) => named,
             Err(reason) => return Ok(Err(reason)),
         };
-        let Some(quorum) = membership.quorum_of(named.manifest_sequence) else {
+        let Some(commit_now) = membership.commits_at_once(named.manifest_sequence) else {
             return Ok(Err("the version was made under a manifest that is neither in force nor staged here"));
         };
         let register = register::sign(&entry, &self.signing_key, &self.rng)
@@ -129,7 +129,7 @@ impl Custodian {
             evidence,
             results: Vec::new(),
             boot_id,
-            commit_now: quorum.write() == 1,
+            commit_now,
         }))
     }
 

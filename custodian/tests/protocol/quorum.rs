@@ -228,6 +228,35 @@ async fn results_show_once_enough_custodians_hold_their_version() {
     assert_eq!(state().await, Answer::Result(ResultState::Ready(result)));
 }
 
+/// With three needed of three, one holder is enough for a version; with two of three it was not.
+#[tokio::test]
+async fn what_puts_a_successor_in_force_counts_under_the_predecessor_too() {
+    let three = Three::with_own_place(0).await;
+    let world = &three.world;
+    let mut enclave = world.obtain().await;
+    assert_eq!(enclave.ask(world, &three.deposit(1, 7)).await.unwrap(), Reply::Deposited);
+    let one = world.blob(1, None);
+    enclave.ask(world, &three.publish(&one, Vec::new())).await.unwrap();
+    enclave.ask(world, &Ask::Commit { version: 1, blob_id: one.id }).await.unwrap();
+    let (_, signed) = world.successor(|next| next.shares_needed = 3, &[&world.alice]);
+    world.custodian.succeed(signed.clone()).await.unwrap();
+    assert!(world.obtain().await.content.successors.is_empty(), "it is staged, and no version names it");
+
+    let two = world.blob(2, Some(&one));
+    let Ask::Publish { version, previous, blob, results, .. } = three.publish(&two, Vec::new()) else { panic!() };
+    let evidence = world.evidence(&two, &three.set, 2);
+    let publish = Ask::Publish { version, previous, blob, results, evidence };
+    let reply = enclave.ask(world, &publish).await.unwrap();
+    assert!(matches!(reply, Reply::Published { .. }), "{reply:?}");
+    let now = status(world).await;
+    assert_eq!((now.is_committed, now.manifest_sequence), (false, 1), "two must hold it under the first manifest");
+    // Whoever made it may be gone: the next enclave is told what it needs to finish it.
+    assert_eq!(world.obtain().await.content.successors[0].as_slice(), signed);
+    enclave.ask(world, &Ask::Commit { version: 2, blob_id: two.id }).await.unwrap();
+    let now = status(world).await;
+    assert_eq!((now.is_committed, now.manifest_sequence), (true, 2));
+}
+
 fn result_for(world: &World, command_id: CommandId) -> SealedResult {
     let outcome = SecretBytes::new(cbor::encode(&Outcome::Done).to_vec());
     let content = ResultContent { outcome, document: vec![1, 2, 3] };
