@@ -80,6 +80,12 @@ impl Membership {
         Some(is_home_enough(place) && is_home_enough(&self.in_force))
     }
 
+    /// The block overlay that the staged manifest knows of, if a version made under this sequence is made under it.
+    pub(super) fn overlay_known_to(&self, sequence: u32) -> Option<u64> {
+        let staged = self.staged.as_ref().filter(|place| place.manifest.sequence() == sequence)?;
+        staged.manifest.manifest().succession.map(|succession| succession.overlay_epoch)
+    }
+
     /// The successors to be told to an enclave that asks for a release: those in force, and the staged one if the newest version that
     /// is held was made under it. Whoever made that may have ended, and without the manifest nobody could finish it.
     pub(super) fn successors_for(&self, newest_sequence: Option<u32>) -> impl Iterator<Item = &[u8]> {

@@ -63,6 +63,16 @@ impl Custodian {
             Ok(judged) => NewVersion { results: encode(results), ..judged },
             Err(reason) => return Ok(refused(lease, reason)),
         };
+        if let Some(known_epoch) = membership.overlay_known_to(new.manifest_sequence) {
+            // Newer ones would have to be signed under the successor: blocks that were acknowledged would be in force no more.
+            let overlay = self.store.overlay(key_store.id()).await?;
+            if overlay.map_or(0, |overlay| overlay.epoch) > known_epoch {
+                return Ok(refused(
+                    lease,
+                    "a block came between the making of the successor and its adoption; make it anew",
+                ));
+            }
+        }
         let (key_store_id, version, blob_id, boot_id) = (new.key_store_id, new.version, new.blob_id, new.boot_id);
         match self.store.publish(&new, origin).await? {
             Published::Newest(register) => {

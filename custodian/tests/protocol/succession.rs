@@ -98,7 +98,7 @@ async fn a_successor_comes_into_force_with_the_version_that_names_it() {
 #[tokio::test]
 async fn a_successor_knows_of_every_block() {
     let world = World::start().await;
-    world.found().await;
+    let (mut enclave, one) = world.found().await;
     world.custodian.block(world.signed_overlay(&world.overlay(3, false))).await.unwrap();
     let knows = |overlay_epoch| {
         let change = move |next: &mut Manifest| next.succession.as_mut().unwrap().overlay_epoch = overlay_epoch;
@@ -116,6 +116,14 @@ async fn a_successor_knows_of_every_block() {
     world.custodian.command(adopt(knows(3))).await.unwrap();
     assert!(matches!(world.ask(Question::Pending).await, Answer::Pending(waiting) if waiting.len() == 1));
     assert!(world.records().await[0].reason.contains("manifest 2 is staged"));
+    // A block that comes after that would be in force no more: the successor's administrators did not sign it.
+    world.custodian.block(world.signed_overlay(&world.overlay(4, false))).await.unwrap();
+    let two = world.blob(2, Some(&one));
+    let reply = enclave.ask(&world, &publish(&world, &two, 2)).await.unwrap();
+    assert!(refused(reply).contains("a block came between"));
+    assert_eq!(sequence(&world).await, 1);
+    let other = enclave.ask(&world, &publish(&world, &two, 1)).await.unwrap();
+    assert!(matches!(other, Reply::Published { .. }), "{other:?}");
 }
 
 #[tokio::test]
