@@ -20,6 +20,7 @@ use holdfast_shared::sigv4::Regions;
 use tokio::task::JoinHandle;
 
 use crate::custody::{Custody, Enclave, ServedStore};
+use crate::kms::KmsShareClient;
 use crate::roster::{Claim, Roster};
 
 const EGRESS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -110,7 +111,14 @@ impl Fleet {
         let clock = Arc::clone(&self.enclave.clock);
         let served = ServedStore::new(&manifest, roster, regions, clock);
         let connector = Egress(self.egress.clone());
-        let custody = Custody::new(Arc::clone(&self.enclave), manifest, connector, served.clone());
+        if let Some(key) = manifest.manifest().kms_share.clone() {
+            let (clock, credentials) = (Arc::clone(&self.enclave.clock), self.enclave.aws_credentials.clone());
+            // It would fail at the first ceremony or unseal; whoever wrote the manifest should hear of it at once.
+            if let Err(error) = KmsShareClient::new(connector, key, clock, credentials) {
+                return self.refuse(id, &error.to_string());
+            }
+        }
+        let custody = Custody::new(Arc::clone(&self.enclave), manifest, Egress(self.egress.clone()), served.clone());
         self.tasks.insert(id, (tokio::spawn(custody.run()), served));
     }
 

@@ -224,6 +224,34 @@ mod tests {
     }
 
     #[test]
+    fn just_enough_that_answer_are_degraded() {
+        let (active, degraded, unavailable) = (EkmStatus::Active, EkmStatus::Degraded, EkmStatus::Unavailable);
+        for (all, needed, answering, expected) in [
+            (3, 2, 3, active),
+            (3, 2, 2, degraded),
+            (3, 2, 1, degraded),
+            (3, 1, 2, active),
+            (2, 2, 2, active),
+            (1, 1, 1, active),
+            (12, 2, 3, active),
+        ] {
+            let custodians: Vec<_> =
+                (0..all).map(|n| Arc::new(CustodianHealth::named(n.to_string(), "vault"))).collect();
+            for custodian in &custodians[..answering] {
+                custodian.set_lease(100);
+                custodian.answered(0);
+            }
+            let fleet = FleetHealth::new(Vec::new());
+            fleet.custodians.store(Arc::new(Custodians { all: custodians, needed }));
+            let statuses: Vec<_> = fleet.details(1).into_iter().map(|detail| detail.health_status).collect();
+            let count = |status| statuses.iter().filter(|other| **other == status).count();
+            assert_eq!(count(expected), answering, "{all} {needed} {answering}");
+            assert_eq!(count(unavailable), all - answering);
+            assert!(all <= EKM_FLEET_MAX || statuses[0] == unavailable, "what does not fit is what is well");
+        }
+    }
+
+    #[test]
     fn enclaves_are_counted_by_the_custodian_and_its_word_grows_old() {
         let fleet = FleetHealth::new(Vec::new());
         assert_eq!(fleet.enclaves(7).get(), 1, "this one is there");

@@ -17,7 +17,6 @@ use holdfast_shared::hpke;
 use holdfast_shared::ids::{CustodianId, KeyStoreId};
 use holdfast_shared::limits::ANSWER_AGE_MAX_MS;
 use holdfast_shared::manifest::{Custodian, VerifiedManifest};
-use holdfast_shared::provenance::share_set_sha256;
 use holdfast_shared::quorum::{Answer, Quorum};
 use holdfast_shared::register::RegisterEntry;
 use holdfast_shared::release::{HeldShare, ShareSet};
@@ -26,13 +25,14 @@ use tokio::sync::{Semaphore, watch};
 use super::allowance::Allowance;
 use super::docket::Docket;
 use super::health::CustodianHealth;
-use super::served::{Prepared, ServedStore};
+use super::served::ServedStore;
 use super::session::Session;
 use super::unseal::{self, Contradiction, Root, Standing, Unsealed};
 use super::{CustodyError, Enclave};
 
 mod account;
 mod chores;
+mod gate;
 mod intake;
 mod shares;
 
@@ -369,87 +369,6 @@ impl<C: Connect + 'static> Ledger<C> {
     pub(super) fn forget_drawn(&self) {
         self.lock().drawn = None;
     }
-
-    /// Serves a version, unless what it was made of was wiped since `wipes`.
-    ///
-    /// # Errors
-    /// When it was, or no lease is left.
-    pub(super) fn install(&self, unsealed: Unsealed, prepared: Prepared, wipes: u64) -> Result<(), CustodyError> {
-        let mut state = self.lock();
-        if *self.wiped.borrow() != wipes || state.is_blocked() {
-            return Err(CustodyError::Wiped);
-        }
-        self.served.install(prepared)?;
-        if let Some(candidate) = state.candidate.take_if(|candidate| candidate.sequence() == unsealed.sequence()) {
-            self.log(Level::Warn, &format!("manifest {} is in force", candidate.sequence()));
-            state.manifest = candidate;
-        }
-        let generation = unsealed.root().set().generation;
-        state.floor = Some(unsealed.entry().clone());
-        if state.drawn.as_ref().is_some_and(|drawn| drawn.set().generation <= generation) {
-            state.drawn = None;
-        }
-        state.kms = None;
-        state.unsealed = Some(Arc::new(unsealed));
-        state.problem = account::Problem::default();
-        self.regate(&mut state);
-        drop(state);
-        self.tell_all();
-        Ok(())
-    }
-
-    /// The gate's lease, from the leases that count.
-    fn regate(&self, state: &mut State<C>) {
-        let expires_ms = state.gate_ms();
-        self.served.set_gate(expires_ms);
-        for link in state.links.values() {
-            link.health.set_lease(link.counted_ms);
-        }
-    }
-
-    /// Drops everything secret.
-    fn wipe(&self, state: &mut State<C>) {
-        state.unsealed = None;
-        state.kms = None;
-        state.drawn = None;
-        self.served.wipe();
-        for link in state.links.values_mut() {
-            link.shares.clear();
-            link.attested_key = None;
-            link.proven.clear();
-            link.deposit = None;
-            if link.session.is_some() {
-                link.order.get_or_insert(Order::ReleaseAgain);
-            }
-        }
-        self.wiped.send_modify(|wipes| *wipes = wipes.saturating_add(1));
-    }
-
-    /// Ends what has expired, and wipes when the gate's lease has. Returns whether it did.
-    pub(super) fn expire(&self) -> bool {
-        let now_ms = self.now_ms();
-        let mut state = self.lock();
-        let is_over = self.served.lease_expires_ms().is_some_and(|expires_ms| now_ms >= expires_ms);
-        let mut any = false;
-        for link in state.links.values_mut() {
-            if link.counted_ms > 0 && now_ms >= link.counted_ms {
-                if link.session.is_some() {
-                    link.order = Some(Order::Fail(CustodyError::Expired));
-                }
-                link.end();
-                any = true;
-            }
-        }
-        if is_over {
-            self.wipe(&mut state);
-        }
-        if is_over || any {
-            self.regate(&mut state);
-            drop(state);
-            self.tell_all();
-        }
-        is_over
-    }
 }
 
 impl<C> State<C> {
@@ -519,15 +438,6 @@ impl<C> State<C> {
             Ok(Standing::Committed(other)) if other == *committed => Ok(standing),
             _ => Ok(Standing::Unfinished(committed.entry().clone())),
         }
-    }
-
-    fn gate_ms(&self) -> u64 {
-        let set = self.unsealed.as_ref().map(|unsealed| share_set_sha256(unsealed.root().set()));
-        let counts = |link: &LinkState<C>| set.is_none_or(|set| link.proven.contains(&set));
-        let mut expiries: Vec<u64> =
-            self.members().filter(|(_, link)| counts(link)).map(|(_, link)| link.counted_ms).collect();
-        expiries.sort_unstable_by(|a, b| b.cmp(a));
-        expiries.get(self.quorum().answers().saturating_sub(1)).copied().unwrap_or(0)
     }
 }
 

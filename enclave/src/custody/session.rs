@@ -11,7 +11,10 @@ use std::time::Duration;
 use holdfast_client::{Connect, CustodianClient};
 use holdfast_shared::channel::{self, Ask, ChannelMessage, Direction, Reply};
 use holdfast_shared::ids::LeaseId;
-use holdfast_shared::limits::{CHANNEL_MESSAGE_MAX, WATCH_HOLD_MS};
+use holdfast_shared::limits::{
+    BLOCK_OVERLAY_MAX, CHANNEL_MESSAGE_MAX, COMMAND_MAX, MANIFEST_CHAIN_MAX, MANIFEST_MAX, PENDING_COMMANDS_MAX,
+    SIGNATURES_MAX, WATCH_HOLD_MS,
+};
 use holdfast_shared::release::ChannelKeys;
 use holdfast_shared::{api, cbor};
 use ring::rand::SystemRandom;
@@ -22,6 +25,14 @@ use crate::clock::Clock;
 
 /// How long an answer may take that the custodian does not hold back on purpose.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Bytes of an answer to a watch: a block overlay, all manifests of a chain, all commands with their signatures, and slack.
+const NEWS_MAX: usize = BLOCK_OVERLAY_MAX
+    + MANIFEST_CHAIN_MAX * MANIFEST_MAX
+    + PENDING_COMMANDS_MAX * (COMMAND_MAX + SIGNATURES_MAX * 150)
+    + 64 * 1024;
+/// Bytes of an answer that holds no more than a register entry, or a reason.
+const SHORT_MAX: usize = 64 * 1024;
 
 /// A lease's channel.
 pub(crate) struct Session<C> {
@@ -51,8 +62,14 @@ impl<C: Connect> Session<C> {
             Ask::Watch { renew: false, .. } => ANSWER_TIMEOUT + Duration::from_millis(WATCH_HOLD_MS),
             _ => ANSWER_TIMEOUT,
         };
+        // A key store of many custodians has many answers under way.
+        let answer_max = match ask {
+            Ask::Fetch { .. } => CHANNEL_MESSAGE_MAX,
+            Ask::Watch { .. } => NEWS_MAX,
+            _ => SHORT_MAX,
+        };
         let sent = Sent::at(self.clock.monotonic_ms());
-        let answer = self.client.post(api::CHANNEL, body, CHANNEL_MESSAGE_MAX, timeout).await?;
+        let answer = self.client.post(api::CHANNEL, body, answer_max, timeout).await?;
         let answered = sent.answered(self.clock.monotonic_ms())?;
         let message: ChannelMessage = cbor::decode(&answer)?;
         if message.lease_id != self.lease_id || message.counter != counter {

@@ -238,3 +238,57 @@ impl Unsealed {
         Ok(keystore::open(&self.root.key, &self.version.entry, &self.version.blob)?.body)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use holdfast_shared::ids::{BlobId, KeyStoreId};
+
+    use super::*;
+
+    fn entry(version: u64, blob: u8) -> RegisterEntry {
+        RegisterEntry {
+            label: String::new(),
+            key_store_id: KeyStoreId([0; 32]),
+            version,
+            blob_id: BlobId([blob; 32]),
+            previous: (version > 1).then_some(BlobId([blob.wrapping_sub(1); 32])),
+            recorded_ms: 0,
+        }
+    }
+
+    #[test]
+    fn the_register_is_read_above_what_was_served_before() {
+        let answers = |held: [Option<(u64, u8)>; 2], is_committed: bool| -> Vec<Answer> {
+            let answer = |(custodian, held): (usize, Option<(u64, u8)>)| Answer {
+                custodian,
+                entry: held.map(|(version, blob)| entry(version, blob)),
+                is_committed,
+            };
+            held.into_iter().enumerate().map(answer).collect()
+        };
+        let committed = |version, blob| Ok(Standing::Committed(Committed(entry(version, blob))));
+        let rollback = |seen, offered| Err(Contradiction::Rollback { seen, offered, by: vec![0, 1] });
+        let fork = |version, by: &[usize]| Err(Contradiction::Fork { version, by: by.to_vec() });
+        let three = Some((3, 3));
+        let table = [
+            ("nothing yet", [None, None], None, Ok(Standing::Empty)),
+            ("nothing any more", [None, None], three, rollback(3, 0)),
+            ("the first look", [three, three], None, committed(3, 3)),
+            ("the same", [three, three], three, committed(3, 3)),
+            ("the same, held by few", [None, three], three, committed(3, 3)),
+            ("the next", [Some((4, 4)), Some((4, 4))], three, committed(4, 4)),
+            ("the next, held by few", [Some((4, 4)), three], three, Ok(Standing::Unfinished(entry(4, 4)))),
+            ("older", [Some((2, 2)), Some((2, 2))], three, rollback(3, 2)),
+            ("one older", [Some((2, 2)), three], three, committed(3, 3)),
+            ("another of that number", [Some((3, 9)), None], three, fork(3, &[0])),
+            ("two of one number", [Some((4, 4)), Some((4, 9))], three, fork(4, &[0, 1])),
+            ("the next of another", [Some((4, 9)), Some((4, 9))], three, fork(4, &[0, 1])),
+        ];
+        for (what, held, floor, expected) in table {
+            let floor = floor.map(|(version, blob)| entry(version, blob));
+            assert_eq!(assess(Quorum::new(3, 2, 0), &answers(held, false), floor.as_ref()), expected, "{what}");
+        }
+        let few = assess(Quorum::new(3, 2, 0), &answers([three, None], true)[..1], None);
+        assert_eq!(few, Ok(Standing::TooFew { have: 1, need: 2 }));
+    }
+}

@@ -175,7 +175,12 @@ impl<C: Connect + 'static> Ledger<C> {
     pub(in crate::custody) fn is_done_with(&self, id: CustodianId) -> bool {
         let state = self.lock();
         let Some(link) = state.links.get(&id) else { return true };
-        let generation = state.unsealed.as_ref().map_or(0, |unsealed| unsealed.root().set().generation);
-        generation > 0 && link.holds.keys().all(|held| *held >= generation)
+        // Before the version that removed it is in service, nothing tells it to delete anything.
+        state.unsealed.as_ref().filter(|unsealed| unsealed.sequence() >= state.manifest.sequence()).is_some_and(
+            |unsealed| {
+                let generation = unsealed.root().set().generation;
+                link.holds.keys().all(|held| *held >= generation)
+            },
+        )
     }
 }

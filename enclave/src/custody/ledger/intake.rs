@@ -187,6 +187,8 @@ impl<C: Connect + 'static> Ledger<C> {
                 continue;
             }
             match state.manifest.succeed(&signed) {
+                // It is being put in force from here, which ends when those that were hold the version as well.
+                Ok(next) if state.candidate.as_deref() == Some(&next) => return,
                 Ok(next) => {
                     self.log(Level::Warn, &format!("manifest {} is in force", next.sequence()));
                     state.manifest = Arc::new(next);

@@ -227,8 +227,12 @@ async fn what_this_boot_has_seen_is_never_undone_by_a_quorum_of_old_custodians()
     world.done(command).await;
     let world = world.settled().await;
     world.away(&[2], true);
+    // One of them alone would be brought up to date; here both take no copy.
     for place in [0, 1] {
-        world.custodians[place].change(|state| state.versions.truncate(1));
+        world.custodians[place].change(|state| {
+            state.versions.truncate(1);
+            state.hostile.refuses_copies = true;
+        });
         world.custodians[place].refuse_channel();
     }
     world.clock.advance_ms(60_000);
