@@ -20,8 +20,8 @@ use holdfast_shared::labels;
 use holdfast_shared::manifest::{DerCertificate, Thresholds};
 use holdfast_shared::query::{Answer, KeyStoreStatus, Query, QueryAnswer, Question, ResultState, VersionInfo};
 use holdfast_shared::release::{
-    ChallengeAnswer, ChallengeRequest, Commitment, HeldEntry, HeldShare, PROTOCOL, ReleaseAnswer, ReleaseContent, ReleaseRequest,
-    ReleaseUserData, Share, ShareSet,
+    ChallengeAnswer, ChallengeRequest, Commitment, HeldEntry, HeldShare, PROTOCOL, ReleaseAnswer, ReleaseContent,
+    ReleaseRequest, ReleaseUserData, Share, ShareSet,
 };
 use holdfast_shared::secrets::{Secret, SecretBytes};
 use holdfast_shared::signature::Envelope;
@@ -164,10 +164,19 @@ fn release() -> ReleaseContent {
 
 fn asks() -> Vec<Ask> {
     vec![
-        Ask::Watch { seen: Seen { overlay_epoch: 1, version: 2, commands: vec![CommandId([1; 16])], manifest_sequence: 1 }, renew: true },
+        Ask::Watch {
+            seen: Seen { overlay_epoch: 1, version: 2, commands: vec![CommandId([1; 16])], manifest_sequence: 1 },
+            renew: true,
+        },
         Ask::Fetch { blob_id: BlobId([1; 32]) },
         Ask::Deposit { set: share_set(), share: sealed_bytes() },
-        Ask::Publish { version: 2, previous: Some(BlobId([1; 32])), blob: vec![1; 30], results: vec![sealed_result()], evidence: vec![1; 9] },
+        Ask::Publish {
+            version: 2,
+            previous: Some(BlobId([1; 32])),
+            blob: vec![1; 30],
+            results: vec![sealed_result()],
+            evidence: vec![1; 9],
+        },
         Ask::Report { results: vec![sealed_result()] },
         Ask::Copy { register: vec![1; 20], blob: vec![1; 30], evidence: vec![1; 9] },
         Ask::Commit { version: 2, blob_id: BlobId([1; 32]) },
