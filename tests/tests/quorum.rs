@@ -1,15 +1,40 @@
-//! Several custodians for one key store.
+//! Several custodians for one key store, as separate processes that go, come back, and come back with less than they had.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking, in its helpers too")]
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use holdfast_tests::applicant::Applicant;
-use holdfast_tests::system::{Options, System, static_configuration};
+use holdfast_tests::system::{Administrator, Options, Said, System, static_configuration};
+use holdfast_tests::wait::until;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+#[path = "quorum/blocks.rs"]
+mod blocks;
+#[path = "quorum/destruction.rs"]
+mod destruction;
+#[path = "quorum/interleavings.rs"]
+mod interleavings;
+#[path = "quorum/outages.rs"]
+mod outages;
+#[path = "quorum/policies.rs"]
+mod policies;
+#[path = "quorum/restored.rs"]
+mod restored;
+#[path = "quorum/succession.rs"]
+mod succession;
+
+/// Three custodians, two shares needed, none hostile: two must be up for changes.
+fn two_of_three() -> Options {
+    Options { custodians: 3, shares_needed: 2, ..Options::default() }
+}
 
 /// Each custodian that a manifest names takes it, and grants an accepted enclave a lease of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_custodian_of_a_manifest_grants_a_lease_of_its_own() {
-    let options = Options { custodians: 3, shares_needed: 2, hostile_tolerated: 1, ..Options::default() };
-    let system = System::enrolled(options).await;
+    let system = System::enrolled(Options { hostile_tolerated: 1, ..two_of_three() }).await;
     let manifest = system.manifest.manifest();
     let names: Vec<_> = manifest.custodians.iter().map(|custodian| custodian.name.as_str()).collect();
     assert_eq!(names, ["custodian", "custodian-2", "custodian-3"]);
@@ -21,3 +46,82 @@ async fn each_custodian_of_a_manifest_grants_a_lease_of_its_own() {
     assert_eq!(leases.len(), 3);
     system.assert_no_panic();
 }
+
+/// What `holdfast status` shows, whatever its exit code.
+fn status(system: &System) -> Value {
+    system.administrator.holdfast(&["status", "--json"]).shown()
+}
+
+/// The newest version of each custodian that answers, and whether it was told that it is committed.
+fn versions(status: &Value) -> Vec<Option<(u64, bool)>> {
+    let of = |custodian: &Value| {
+        Some((custodian["version"]["version"].as_u64()?, custodian["committed"].as_bool().unwrap_or_default()))
+    };
+    status["custodians"].as_array().unwrap().iter().map(of).collect()
+}
+
+/// Waits until every custodian has the same committed version, at least this one. Returns it.
+async fn settled(system: &System, least: u64) -> u64 {
+    until(&format!("all custodians hold one version from {least} on"), || async {
+        let status = status(system);
+        let versions = versions(&status);
+        let first = (*versions.first()?)?;
+        let all = versions.iter().all(|version| *version == Some(first));
+        (all && first.1 && first.0 >= least).then_some(first.0)
+    })
+    .await
+}
+
+/// The texts of the warnings in a status, with the severe ones marked.
+fn warnings(status: &Value) -> Vec<String> {
+    let text = |warning: &Value| {
+        let mark = if warning["severe"] == json!(true) { "SEVERE " } else { "" };
+        format!("{mark}{}", warning["text"].as_str().unwrap())
+    };
+    status["warnings"].as_array().unwrap().iter().map(text).collect()
+}
+
+/// Runs the tool beside the test.
+fn beside(administrator: &Administrator, arguments: &[&str]) -> JoinHandle<Said> {
+    let administrator = administrator.clone();
+    let arguments: Vec<_> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+    tokio::task::spawn_blocking(move || {
+        administrator.holdfast(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    })
+}
+
+/// Ids of the keys of a system.
+fn keys(system: &System) -> Vec<String> {
+    let listed = system.order(&["key", "list"]);
+    listed["keys"].as_array().unwrap().iter().map(|key| key["id"].as_str().unwrap().to_owned()).collect()
+}
+
+/// How often the history has an order with this text, after every link of it was verified.
+fn times_ordered(history: &Value, order: &str) -> usize {
+    assert_eq!(history["verified"], json!(true), "{history}");
+    let versions = history["versions"].as_array().unwrap();
+    let commands = versions.iter().flat_map(|version| version["commands"].as_array().unwrap());
+    commands.filter(|command| command["order"].as_str().is_some_and(|text| text.starts_with(order))).count()
+}
+
+/// Waits until the enclave gives a reason with all these words.
+async fn reasoned(system: &System, words: &[&str]) -> String {
+    until(&format!("the enclave's reason has {words:?}"), || async {
+        let (_, reason) = system.reported(system.key_store_id()).await?;
+        words.iter().all(|word| reason.contains(word)).then_some(reason)
+    })
+    .await
+}
+
+/// A custodian's connections end, and none is made, until it is opened again.
+fn shut(system: &mut System, index: usize, closed: bool) {
+    match &system.custodian_mut(index).front {
+        holdfast_tests::system::Front::Tap(tap) => tap.close(closed),
+        holdfast_tests::system::Front::Interceptor(_) => unreachable!(),
+    }
+}
+
+/// How long the tool waits where it is to outlast an outage.
+const PATIENT: &str = "40s";
+/// A pause that makes nothing sure.
+const MOMENT: Duration = Duration::from_millis(100);

@@ -4,6 +4,7 @@
 //! folder. Each break of the chain is named. Refuses: to call a file whole whose first version or newest shares are missing.
 
 use core::fmt;
+use std::collections::BTreeSet;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -303,6 +304,20 @@ fn judge_versions(file: &ProvenanceFile, store: &KeyStore, report: &mut Provenan
         }
         Some(_) => {}
     }
+    judge_sets(report);
+}
+
+/// What was deposited stands in no signature of its own: the versions, which enclaves attested, name the sets that count.
+fn judge_sets(report: &mut ProvenanceReport) {
+    let named: BTreeSet<_> =
+        report.versions.iter().filter_map(|version| version.share_set_sha256.as_deref()).collect();
+    let strange = report.shares.iter().filter(|share| !named.contains(share.share_set_sha256.as_str()));
+    report.breaks.extend(strange.map(|share| {
+        format!(
+            "the share of {}, generation {}, is of a set that no version names; where the root key is being changed, export once more",
+            share.custodian, share.generation
+        )
+    }));
     // Shares of before are deleted with their root key; those of the newest version must be there.
     let newest = report.versions.last().and_then(|newest| newest.share_set_sha256.clone());
     if let Some(newest) = newest

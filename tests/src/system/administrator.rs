@@ -135,6 +135,14 @@ impl Said {
         out
     }
 
+    /// The JSON that a call printed, whatever its exit code.
+    #[must_use]
+    pub fn shown(&self) -> Value {
+        let text = String::from_utf8_lossy(&self.output.stdout);
+        serde_json::from_str(&text)
+            .unwrap_or_else(|error| panic!("holdfast {}: {error}: {text}\n{}", self.arguments, self.complaint()))
+    }
+
     /// The JSON that a call that worked printed.
     #[must_use]
     pub fn json(&self) -> Value {
