@@ -1,6 +1,6 @@
 //! What the operator's tool accepts as a key store's provenance, against documents of the emulated NSM: each link broken once.
 
-#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -107,6 +107,7 @@ fn made_by_two(alice: &Home, folder: &Path, settings: ManifestSettings) -> KeySt
 
 /// How one version differs from an honest one.
 #[derive(Clone, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one lie")]
 struct Fault {
     version: Option<u64>,
     previous: Option<u8>,

@@ -1,5 +1,7 @@
 //! Several administrators and several custodians, through the operator's tool.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking, in its helpers too")]
+
 use std::path::{Path, PathBuf};
 
 use holdfast_devkit::nsm::EmulatedRoot;
@@ -59,7 +61,9 @@ impl Owners {
         std::fs::write(&bob, self.bob.holdfast(&["admin", "show", "--json"]).success()).unwrap();
         let out = self.file("store.manifest");
         let mut arguments = vec!["manifest", "create", "--name", "store", "--host-name", "localhost", "--lease", "1h"];
-        records.iter().for_each(|record| arguments.extend(["--custodian", record]));
+        for record in &records {
+            arguments.extend(["--custodian", record]);
+        }
         arguments.extend([
             "--administrator",
             &bob,
@@ -99,10 +103,10 @@ impl Owners {
         assert_eq!(enrolled.code(), Some(0), "{enrolled:?}");
         assert_eq!(enrolled.complaint().matches("holds the manifest").count(), 3, "{enrolled:?}");
     }
+}
 
-    fn status(&self, administrator: &Administrator) -> Value {
-        administrator.holdfast(&["status", "--json"]).json()
-    }
+fn status(administrator: &Administrator) -> Value {
+    administrator.holdfast(&["status", "--json"]).json()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -142,11 +146,11 @@ async fn administrators_agree_on_a_manifest_and_block_for_each_other() {
     assert!(signed.complaint().contains("the key store is not blocked"), "shown before it is signed: {signed:?}");
     signed.success();
     owners.bob.holdfast(&["send", &file]).success();
-    let status = owners.status(&owners.alice);
+    let shown = status(&owners.alice);
     assert_eq!(
-        (&status["blocked"]["store"], &status["blocked"]["keys"]),
+        (&shown["blocked"]["store"], &shown["blocked"]["keys"]),
         (&json!(false), &json!(["payments-1"])),
-        "{status}"
+        "{shown}"
     );
 
     // A custodian that is down is named; two of three are enough, one is not.
@@ -160,16 +164,16 @@ async fn administrators_agree_on_a_manifest_and_block_for_each_other() {
     // It is back with less than the others: said, and repeated.
     owners.custodians[1].start().await;
     owners.custodians[2].start().await;
-    let status = owners.status(&owners.alice);
-    let warnings = status["warnings"].to_string();
+    let shown = status(&owners.alice);
+    let warnings = shown["warnings"].to_string();
     assert!(
         warnings.contains("vault-2 has block overlay") && warnings.contains("vault-3 has block overlay"),
-        "{status}"
+        "{shown}"
     );
     let again = owners.alice.holdfast(&["block", "--all", "--json"]).json();
     assert_eq!(again[0]["complete"], json!(true), "{again}");
     assert_eq!(again[0]["keys"], json!(["other", "payments-1"]), "nothing was lifted: {again}");
-    assert_eq!(owners.status(&owners.bob)["warnings"], json!([]));
+    assert_eq!(status(&owners.bob)["warnings"], json!([]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
