@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_client::Connect;
-use holdfast_link::control::{Level, SignedManifest};
+use holdfast_link::control::{KeyStoreState, Level, SignedManifest};
 use holdfast_link::egress::open_egress;
 use holdfast_link::{Address, Stream};
 use holdfast_shared::ids::KeyStoreId;
@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 
 use crate::custody::{Custody, Enclave, ServedStore};
 use crate::kms::KmsShareClient;
+use crate::report::StoreReport;
 use crate::roster::{Claim, Roster};
 
 const EGRESS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -120,6 +121,12 @@ impl Fleet {
         }
         let custody = Custody::new(Arc::clone(&self.enclave), manifest, Egress(self.egress.clone()), served.clone());
         self.tasks.insert(id, (tokio::spawn(custody.run()), served));
+    }
+
+    fn refuse(&self, id: KeyStoreId, reason: &str) {
+        let reason = Some(reason.to_owned());
+        let report = StoreReport { state: KeyStoreState::Refused, version: None, lease_expires_ms: None, reason };
+        self.enclave.reporter.set(id, report);
     }
 
     async fn stop(&mut self, id: KeyStoreId) {

@@ -203,7 +203,7 @@ fn positive_ms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D
     Ok(duration)
 }
 
-/// EC2 has its services at link-local addresses, and at those of one private prefix (fd00:ec2::/32).
+/// EC2 has its services at link-local addresses, and at those of one private prefix (`fd00:ec2::/32`).
 fn near_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
     let address = SocketAddr::deserialize(deserializer)?;
     let is_near = address.ip().is_loopback()
