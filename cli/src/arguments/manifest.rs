@@ -159,7 +159,7 @@ pub struct AdoptArguments {
     /// The successor with all its signatures
     #[arg(value_hint = ValueHint::FilePath)]
     pub file: PathBuf,
-    /// Also write the first manifest and its successors into a new file: for parents, new administrators and new custodians
+    /// Also write the first manifest and its successors into a new file, for new administrators; parents keep the first one
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub chain_out: Option<PathBuf>,
     /// Under which conditions.

@@ -16,7 +16,7 @@ async fn approvals_from_two_folders_at_once_are_all_counted() {
     let dry = alice.holdfast(&["key", "create", "never", "--dry-run", "--json"]).json();
     assert_eq!(dry["needed"], json!(2), "{dry}");
     assert_eq!(bob.holdfast(&["pending", "--json"]).json()["pending"], json!([]));
-    let orders: Vec<_> = (0..3).flat_map(|n| [(alice, format!("a-{n}")), (bob, format!("b-{n}"))]).collect();
+    let orders: Vec<_> = (0..2).flat_map(|n| [(alice, format!("a-{n}")), (bob, format!("b-{n}"))]).collect();
     let ordering: Vec<_> = orders.iter().map(|(who, key)| beside(who, &["key", "create", key])).collect();
     for said in ordering {
         let said = said.await.unwrap();
@@ -25,7 +25,7 @@ async fn approvals_from_two_folders_at_once_are_all_counted() {
     }
     let pending = alice.holdfast(&["pending", "--json"]).json();
     let pending = pending["pending"].as_array().unwrap();
-    assert_eq!(pending.len(), 6);
+    assert_eq!(pending.len(), 4);
     let approving = pending.iter().map(|order| {
         let other = if order["signed_by"] == json!(["alice"]) { bob } else { alice };
         beside(other, &["approve", order["command_id"].as_str().unwrap(), "--yes", "--timeout", PATIENT])
@@ -35,7 +35,7 @@ async fn approvals_from_two_folders_at_once_are_all_counted() {
     }
     let mut keys = keys(&system);
     keys.sort();
-    assert_eq!(keys, ["a-0", "a-1", "a-2", "b-0", "b-1", "b-2"]);
+    assert_eq!(keys, ["a-0", "a-1", "b-0", "b-1"]);
     let history = system.order(&["history"]);
     for key in &keys {
         assert_eq!(times_ordered(&history, &format!("create key {key} ")), 1, "{history}");
