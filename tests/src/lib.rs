@@ -24,6 +24,7 @@
 )]
 
 pub mod applicant;
+pub mod aws;
 pub mod client;
 pub mod curl;
 pub mod flood;

@@ -20,6 +20,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::aws::Endpoint;
 use crate::client::Wire;
 use crate::process::Process;
 use crate::random::random_bytes;
@@ -74,6 +75,8 @@ pub struct Options {
     pub other_administrators: Vec<&'static str>,
     /// Signatures that orders need, as the tool takes them (`keys=2`).
     pub thresholds: Vec<&'static str>,
+    /// Where AWS KMS keeps one more share.
+    pub kms: Option<Endpoint>,
 }
 
 impl Default for Options {
@@ -93,6 +96,7 @@ impl Default for Options {
             hostile_tolerated: 0,
             other_administrators: Vec::new(),
             thresholds: Vec::new(),
+            kms: None,
         }
     }
 }
@@ -202,7 +206,9 @@ impl System {
         }
         if !others.is_empty() {
             administrator.add_manifest(&manifest_file, &root);
-            others.iter().for_each(|other| other.add_manifest(&manifest_file, &root));
+            for other in &others {
+                other.add_manifest(&manifest_file, &root);
+            }
         }
         administrator.enrol(&manifest_file);
         let bytes = std::fs::read(&manifest_file).unwrap();
@@ -230,7 +236,7 @@ impl System {
             hosts_added: 0,
             _folder: folder,
         };
-        host::write_parent_configuration(&system.layout, system.taps.is_some(), &system.custodian_addresses());
+        host::write_parent_configuration(&system.layout, system.taps.is_some(), &system.destinations(), system.kms());
         system.start_parent().await;
         system
     }
@@ -257,12 +263,17 @@ impl System {
         number - 1
     }
 
-    fn custodian_addresses(&self) -> Vec<String> {
-        self.custodians().map(CustodianProcess::address).collect()
+    fn destinations(&self) -> Vec<String> {
+        let kms = self.kms().map(|kms| kms.address.clone());
+        self.custodians().map(CustodianProcess::address).chain(kms).collect()
     }
 
-    /// Everything that needs the enclave: credential, certificate, keys.
-    async fn prepare(&mut self) {
+    const fn kms(&self) -> Option<&Endpoint> {
+        self.options.kms.as_ref()
+    }
+
+    /// Everything that needs the enclave, once there is one: credential, certificate, keys. Waits until the proxy serves.
+    pub async fn prepare(&mut self) {
         let shown = self.order(&["credential", "show", "--show-secret"]);
         let text = |field: &str| shown[field].as_str().unwrap().to_owned();
         self.credential =

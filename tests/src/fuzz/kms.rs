@@ -72,22 +72,21 @@ fn node(data: &[u8], depth: usize) -> Option<(Node<'_>, &[u8])> {
         let node = Node { tag, is_indefinite: true, value: &[], children };
         return is_constructed.then_some((node, rest.get(2..)?));
     }
-    let (len, rest) = match first {
-        0..=0x7f => (usize::from(first), rest),
-        _ => {
-            let (bytes, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-            if bytes.len() > 3 {
-                return None;
-            }
-            let len = bytes.iter().fold(0, |len, byte| len << 8 | usize::from(*byte));
-            let shortest = match len {
-                0..=0x7f => 0,
-                0x80..=0xff => 1,
-                0x100..=0xffff => 2,
-                _ => 3,
-            };
-            (bytes.len() == shortest).then_some((len, rest))?
+    let (len, rest) = if first < 0x80 {
+        (usize::from(first), rest)
+    } else {
+        let (bytes, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
+        if bytes.len() > 3 {
+            return None;
         }
+        let len = bytes.iter().fold(0, |len, byte| len << 8 | usize::from(*byte));
+        let shortest = match len {
+            0..=0x7f => 0,
+            0x80..=0xff => 1,
+            0x100..=0xffff => 2,
+            _ => 3,
+        };
+        (bytes.len() == shortest).then_some((len, rest))?
     };
     let (value, rest) = rest.split_at_checked(len)?;
     let mut children = Vec::new();

@@ -3,6 +3,7 @@
 //! Guarantees: the NSM of a further host has the first one's root, so that one release policy accepts the enclaves of both;
 //! every socket and port is the host's own. Assumes: the custodians' addresses are those of the system that it is added to.
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,6 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::{Caller, System, Taps};
+use crate::aws::Endpoint;
 use crate::process::Process;
 use crate::programs::program;
 use crate::tap::Tap;
@@ -94,7 +96,7 @@ impl System {
             layout.write(file, &self.layout.read(file).unwrap().unwrap(), 0o644).unwrap();
         }
         let taps = self.taps.is_some().then(|| start_taps(&layout));
-        write_parent_configuration(&layout, taps.is_some(), &self.custodian_addresses());
+        write_parent_configuration(&layout, taps.is_some(), &self.destinations(), self.kms());
         let nsm = start_nsm(&layout).await;
         let parent = start_parent(&layout).await;
         let enclave = start_enclave(&layout, taps.is_some());
@@ -153,11 +155,16 @@ pub(super) async fn start_parent(layout: &Layout) -> StartedParent {
     StartedParent { process, listen: address("listen"), ready_listen: address("ready_listen") }
 }
 
-pub(super) fn write_parent_configuration(layout: &Layout, tapped: bool, custodians: &[String]) {
+pub(super) fn write_parent_configuration(
+    layout: &Layout,
+    tapped: bool,
+    destinations: &[String],
+    kms: Option<&Endpoint>,
+) {
     let address = |name: &str| layout.socket_address(name);
     let ingress = if tapped { "ingress-tap" } else { "ingress" };
-    let allowed: Vec<_> = custodians.iter().map(|address| format!("\"{address}\"")).collect();
-    let text = format!(
+    let allowed: Vec<_> = destinations.iter().map(|address| format!("\"{address}\"")).collect();
+    let mut text = format!(
         "listen = \"127.0.0.1:0\"\nready_listen = \"127.0.0.1:0\"\nstatic_configuration = \"static.json\"\n\
          key_stores = \"key-stores\"\nports_file = \"ports.json\"\nlog_level = \"debug\"\ndrain_timeout_ms = 500\n\
          [enclave]\ningress = \"{}\"\n[control]\nlisten = \"{}\"\n[egress]\nlisten = \"{}\"\nallow = [{}]\n",
@@ -166,6 +173,10 @@ pub(super) fn write_parent_configuration(layout: &Layout, tapped: bool, custodia
         address("egress"),
         allowed.join(", "),
     );
+    if let Some(kms) = kms {
+        let metadata = kms.instance_metadata;
+        writeln!(text, "[aws]\ncredentials = \"instance-role\"\ninstance_metadata = \"{metadata}\"").unwrap();
+    }
     layout.write("parent/parent.toml", text.as_bytes(), 0o644).unwrap();
 }
 

@@ -26,8 +26,10 @@ pub(super) fn answers(seeds: &mut Seeds) {
     }
 }
 
+type Change = fn(&mut Vec<u8>);
+
 /// Changes of a message with an identifier of 32 bytes (at 33) and one block of content (at 435).
-const CHANGES: [(&str, fn(&mut Vec<u8>)); 6] = [
+const CHANGES: [(&str, Change); 6] = [
     ("trailing", |message| message.push(0)),
     ("cut", |message| message.truncate(message.len() - 2)),
     ("long-length", |message| {
