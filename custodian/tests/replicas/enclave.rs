@@ -11,7 +11,7 @@ use holdfast_shared::cbor;
 use holdfast_shared::channel::{self, Ask, ChannelMessage, Direction, Reply};
 use holdfast_shared::command::{Command, Outcome, ResultContent, SealedResult, seal_result};
 use holdfast_shared::hpke;
-use holdfast_shared::ids::{BlobId, BootId, CommandId, LeaseId};
+use holdfast_shared::ids::{BlobId, BootId, LeaseId};
 use holdfast_shared::keystore::{self, Body, Place, SealedKeyStore, TlsIdentity};
 use holdfast_shared::labels;
 use holdfast_shared::provenance::{VersionUserData, share_set_sha256};
@@ -149,13 +149,12 @@ impl Enclave {
     }
 
     /// A result that no other enclave would report.
-    pub(crate) fn result_for(&self, fleet: &Fleet, command: &[u8]) -> (CommandId, SealedResult) {
+    pub(crate) fn result_for(&self, fleet: &Fleet, command: &[u8]) -> SealedResult {
         let envelope: Envelope = cbor::decode(command).unwrap();
         let command: Command = cbor::decode(envelope.unverified_payload()).unwrap();
         let outcome = SecretBytes::new(cbor::encode(&Outcome::Done).to_vec());
         let content = ResultContent { outcome, document: self.boot_id.as_bytes().to_vec() };
-        let result = seal_result(&content, fleet.key_store_id, command.command_id, &fleet.manifest.administrators[0]);
-        (command.command_id, result.unwrap())
+        seal_result(&content, fleet.key_store_id, command.command_id, &fleet.manifest.administrators[0]).unwrap()
     }
 }
 

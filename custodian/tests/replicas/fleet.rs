@@ -101,8 +101,6 @@ impl Fleet {
             entry,
             directory,
         };
-        fleet.launch(0);
-        fleet.launch(1);
         fleet.wait_for(0).await;
         let signed = manifest::sign(&fleet.manifest, &fleet.administrator, &rng).unwrap();
         fleet.post(0, api::MANIFESTS, cbor::encode(&signed).to_vec()).await.unwrap();
@@ -111,22 +109,24 @@ impl Fleet {
         fleet
     }
 
-    fn launch(&self, replica: usize) {
+    /// The caller holds the replica's place, so that there is one process at a time.
+    fn launch(&self, replica: usize, place: &mut Option<Child>) {
         let folder = folder(self.directory.path(), replica);
         let _ = fs::remove_file(folder.join("ports.json"));
         let log = fs::File::options().create(true).append(true).open(folder.join("log")).unwrap();
         let child = program(&folder, "serve").stderr(log).stdout(Stdio::null()).spawn().unwrap();
-        *self.replicas[replica].lock().unwrap() = Some(child);
+        *place = Some(child);
     }
 
     /// Ends a replica in the middle of whatever it does, and starts it again.
     pub(crate) fn kill(&self, replica: usize) {
         println!("kills replica {replica}");
-        if let Some(mut child) = self.replicas[replica].lock().unwrap().take() {
+        let mut place = self.replicas[replica].lock().unwrap();
+        if let Some(mut child) = place.take() {
             child.kill().unwrap();
             child.wait().unwrap();
         }
-        self.launch(replica);
+        self.launch(replica, &mut place);
     }
 
     /// Ends the database server as a power cut would, and starts it again.
@@ -164,12 +164,9 @@ impl Fleet {
     }
 
     fn relaunch_if_ended(&self, replica: usize) {
-        let ended = {
-            let mut child = self.replicas[replica].lock().unwrap();
-            child.as_mut().is_none_or(|child| child.try_wait().unwrap().is_some())
-        };
-        if ended {
-            self.launch(replica);
+        let mut place = self.replicas[replica].lock().unwrap();
+        if place.as_mut().is_none_or(|child| child.try_wait().unwrap().is_some()) {
+            self.launch(replica, &mut place);
         }
     }
 
