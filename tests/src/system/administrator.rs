@@ -81,6 +81,10 @@ impl Administrator {
         arguments.extend(["--shares-needed", &needed, "--hostile", &hostile]);
         arguments.extend(others.iter().flat_map(|card| ["--administrator", card]));
         arguments.extend(options.thresholds.iter().flat_map(|threshold| ["--threshold", threshold]));
+        let kms_root = options.kms.as_ref().map(|kms| text(&kms.root)).unwrap_or_default();
+        if let Some(kms) = &options.kms {
+            arguments.extend(["--kms-key-arn", kms.key_arn, "--kms-address", &kms.address, "--kms-root", &kms_root]);
+        }
         arguments.extend(["--host-name", host_name, "--path-prefix", options.path_prefix]);
         arguments.extend(["--measurements", &measurements, "--trust-root", &root]);
         arguments.extend(["--lease", options.lease, "--out", &file]);
