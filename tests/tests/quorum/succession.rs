@@ -91,7 +91,7 @@ async fn a_record_with_one_changed_byte_does_not_verify() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn long_a_record_with_one_changed_byte_does_not_verify() {
-    changed_bytes(40).await;
+    changed_bytes(12).await;
 }
 
 async fn changed_bytes(of_each: usize) {
