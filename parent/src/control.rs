@@ -117,7 +117,6 @@ async fn send<W: AsyncWrite + Unpin>(write: &mut W, control: Control) -> Session
     let mut drain_sent = false;
     let mut next = ToEnclave::Configuration { static_configuration: static_configuration.as_ref().to_owned() };
     manifests.mark_changed();
-    credentials.mark_changed();
     loop {
         match timeout(CONTROL_WRITE_TIMEOUT, write_frame(write, &next)).await {
             Ok(Ok(())) => {}
