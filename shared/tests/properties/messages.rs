@@ -79,7 +79,15 @@ fn description() -> impl Strategy<Value = KeyDescription> {
             next = first + more + 1;
             VersionRun { first, last: first + more, state }
         });
-        KeyDescription { id, usage, state, current_version: counts.0, versions: counts.1, runs: runs.collect() }
+        KeyDescription {
+            id,
+            usage,
+            state,
+            current_version: counts.0,
+            versions: counts.1,
+            runs: runs.collect(),
+            destroy_after_ms: None,
+        }
     })
 }
 
@@ -275,7 +283,7 @@ proptest! {
     #[test]
     fn releases(store in store(), content in release(), sealed in sealed(), document in bytes(60), epoch: u64, change: Change) {
         holds(&content, change)?;
-        if let Some(held) = &content.share {
+        for held in &content.shares {
             holds(&held.share, change)?;
         }
         holds(&ReleaseAnswer { policy_epoch: epoch, sealed }, change)?;
