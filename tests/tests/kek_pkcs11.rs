@@ -1,7 +1,5 @@
 //! The key-encryption key elsewhere than in a file: the whole system, with each custodian's share wrapped there.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
-
 use holdfast_tests::softhsm::SoftHsm;
 use holdfast_tests::system::{KEY, Options, System};
 use holdfast_tests::wait::until;

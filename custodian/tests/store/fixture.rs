@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use holdfast_custodian::store::{
-    CopiedVersion, Deposited, Granted, NewLease, NewShare, NewVersion, Origin, PostgresServer, ReleaseRecord, Store,
-    StoredCommand,
+    CopiedVersion, Deposited, Granted, NewLease, NewShare, NewVersion, Origin, ReleaseRecord, Store, StoredCommand,
 };
 use holdfast_shared::ids::{BlobId, BootId, CommandId, KeyStoreId, LeaseId};
 use holdfast_shared::sha256;
@@ -21,7 +20,6 @@ pub(crate) const BOOT: BootId = BootId([8; 16]);
 pub(crate) struct Place {
     pub(crate) one: Arc<Store>,
     pub(crate) two: Arc<Store>,
-    pub(crate) server: Option<PostgresServer>,
     _directory: Option<TempDir>,
 }
 
@@ -29,13 +27,13 @@ impl Place {
     pub(crate) async fn sqlite() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let one = Arc::new(Store::create(&directory.path().join("custodian.sqlite")).await.unwrap());
-        Self { two: Arc::clone(&one), one, server: None, _directory: Some(directory) }
+        Self { two: Arc::clone(&one), one, _directory: Some(directory) }
     }
 
     pub(crate) async fn postgres(cluster: &Cluster) -> Self {
         let server = cluster.database();
         let (one, two) = tokio::join!(Store::connect(&server), Store::connect(&server));
-        Self { one: Arc::new(one.unwrap()), two: Arc::new(two.unwrap()), server: Some(server), _directory: None }
+        Self { one: Arc::new(one.unwrap()), two: Arc::new(two.unwrap()), _directory: None }
     }
 
     /// A handle for each of several that race.

@@ -94,7 +94,13 @@ fn messages_without_randomness() {
             },
         },
     );
-    holds("ask-watch.hex", &Ask::Watch { seen: Seen { overlay_epoch: 1, version: 2, commands: vec![] }, renew: true });
+    holds(
+        "ask-watch.hex",
+        &Ask::Watch {
+            seen: Seen { overlay_epoch: 1, version: 2, commands: vec![], manifest_sequence: 1 },
+            renew: true,
+        },
+    );
     holds("reply-refused.hex", &Reply::Refused { reason: "no".to_owned(), lease_ended: false });
 }
 
@@ -166,7 +172,8 @@ fn versions_are_listed_upwards_each_once() {
         let runs = runs.iter().map(|&(first, last)| VersionRun { first, last, state }).collect();
         let id = ExternalKeyId::parse("a").unwrap();
         let (usage, state) = (KeyUsage::DECRYPT, KeyState::Enabled);
-        let keys = vec![KeyDescription { id, usage, state, current_version: 9, versions: 9, runs }];
+        let keys =
+            vec![KeyDescription { id, usage, state, current_version: 9, versions: 9, runs, destroy_after_ms: None }];
         cbor::decode::<Outcome>(&cbor::encode(&Outcome::Keys { keys })).is_ok()
     };
     for (runs, expected) in [
