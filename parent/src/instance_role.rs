@@ -134,6 +134,7 @@ async fn ask(
         .body(Empty::<Bytes>::new())
         .map_err(|error| MetadataError::Http(error.to_string()))?;
     let stream = TcpStream::connect(service).await.map_err(MetadataError::Connect)?;
+    stream.set_nodelay(true).map_err(MetadataError::Connect)?;
     let (mut sender, connection) = http1::Builder::new()
         .max_buf_size(METADATA_ANSWER_MAX)
         .handshake(TokioIo::new(stream))

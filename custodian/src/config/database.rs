@@ -157,7 +157,10 @@ mod tests {
         for (section, expected) in [
             (base.to_owned(), "custodian.toml:6: database: needs `roots`"),
             (base.replace("db.example.com", "a b"), "custodian.toml:7: database.host: "),
-            (base.replace("\"vault\"\nuser", "\"\"\nuser"), "custodian.toml:8: database.name: "),
+            (
+                format!("{}roots = \"r.pem\"\n", base.replace("\"vault\"\nuser", "\"\"\nuser")),
+                "custodian.toml:8: database.name: ",
+            ),
             (
                 format!("{base}roots = \"r.pem\"\ncertificate = \"c.pem\"\n"),
                 "custodian.toml:6: database: needs `certificate`",
