@@ -138,6 +138,9 @@ pub(crate) enum CustodyError {
     /// The keys went while it was worked on.
     #[error("what was begun is dropped: the keys were wiped meanwhile")]
     Wiped,
+    /// A custodian that the manifest describes so that it cannot be reached.
+    #[error("{0}")]
+    Unusable(ClientError),
     /// Its time is over.
     #[error("the lease expired without a renewal")]
     Expired,
@@ -168,7 +171,7 @@ impl CustodyError {
     /// Whether the custodian will not have this enclave.
     fn is_refusal(&self) -> bool {
         match self {
-            Self::LeaseEnded(_) => true,
+            Self::LeaseEnded(_) | Self::Unusable(_) => true,
             Self::Client(ClientError::Refused { refusal, .. }) => refusal.code == RefusalCode::Denied,
             _ => false,
         }

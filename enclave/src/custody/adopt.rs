@@ -31,7 +31,7 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
         let published = self.publish_under(draft, &successor, reshare).await;
         if !matches!(published, Ok(true)) {
             self.ledger.set_candidate(None);
-            self.keep_links()?;
+            self.keep_links();
         }
         published
     }
@@ -42,7 +42,7 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
         successor: &VerifiedManifest,
         reshare: bool,
     ) -> Result<bool, CustodyError> {
-        self.keep_links()?;
+        self.keep_links();
         let manifest = self.ledger.manifest();
         for manifest in [&*manifest, successor] {
             let needed = Quorum::of(manifest.manifest()).write();

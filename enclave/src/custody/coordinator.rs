@@ -24,6 +24,10 @@ use super::unseal::{self, HeldVersion, Opened, Standing, Unsealed};
 use super::{CustodyError, PAUSES, rotate};
 use crate::tls::AttestedTime;
 
+/// Least time between two questions for news to one custodian.
+const WATCH_INTERVAL: Duration = Duration::from_millis(100);
+/// With more custodians than this, each is asked less often, so that a key store of many makes little more work than one of few.
+const FULL_PACE_MAX: u32 = 4;
 /// How long a custodian that was removed has to learn that, and to delete its shares.
 const REMOVED_WAIT: Duration = Duration::from_mins(10);
 /// How long nothing is looked at without a change.
@@ -123,7 +127,7 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
 
     /// Looks at the register once, and does what follows from it.
     async fn step(&mut self) -> Result<Step, CustodyError> {
-        self.keep_links()?;
+        self.keep_links();
         if self.ledger.is_blocked() {
             let now_ms = self.now_ms();
             self.ledger.docket(|docket| docket.put_all_off(now_ms));
@@ -163,7 +167,11 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
                     return Ok(Step::Wait(PAUSES.0));
                 }
                 // What cannot be opened here must not become the newest that all others have to open.
-                let (version, _) = self.open(&entry).await?;
+                let (version, opened) = self.open(&entry).await?;
+                if opened.sequence() < self.ledger.newest_sequence() {
+                    // Somebody else went on under the manifest in force.
+                    self.ledger.set_candidate(None);
+                }
                 self.ledger.aim(Target { version, is_committed: false });
                 Ok(Step::Again)
             }
@@ -286,7 +294,7 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
 
     /// A link for each custodian of the manifest in force, and of one that is being put in force; for those that were removed, until
     /// they have deleted their shares, or were given the time for it.
-    pub(super) fn keep_links(&mut self) -> Result<(), CustodyError> {
+    pub(super) fn keep_links(&mut self) {
         let manifest = self.ledger.manifest();
         let candidate = self.ledger.candidate();
         let wanted: Vec<&Custodian> = core::iter::once(&manifest)
@@ -312,27 +320,30 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
         }
         let fresh: Vec<_> = wanted.into_iter().filter(|custodian| !self.links.contains_key(&custodian.id())).collect();
         for custodian in fresh {
-            self.start_link(custodian, &manifest)?;
+            self.start_link(custodian, &manifest);
         }
-        Ok(())
     }
 
-    fn start_link(&mut self, custodian: &Custodian, manifest: &VerifiedManifest) -> Result<(), CustodyError> {
-        let time = Arc::new(AttestedTime(Arc::clone(&self.ledger.enclave.clock)));
-        let client = CustodianClient::with_time(self.connector.clone(), custodian, time)?;
+    fn start_link(&mut self, custodian: &Custodian, manifest: &VerifiedManifest) {
         let id = custodian.id();
         let health = self.ledger.served.health().of(custodian);
         self.ledger.add(custodian, Arc::clone(&health));
-        let link = Link {
-            ledger: Arc::clone(&self.ledger),
-            id,
-            custodian: custodian.clone(),
-            client: Arc::new(client),
-            health,
-            is_home: manifest.home_custodian().is_some_and(|home| home.id() == id),
+        let time = Arc::new(AttestedTime(Arc::clone(&self.ledger.enclave.clock)));
+        let client = match CustodianClient::with_time(self.connector.clone(), custodian, time) {
+            Ok(client) => Arc::new(client),
+            Err(error) => {
+                // Its address or its roots: no other custodian's affair, and the manifest does not change.
+                self.ledger.failed(id, &CustodyError::Unusable(error));
+                self.links.insert(id, tokio::spawn(async {}));
+                return;
+            }
         };
+        let is_home = manifest.home_custodian().is_some_and(|home| home.id() == id);
+        let count = u32::try_from(manifest.manifest().custodians.len()).unwrap_or(u32::MAX);
+        let pace = WATCH_INTERVAL.saturating_mul(count.div_ceil(FULL_PACE_MAX));
+        let link =
+            Link { ledger: Arc::clone(&self.ledger), id, custodian: custodian.clone(), client, health, is_home, pace };
         self.links.insert(id, tokio::spawn(link.run()));
-        Ok(())
     }
 }
 

@@ -71,6 +71,8 @@ pub(super) struct State<C> {
     drawn: Option<Root>,
     /// The newest version that was served in this boot.
     floor: Option<RegisterEntry>,
+    /// When a successor manifest was refused last, monotonic.
+    refused_ms: Option<u64>,
     target: Option<Target>,
     pub(super) docket: Docket,
     allowance: Allowance,
@@ -87,6 +89,8 @@ struct LinkState<C> {
     answer: Option<Told>,
     /// When the question was sent that it answered last, monotonic.
     answered_ms: u64,
+    /// The last question for news was not answered.
+    is_silent: bool,
     shares: Vec<HeldShare>,
     /// Opens the release, which the parent may have recorded: it goes when the root key goes.
     attested_key: Option<Arc<hpke::PrivateKey>>,
@@ -124,6 +128,7 @@ impl<C: Connect + 'static> Ledger<C> {
             kms: None,
             drawn: None,
             floor: None,
+            refused_ms: None,
             target: None,
             candidate: None,
             docket: Docket::default(),
@@ -241,6 +246,7 @@ impl<C: Connect + 'static> Ledger<C> {
             counted_ms: 0,
             answer: None,
             answered_ms: 0,
+            is_silent: false,
             shares: Vec::new(),
             attested_key: None,
             proven: BTreeSet::new(),
@@ -279,10 +285,10 @@ impl<C: Connect + 'static> Ledger<C> {
         state.links.get(&home).and_then(|link| link.attested_key.clone())
     }
 
-    /// How many custodians of a manifest have a live channel.
+    /// How many custodians of a manifest have a live channel, and answered the last question for news.
     pub(super) fn connected(&self, manifest: &VerifiedManifest) -> usize {
         let state = self.lock();
-        state.members_of(manifest).filter(|(_, link)| link.session.is_some()).count()
+        state.members_of(manifest).filter(|(_, link)| link.session.is_some() && !link.is_silent).count()
     }
 
     /// Tells a link what to do. What it was told before and has not done is less.

@@ -36,6 +36,8 @@ pub(super) struct Link<C> {
     pub(super) client: Arc<CustodianClient<C>>,
     pub(super) health: Arc<CustodianHealth>,
     pub(super) is_home: bool,
+    /// Least time between two questions for news.
+    pub(super) pace: Duration,
 }
 
 impl<C: Connect + 'static> Link<C> {

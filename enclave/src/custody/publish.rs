@@ -222,6 +222,10 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
         let Draft { root, body, place, results, commands } = draft;
         let (home, session) = self.ledger.home()?;
         let (set, sequence) = (share_set_sha256(root.set()), body.sequence());
+        if sequence < self.ledger.newest_sequence() {
+            // A successor whose adoption broke off: it is begun anew when its order comes again.
+            self.ledger.set_candidate(None);
+        }
         let sealing = move || keystore::seal(root.key(), &place, &body, &SystemRandom::new());
         let SealedKeyStore { id: blob_id, bytes: blob } = self.ledger.enclave.workshop.work(sealing).await??;
         self.check_room(blob.len())?;

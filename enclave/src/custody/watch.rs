@@ -15,8 +15,6 @@ use super::links::Link;
 use super::session::Session;
 use super::{CustodyError, PAUSES};
 
-/// Least time between two questions for news.
-const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 /// How often the clock is looked at while an answer is awaited.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -31,7 +29,7 @@ impl<C: Connect + 'static> Link<C> {
             }
             // A renewal is answered at once: after a failure that tells whether the custodian is back.
             let renew = now_ms >= lease.renew_ms() || failures > 0;
-            let paced = tokio::time::sleep(WATCH_INTERVAL);
+            let paced = tokio::time::sleep(self.pace);
             let ask = Ask::Watch { seen: self.ledger.seen(self.id), renew };
             let asked = session.ask(&ask);
             let answer = if renew {
@@ -72,7 +70,7 @@ impl<C: Connect + 'static> Link<C> {
                     self.health.failed();
                     let name = &self.custodian.name;
                     self.ledger.log(Level::Warn, &format!("watching {name} failed ({error}); trying again"));
-                    self.ledger.in_trouble(self.id, &error);
+                    self.ledger.silent(self.id, &error);
                     let pause = PAUSES.0.saturating_mul(1 << failures.min(5));
                     tokio::time::sleep(pause.min(PAUSES.1)).await;
                 }

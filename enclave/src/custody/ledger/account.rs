@@ -74,6 +74,14 @@ impl<C: Connect + 'static> Ledger<C> {
         }
     }
 
+    /// A custodian did not answer, and its lease goes on.
+    pub(in crate::custody) fn silent(&self, id: CustodianId, error: &CustodyError) {
+        if let Some(link) = self.lock().links.get_mut(&id) {
+            link.is_silent = true;
+        }
+        self.in_trouble(id, error);
+    }
+
     /// A custodian would not do what was asked, and its lease goes on.
     pub(in crate::custody) fn in_trouble(&self, id: CustodianId, error: &CustodyError) {
         let mut state = self.lock();
@@ -85,7 +93,14 @@ impl<C: Connect + 'static> Ledger<C> {
 
     /// Why nothing newer, or nothing at all, is served.
     pub(in crate::custody) fn problem(&self, text: &str) {
-        self.lock().problem = Problem { text: Some(text.to_owned()), is_ceremony: false };
+        let mut state = self.lock();
+        let is_new = state.problem.text.as_deref() != Some(text);
+        state.problem = Problem { text: Some(text.to_owned()), is_ceremony: false };
+        let is_open = state.unsealed.is_some();
+        drop(state);
+        if is_new && is_open {
+            self.log(Level::Warn, &format!("{text}; serving on"));
+        }
         self.report();
     }
 
@@ -114,7 +129,7 @@ impl<C: Connect + 'static> Ledger<C> {
     /// Tells the parent where the key store stands.
     pub(in crate::custody) fn report(&self) {
         let state = self.lock();
-        let (told, reason) = state.account(self.served.has_certificate());
+        let (told, reason) = state.account(self.served.has_certificate(), self.now_ms());
         let version = state.unsealed.as_ref().map(|unsealed| unsealed.entry().version);
         drop(state);
         let report = StoreReport { state: told, version, lease_expires_ms: self.served.lease_expires_ms(), reason };
@@ -123,13 +138,13 @@ impl<C: Connect + 'static> Ledger<C> {
 }
 
 impl<C> State<C> {
-    fn account(&self, has_certificate: bool) -> (KeyStoreState, Option<String>) {
+    fn account(&self, has_certificate: bool, now_ms: u64) -> (KeyStoreState, Option<String>) {
         if self.is_blocked() {
             return (KeyStoreState::Blocked, Some("an administrator blocked the key store".to_owned()));
         }
         let is_alone = self.manifest.manifest().custodians.len() == 1;
         if self.unsealed.is_some() {
-            let reason = if is_alone { None } else { self.reason() };
+            let reason = if is_alone { self.problem.text.clone() } else { self.reason(now_ms) };
             if has_certificate {
                 return (KeyStoreState::Serving, reason);
             }
@@ -153,15 +168,15 @@ impl<C> State<C> {
             let trouble = self.members().find_map(|(_, link)| link.trouble.as_ref());
             trouble.map(|trouble| trouble.text.clone()).or_else(|| self.problem.text.clone())
         } else {
-            self.reason()
+            self.reason(now_ms)
         };
         (told, reason)
     }
 
     /// Of several custodians, who is missing and why.
-    fn reason(&self) -> Option<String> {
+    fn reason(&self, now_ms: u64) -> Option<String> {
         let mut parts: Vec<String> = self.problem.text.iter().cloned().collect();
-        let answered = self.members().filter(|(_, link)| link.answer.is_some()).count();
+        let answered = self.answers(&self.manifest, now_ms).len();
         let needed = self.quorum().answers();
         if self.unsealed.is_none() && answered < needed {
             parts.push(format!("{answered} of {needed} custodians answered"));

@@ -20,6 +20,9 @@ use crate::custody::CustodyError;
 use crate::custody::lease::Lease;
 use crate::custody::release::{Granted, Released};
 
+/// How long no successor manifest is looked at after one that did not verify, in milliseconds.
+const REFUSED_WAIT_MS: u64 = 1_000;
+
 /// What an answer to a watch brings.
 pub(in crate::custody) struct News {
     /// When the question was sent, monotonic.
@@ -62,6 +65,7 @@ impl<C: Connect + 'static> Ledger<C> {
         link.order = None;
         link.answer = Some(told);
         link.answered_ms = lease.sent_ms();
+        link.is_silent = false;
         link.holds = shares.iter().map(|held| (held.set.generation, share_set_sha256(&held.set))).collect();
         if let Some(set) = in_use.filter(|_| !is_blocked) {
             // It lost its share; one of a newer generation is as good.
@@ -119,6 +123,7 @@ impl<C: Connect + 'static> Ledger<C> {
         let told = news.register.map(|register| self.told(&state, Some(register))).transpose();
         if let Some(link) = state.links.get_mut(&id) {
             link.answered_ms = link.answered_ms.max(news.sent_ms);
+            link.is_silent = false;
             if let Ok(Some(told)) = &told {
                 link.answer = Some(told.clone());
             }
@@ -178,13 +183,18 @@ impl<C: Connect + 'static> Ledger<C> {
         Ok(Told { entry: Some(entry), signed, is_committed })
     }
 
-    /// Takes successors of the manifest that are not known yet; the first that does not verify ends it.
+    /// Takes successors of the manifest that are not known yet; the first that does not verify ends it. After one that did not, none
+    /// is looked at for a while: each costs signatures.
     fn learn(&self, state: &mut State<C>, successors: impl Iterator<Item = Vec<u8>>) {
         let known: Vec<Vec<u8>> = state.manifest.successors().map(<[u8]>::to_vec).collect();
         for (position, signed) in successors.enumerate() {
             // Signatures may differ; what was verified once needs no second look.
             if position < known.len() {
                 continue;
+            }
+            let now_ms = self.now_ms();
+            if state.refused_ms.is_some_and(|refused_ms| now_ms.saturating_sub(refused_ms) < REFUSED_WAIT_MS) {
+                return;
             }
             match state.manifest.succeed(&signed) {
                 // It is being put in force from here, which ends when those that were hold the version as well.
@@ -195,6 +205,7 @@ impl<C: Connect + 'static> Ledger<C> {
                     state.candidate = None;
                 }
                 Err(error) => {
+                    state.refused_ms = Some(now_ms);
                     self.log(Level::Error, &format!("{error}; ignored"));
                     return;
                 }

@@ -67,6 +67,9 @@ pub(super) struct Hostile {
     /// Shares given are of the oldest set ever held.
     pub(super) gives_first_set: bool,
     pub(super) refuses_copies: bool,
+    /// Of this version and newer ones.
+    pub(super) refuses_copies_from: Option<u64>,
+    pub(super) refuses_deposits: bool,
     /// Every version is said to be committed.
     pub(super) lies_committed: bool,
     /// The overlay is not handed out.
@@ -478,6 +481,7 @@ impl FakeCustodian {
                 let mut state = self.state();
                 let newest = state.versions.last().filter(|newest| newest.is_committed);
                 if newest.map(|newest| keystore::header(&newest.blob).unwrap().generation) != Some(generation) {
+                    state.log.push("retire too early");
                     return refused("not yet");
                 }
                 state.shares.retain(|(set, _)| set.generation >= generation);
@@ -492,6 +496,9 @@ impl FakeCustodian {
 
     fn deposit(&self, set: ShareSet, sealed: &hpke::Sealed) -> Reply {
         let mut state = self.state();
+        if state.hostile.refuses_deposits {
+            return refused("will not");
+        }
         let in_force = state.versions.last().map_or(0, |newest| keystore::header(&newest.blob).unwrap().generation);
         let kept = state.shares.iter().any(|(kept, _)| *kept == set);
         let is_fixed =
@@ -517,6 +524,9 @@ impl FakeCustodian {
             return refused("will not");
         }
         let entry = register::open(&register, state.key_store_id, &state.home.unwrap()).unwrap();
+        if state.hostile.refuses_copies_from.is_some_and(|from| entry.version >= from) {
+            return refused("will not");
+        }
         assert_eq!(entry.blob_id, keystore::blob_id(&blob));
         let held = state.versions.last().map(|newest| (newest.entry.version, newest.entry.blob_id));
         match quorum::judge_copy(held, &entry) {

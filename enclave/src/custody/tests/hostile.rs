@@ -60,6 +60,29 @@ async fn a_version_that_names_another_host_or_path_than_the_manifest_is_never_se
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_version_that_names_other_shares_is_not_served() {
+    let world = World::start().serving().await;
+    forge(&world, |body| body.sharing.as_mut().unwrap().set.commitments[0].0 = [9; 32]);
+    let refused = |world: &World| world.reason().contains("names another set of shares of its root key");
+    world.until("a refusal", refused).await;
+    assert_eq!(world.report().version, Some(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_custodian_that_lost_a_version_is_not_given_it_back() {
+    let world = World::start().serving().await;
+    let command = world.create("a");
+    world.done(command).await;
+    world.until("version 2", |world| world.report().version == Some(2)).await;
+    world.custodian.change(|state| state.versions.truncate(1));
+    world.create("b");
+    world.until("a try", |world| world.custodian.state().asked("publish") > 2).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    let state = world.custodian.state();
+    assert_eq!((state.versions.len(), state.asked("copy")), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn administrators_that_a_version_invents_change_no_owner() {
     let world = World::start().serving().await;
     forge(&world, |body| self_made(body, "xks.example.com"));

@@ -54,7 +54,7 @@ impl World {
         }
     }
 
-    fn reason(&self) -> String {
+    pub(super) fn reason(&self) -> String {
         self.report().reason.map(|reason| reason.as_str().to_owned()).unwrap_or_default()
     }
 
@@ -141,9 +141,10 @@ async fn a_change_waits_until_enough_custodians_can_hold_it() {
     let command = world.create("a");
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert!(!world.custodian.state().results.contains_key(&command));
-    assert_eq!(world.version(), Some(1));
+    assert_eq!(world.custodian.state().versions.len(), 1, "nor is it begun");
     assert!(world.serves());
     world.away(&[1], false);
+    world.until("it answers again", |world| !world.reason().contains("vault-1")).await;
     world.clock.advance_ms(10_000);
     world.done(command).await;
     world.settled().await;
@@ -368,5 +369,103 @@ async fn a_refused_lease_counts_no_more_at_once() {
     }
     world.custodians[2].fail("watch", Fault::LeaseEnded);
     world.until("a wipe", |world| !world.served.holds_keys()).await;
+    assert!(!world.serves());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_word_and_an_old_register_make_no_quorum() {
+    let world = World::start_quorum(TWO_OF_THREE, |custodians| {
+        for custodian in custodians {
+            custodian.state().lease_ms = 600_000;
+        }
+    });
+    let world = world.serving().await.settled().await;
+    world.away(&[0, 2], true);
+    let world = world.reboot().await;
+    world.reasoned("1 of 2 custodians answered").await;
+    // Home and this one may hold more by now; only the third one, which may not, is heard.
+    world.away(&[1], true);
+    world.clock.advance_ms(60_001);
+    world.away(&[2], false);
+    let heard = |world: &World| world.custodians[2].state().log.iter().filter(|asked| **asked == "watch").count() > 3;
+    world.until("the third one is heard", heard).await;
+    assert!(!world.serves(), "its lease and that of the other run, and its word counts; the other's is old");
+    world.away(&[1], false);
+    world.serving().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_that_cannot_be_opened_is_not_copied() {
+    let world = serving(TWO_OF_THREE).await;
+    let newest = world.custodian.state().versions[0].clone();
+    let place =
+        keystore::Place { key_store_id: world.id, version: 2, previous: Some(newest.entry.blob_id), generation: 1 };
+    let other_root = Secret::take(&mut [9; 32]);
+    let body = {
+        let state = world.custodian.state();
+        let other = &world.custodians[1].state().shares[0];
+        let share = |index, value: &Secret<32>| holdfast_shared::release::Share { index, value: value.duplicate() };
+        let shares = [share(1, &state.shares[0].1), share(2, &other.1)];
+        let root = holdfast_shared::sharing::combine(&other.0, &[&shares[0], &shares[1]]).unwrap();
+        keystore::open(&root, &newest.entry, &newest.blob).unwrap().body
+    };
+    let sealed = keystore::seal(&other_root, &place, &body, &SystemRandom::new()).unwrap();
+    world.custodian.publish(2, place.previous, sealed.bytes, Vec::new(), Vec::new());
+    world.reasoned("does not open under this root key").await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(world.custodians[1..].iter().all(|custodian| custodian.state().versions.len() == 1));
+    assert_eq!((world.serves(), world.version()), (true, Some(1)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lease_of_one_without_a_share_does_not_count() {
+    let world = World::start_quorum(TWO_OF_THREE, |custodians| custodians[2].state().hostile.refuses_deposits = true);
+    let world = world.serving().await;
+    world.reasoned("vault-2: refuses to keep its share").await;
+    world.away(&[1], true);
+    world.clock.advance_ms(30_000);
+    world.until("renewals", |world| world.custodians[2].state().asked("renew") > 0).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    world.clock.advance_ms(30_000);
+    assert!(!world.serves());
+    world.until("a wipe", |world| !world.served.holds_keys()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_version_comes_before_enough_shares_and_none_before_that_of_home() {
+    let refuse = |places: &'static [usize]| {
+        move |custodians: &[Arc<FakeCustodian>]| {
+            for place in places {
+                custodians[*place].state().hostile.refuses_deposits = true;
+            }
+        }
+    };
+    let world = World::start_quorum(TWO_OF_THREE, refuse(&[1, 2]));
+    world.until("deposits", |world| world.custodians[2].state().asked("deposit") > 1).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    assert!(world.custodian.state().versions.is_empty());
+
+    let world = World::start_quorum(TWO_OF_THREE, refuse(&[0]));
+    world.until("deposits", |world| world.custodian.state().asked("deposit") > 1).await;
+    assert_eq!(world.custodians[1].state().asked("deposit"), 0);
+    world.custodian.change(|state| state.hostile.refuses_deposits = false);
+    world.serving().await.settled().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_custodians_contradict_each_other_no_lease_is_lengthened() {
+    let world = serving(TWO_OF_THREE_ONE_HOSTILE).await;
+    world.custodians[2].change(|state| {
+        let mut entry = state.versions.pop().unwrap().entry;
+        entry.blob_id = keystore::blob_id(b"other");
+        state.versions.push(world.custodian.version(entry, b"other".to_vec()));
+    });
+    world.custodians[2].refuse_channel();
+    world.reasoned("a fork").await;
+    world.clock.advance_ms(30_000);
+    world.until("renewals", |world| world.custodian.state().asked("renew") > 0).await;
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    world.until("half a minute left", |world| world.report().lease_remaining_ms == Some(30_000)).await;
+    world.clock.advance_ms(30_000);
     assert!(!world.serves());
 }

@@ -166,3 +166,40 @@ async fn a_successor_whose_custodians_do_not_answer_is_not_begun() {
     world.clock.advance_ms(10_000);
     world.done(command).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_successor_counts_once_those_that_were_and_those_that_will_be_hold_it() {
+    // The one that goes, and the one that comes.
+    for hostile in [2, 3] {
+        let world = World::start_beside((3, 2, 1), 1, |_| {});
+        let world = world.serving().await;
+        world.until("all copies", |world| world.custodians[2].state().versions.len() == 1).await;
+        world.custodians[3].state().index = 3;
+        let signed = world.successor(|manifest| manifest.custodians[2] = world.custodians[3].in_manifest());
+        world.stage(&signed);
+        world.custodians[hostile].change(|state| state.hostile.refuses_copies_from = Some(2));
+        let command = world.order(0, Action::AdoptManifest { signed });
+        world.until("version 2", |world| world.custodian.state().versions.len() == 2).await;
+        tokio::time::sleep(Duration::from_mins(1)).await;
+        assert!(!world.custodian.state().results.contains_key(&command), "{hostile}");
+        assert_eq!(world.version(), Some(1));
+        assert!(world.serves());
+        world.custodians[hostile].change(|state| state.hostile.refuses_copies_from = None);
+        world.done(command).await;
+        world.until("version 2 in service", |world| world.version() == Some(2)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn old_shares_stay_where_the_new_version_is_not_held() {
+    let world = World::start_quorum((3, 2, 0), |_| {}).serving().await.settled().await;
+    world.custodians[2].change(|state| state.hostile.refuses_copies = true);
+    let command = world.order(0, Action::RotateRootKey);
+    world.done(command).await;
+    let expected = [vec![2], vec![2], vec![1, 2]];
+    world.until("shares", |world| world.generations() == expected).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(world.custodians[2].state().asked("retire"), 0);
+    world.custodians[2].change(|state| state.hostile.refuses_copies = false);
+    world.settled().await;
+}
