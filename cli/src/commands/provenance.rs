@@ -309,8 +309,7 @@ fn judge_versions(file: &ProvenanceFile, store: &KeyStore, report: &mut Provenan
 
 /// What was deposited stands in no signature of its own: the versions, which enclaves attested, name the sets that count.
 fn judge_sets(report: &mut ProvenanceReport) {
-    let named: BTreeSet<_> =
-        report.versions.iter().filter_map(|version| version.share_set_sha256.as_deref()).collect();
+    let named: BTreeSet<_> = report.versions.iter().filter_map(|version| version.share_set_sha256.as_deref()).collect();
     let strange = report.shares.iter().filter(|share| !named.contains(share.share_set_sha256.as_str()));
     report.breaks.extend(strange.map(|share| {
         format!(

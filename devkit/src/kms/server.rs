@@ -75,6 +75,9 @@ pub(super) async fn run(listener: TcpListener, tls: Arc<ServerConfig>, service: 
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
+        if stream.set_nodelay(true).is_err() {
+            continue;
+        }
         let (acceptor, service) = (acceptor.clone(), Arc::clone(&service));
         tokio::spawn(async move {
             let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };

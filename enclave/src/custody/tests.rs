@@ -503,7 +503,7 @@ async fn a_fork_at_the_same_version_is_not_followed() {
     world
         .until("a refusal", |world| world.report().reason.is_some_and(|reason| reason.as_str().contains("a fork")))
         .await;
-    assert!(!world.serves() && !world.served.holds_keys());
+    world.until("the end of service", |world| !world.serves() && !world.served.holds_keys()).await;
 }
 
 #[tokio::test(start_paused = true)]
