@@ -21,7 +21,7 @@ use tempfile::TempDir;
 
 const KEY: &str = "shares";
 /// Only a hang takes so long: the key is looked at each half minute.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 struct Place {
     directory: TempDir,
