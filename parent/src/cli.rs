@@ -50,7 +50,7 @@ Configuration (defaults in parentheses; addresses are vsock://CID:PORT, unix:///
   [egress] allow         host:port destinations that it may ask for, read again at SIGHUP ([])
   [egress] idle_timeout_ms  as above, for egress connections (300000)
   [egress] max_connections  egress connections at a time (2048)
-  [aws] credentials      instance-role: hand the enclave those of the instance, for a share in AWS KMS (none)
+  [aws] credentials      instance-role: those of the instance, for a share in AWS KMS (none)
   [aws] instance_metadata  where the role's credentials are fetched (169.254.169.254:80)
 
 Signals:

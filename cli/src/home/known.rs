@@ -96,7 +96,7 @@ impl KeyStore {
     }
 
     /// Measurements that were accepted when a document was made: those of the policy that had been signed last, and of its
-    /// neighbours within [`POLICY_GRACE_MS`].
+    /// neighbours within five minutes.
     #[must_use]
     pub fn accepted_at(&self, made_ms: u64) -> Vec<Measurements> {
         let mut accepted = Vec::new();

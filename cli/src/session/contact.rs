@@ -94,7 +94,7 @@ impl Contact {
 /// What each custodian said, in the manifest's order; none of those that were not waited for.
 pub type Heard<T> = Vec<(Contact, Option<Result<T, SessionError>>)>;
 
-/// Does the same with every custodian at once. Once `enough` of them succeeded, the others get [`LINGER`].
+/// Does the same with every custodian at once. Once `enough` of them succeeded, the others get two more seconds.
 pub async fn with_each<T, F>(contacts: &[Contact], enough: usize, act: impl Fn(Contact) -> F) -> Heard<T>
 where
     T: Send + 'static,
