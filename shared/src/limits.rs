@@ -71,8 +71,11 @@ pub const MANIFEST_CHAIN_MAX: usize = 12;
 pub const KMS_CIPHERTEXT_MAX: usize = 6144;
 /// Bytes of a share's ciphertext by AWS KMS, in a share set; for 64 bytes it writes about 250.
 pub const KMS_SHARE_MAX: usize = 1024;
-/// Generations of shares in one release: while the root key changes there are two.
-pub const SHARE_GENERATIONS_MAX: usize = 2;
+/// Share sets of one generation that a custodian keeps before a version names one of them: so many ceremonies, or changes of the root
+/// key, may run at once, or have broken off, without harm to each other.
+pub const PROVISIONAL_SETS_MAX: usize = 4;
+/// Shares in one release: that of the generation in force, and those of the next.
+pub const RELEASED_SHARES_MAX: usize = 1 + PROVISIONAL_SETS_MAX;
 /// Administrators in a manifest.
 pub const ADMINISTRATORS_MAX: usize = 16;
 /// Custodians in a manifest.

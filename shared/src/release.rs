@@ -171,7 +171,7 @@ pub struct ReleaseContent {
     #[n(1)]
     pub lease_ms: u64,
     /// This custodian's shares and the sets they belong to, oldest generation first; none before the ceremony, and while the key
-    /// store is blocked. Two while the root key changes.
+    /// store is blocked. While a ceremony or a change of the root key is under way, those of all sets of which one will be named.
     #[n(2)]
     pub shares: Vec<HeldShare>,
     /// The signed block overlay in force ([`crate::block`]).
@@ -191,10 +191,15 @@ pub struct ReleaseContent {
 message!(ReleaseContent, limits::RELEASE_MAX, "release", |content| {
     if !limits::LEASE_MS.contains(&content.lease_ms) {
         Err("a lease lasts from 10 seconds to 31 days")
-    } else if content.shares.len() > limits::SHARE_GENERATIONS_MAX
-        || !content.shares.is_sorted_by(|a, b| a.set.generation < b.set.generation)
+    } else if content.shares.len() > limits::RELEASED_SHARES_MAX
+        || !content.shares.is_sorted_by_key(|held| held.set.generation)
+        || content
+            .shares
+            .iter()
+            .enumerate()
+            .any(|(at, held)| content.shares.iter().skip(at + 1).any(|other| other.set == held.set))
     {
-        Err("carries shares of at most two generations, the older first")
+        Err("carries at most five shares, each of another set, the older generation first")
     } else if content.successors.len() >= limits::MANIFEST_CHAIN_MAX {
         Err("carries too many manifests")
     } else {

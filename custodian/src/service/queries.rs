@@ -5,6 +5,7 @@
 
 mod records;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use holdfast_shared::cbor;
@@ -93,7 +94,7 @@ impl Custodian {
         Ok(KeyStoreStatus {
             now_ms,
             holds_share: !shares.is_empty(),
-            generations: shares.iter().map(|share| share.generation).collect(),
+            generations: shares.iter().map(|share| share.generation).collect::<BTreeSet<_>>().into_iter().collect(),
             manifest_sequence: membership.manifest().sequence(),
             is_committed,
             waiting_releases: u32::try_from(waiting).unwrap_or(u32::MAX),

@@ -103,13 +103,14 @@ CREATE TABLE leases (
 CREATE INDEX leases_of_key_store ON leases (key_store_id, expires_ms);
 
 CREATE TABLE shares (
-    key_store_id BLOB NOT NULL REFERENCES key_stores,
-    generation   INTEGER NOT NULL CHECK (generation >= 1),
-    share_set    BLOB NOT NULL,
-    wrapped      BLOB NOT NULL,
-    document     BLOB NOT NULL,
-    deposited_ms INTEGER NOT NULL,
-    PRIMARY KEY (key_store_id, generation)
+    key_store_id     BLOB NOT NULL REFERENCES key_stores,
+    generation       INTEGER NOT NULL CHECK (generation >= 1),
+    share_set_sha256 BLOB NOT NULL CHECK (length(share_set_sha256) = 32),
+    share_set        BLOB NOT NULL,
+    wrapped          BLOB NOT NULL,
+    document         BLOB NOT NULL,
+    deposited_ms     INTEGER NOT NULL,
+    PRIMARY KEY (key_store_id, generation, share_set_sha256)
 ) STRICT;
 
 CREATE TABLE versions (

@@ -1,10 +1,12 @@
 //! Shares of the root key, by generation.
 //!
-//! A share set is *provisional* until a version sealed under its generation is held here: a ceremony or a rotation that broke
-//! off leaves sets behind that the next one replaces. From then on only the set counts that the version names, and a share of it
-//! may still come: from whoever unseals, to a custodian that was away.
+//! A share set is *provisional* until a version sealed under its generation is held here: ceremonies and rotations break off, and two
+//! may run at once. Which set the next version will name is not known here, so several are kept beside each other: a share that comes
+//! late replaces no other. From then on only the set counts that the version names; the others go, and a share of it may still come:
+//! from whoever unseals, to a custodian that was away.
 
 use holdfast_shared::ids::KeyStoreId;
+use holdfast_shared::limits;
 use holdfast_shared::sha256;
 
 use super::database::{Lock, Session, Transaction, write_transaction};
@@ -66,8 +68,9 @@ pub enum Retired {
 }
 
 impl Store {
-    /// Keeps a share. While no version under its generation is held, it replaces another one of that generation; a generation
-    /// may come if it is that of the newest version held, and its set the one that this version names, or the next one.
+    /// Keeps a share. While no version under its generation is held, those of other sets stay beside it, the newest
+    /// [`limits::PROVISIONAL_SETS_MAX`]; a generation may come if it is that of the newest version held, and its set the one that
+    /// this version names, or the next one.
     ///
     /// # Errors
     /// [`StoreError`], [`StoreError::LeaseEnded`] and [`StoreError::Replayed`] among them.
@@ -75,7 +78,7 @@ impl Store {
         write_transaction!(self, Lock::KeyStore(share.key_store_id), deposit(share, origin))
     }
 
-    /// The shares of the newest two generations, oldest first.
+    /// The shares of the newest two generations, oldest first; of a generation without a version, those of all its sets.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -86,11 +89,12 @@ impl Store {
             .await?
             .fetch_all(
                 "SELECT generation, share_set, wrapped, document, deposited_ms FROM shares WHERE key_store_id = $1 \
-                 ORDER BY generation DESC LIMIT $2",
+                 AND generation IN (SELECT DISTINCT generation FROM shares WHERE key_store_id = $1 \
+                 ORDER BY generation DESC LIMIT $2) ORDER BY generation, share_set_sha256",
                 &[key_store_id.as_bytes().into(), GENERATIONS.into()],
             )
             .await?;
-        rows.into_iter().rev().map(StoredShare::try_from).collect()
+        rows.into_iter().map(StoredShare::try_from).collect()
     }
 
     /// Deletes the shares of generations below this one, if the newest version held is committed and sealed under it, and its
@@ -140,22 +144,21 @@ async fn deposit(transaction: &mut Transaction, share: &NewShare, origin: Origin
     count_message(transaction, origin).await?;
     let id = share.key_store_id.as_bytes();
     let in_force = in_force(transaction, share.key_store_id).await?;
-    if let Some(kept) = share_set(transaction, share.key_store_id, share.generation).await? {
-        // The set commits to the share, so the same set brings the same share.
-        if kept == share.share_set {
-            return Ok(Deposited::Kept);
-        }
+    let set_sha256 = sha256(&[&share.share_set]);
+    // The set commits to the share, so the same set brings the same share.
+    if has_share_of(transaction, share.key_store_id, share.generation, set_sha256).await? {
+        return Ok(Deposited::Kept);
     }
     let may_come = match in_force {
         None => share.generation == 1 || share.may_start_late,
-        Some((generation, set)) if generation == share.generation => sha256(&[&share.share_set]) == set,
+        Some((generation, set)) if generation == share.generation => set_sha256 == set,
         Some((generation, _)) => generation.checked_add(1) == Some(share.generation),
     };
     if !may_come {
         return Ok(Deposited::Conflict);
     }
     if in_force.is_none() {
-        // Of all provisional sets the newest counts, whichever generation it says.
+        // Of all provisional generations the newest counts, whichever it says.
         transaction
             .execute(
                 "DELETE FROM shares WHERE key_store_id = $1 AND generation <> $2",
@@ -165,13 +168,12 @@ async fn deposit(transaction: &mut Transaction, share: &NewShare, origin: Origin
     }
     transaction
         .execute(
-            "INSERT INTO shares (key_store_id, generation, share_set, wrapped, document, deposited_ms) \
-             VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (key_store_id, generation) DO UPDATE SET \
-             share_set = excluded.share_set, wrapped = excluded.wrapped, document = excluded.document, \
-             deposited_ms = excluded.deposited_ms",
+            "INSERT INTO shares (key_store_id, generation, share_set_sha256, share_set, wrapped, document, deposited_ms) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
             &[
                 id.into(),
                 share.generation.into(),
+                (&set_sha256).into(),
                 (&share.share_set).into(),
                 (&share.wrapped).into(),
                 (&share.document).into(),
@@ -179,7 +181,28 @@ async fn deposit(transaction: &mut Transaction, share: &NewShare, origin: Origin
             ],
         )
         .await?;
+    make_room(transaction, share.key_store_id, share.generation, set_sha256).await?;
     Ok(Deposited::Kept)
+}
+
+/// Gives up the oldest sets of a generation, if there are too many; never the one that came just now.
+async fn make_room(
+    transaction: &mut Transaction,
+    key_store_id: KeyStoreId,
+    generation: u32,
+    newest_sha256: [u8; 32],
+) -> Result<(), StoreError> {
+    let others_max = i64::try_from(limits::PROVISIONAL_SETS_MAX.saturating_sub(1))
+        .map_err(|_| StoreError::OutOfRange("number of share sets"))?;
+    transaction
+        .execute(
+            "DELETE FROM shares WHERE key_store_id = $1 AND generation = $2 AND share_set_sha256 <> $3 \
+             AND share_set_sha256 NOT IN (SELECT share_set_sha256 FROM shares WHERE key_store_id = $1 \
+             AND generation = $2 AND share_set_sha256 <> $3 ORDER BY deposited_ms DESC, share_set_sha256 LIMIT $4)",
+            &[key_store_id.as_bytes().into(), generation.into(), (&newest_sha256).into(), others_max.into()],
+        )
+        .await?;
+    Ok(())
 }
 
 async fn retire(
@@ -191,16 +214,17 @@ async fn retire(
 ) -> Result<Retired, StoreError> {
     count_message(transaction, origin).await?;
     let id = key_store_id.as_bytes();
-    let newest: Option<(i64, i64)> = transaction
+    let newest: Option<(i64, i64, Vec<u8>)> = transaction
         .fetch_optional(
-            "SELECT generation, committed FROM versions WHERE key_store_id = $1 ORDER BY version DESC LIMIT 1",
+            "SELECT generation, committed, share_set_sha256 FROM versions WHERE key_store_id = $1 ORDER BY version DESC LIMIT 1",
             &[id.into()],
         )
         .await?;
     let in_force =
-        newest.is_some_and(|(generation, committed)| committed != 0 && generation == i64::from(below_generation));
-    let has_share = needs_none || share_set(transaction, key_store_id, below_generation).await?.is_some();
-    if !in_force || !has_share {
+        newest.filter(|(generation, committed, _)| *committed != 0 && *generation == i64::from(below_generation));
+    let Some((_, _, named)) = in_force else { return Ok(Retired::TooEarly) };
+    let named = array(&named, "share set's hash")?;
+    if !needs_none && !has_share_of(transaction, key_store_id, below_generation, named).await? {
         return Ok(Retired::TooEarly);
     }
     let deleted = transaction
@@ -223,19 +247,20 @@ async fn in_force(session: &mut Session, key_store_id: KeyStoreId) -> Result<Opt
     row.map(|(generation, set)| Ok((generation_from(generation)?, array(&set, "share set's hash")?))).transpose()
 }
 
-/// The public part of the share of one generation.
-pub(super) async fn share_set(
+/// Whether a share of this set is kept.
+pub(super) async fn has_share_of(
     session: &mut Session,
     key_store_id: KeyStoreId,
     generation: u32,
-) -> Result<Option<Vec<u8>>, StoreError> {
-    let row: Option<(Vec<u8>,)> = session
+    set_sha256: [u8; 32],
+) -> Result<bool, StoreError> {
+    let row: Option<(i64,)> = session
         .fetch_optional(
-            "SELECT share_set FROM shares WHERE key_store_id = $1 AND generation = $2",
-            &[key_store_id.as_bytes().into(), generation.into()],
+            "SELECT generation FROM shares WHERE key_store_id = $1 AND generation = $2 AND share_set_sha256 = $3",
+            &[key_store_id.as_bytes().into(), generation.into(), (&set_sha256).into()],
         )
         .await?;
-    Ok(row.map(|(share_set,)| share_set))
+    Ok(row.is_some())
 }
 
 /// Gives up shares that lost to those that a version was sealed under: of its generation but another set, and provisional ones of
@@ -247,12 +272,12 @@ pub(super) async fn drop_losing_shares(
     winning_sha256: [u8; 32],
 ) -> Result<(), StoreError> {
     let id = key_store_id.as_bytes();
-    let kept = share_set(transaction, key_store_id, generation).await?;
-    if kept.is_some_and(|kept| sha256(&[&kept]) != winning_sha256) {
-        transaction
-            .execute("DELETE FROM shares WHERE key_store_id = $1 AND generation = $2", &[id.into(), generation.into()])
-            .await?;
-    }
+    transaction
+        .execute(
+            "DELETE FROM shares WHERE key_store_id = $1 AND generation = $2 AND share_set_sha256 <> $3",
+            &[id.into(), generation.into(), (&winning_sha256).into()],
+        )
+        .await?;
     transaction
         .execute(
             "DELETE FROM shares WHERE key_store_id = $1 AND generation > $2",

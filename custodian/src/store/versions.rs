@@ -6,13 +6,12 @@
 use std::collections::BTreeMap;
 
 use holdfast_shared::ids::{BlobId, BootId, CommandId, KeyStoreId};
-use holdfast_shared::sha256;
 
 use super::commands::keep_result;
 use super::database::{Lock, Session, Transaction, write_transaction};
 use super::leases::count_message;
 use super::manifests::adopt_named;
-use super::shares::{drop_losing_shares, share_set};
+use super::shares::{drop_losing_shares, has_share_of};
 use super::{Origin, Store, StoreError, array, from_integer, generation_from, sequence_from, to_integer};
 
 /// A version to be published, at the custodian that orders changes.
@@ -260,8 +259,7 @@ async fn publish(transaction: &mut Transaction, new: &NewVersion, origin: Origin
     {
         return Ok(Published::Backwards);
     }
-    let kept = share_set(transaction, new.key_store_id, new.generation).await?;
-    if kept.map(|kept| sha256(&[&kept])) != Some(new.share_set_sha256) {
+    if !has_share_of(transaction, new.key_store_id, new.generation, new.share_set_sha256).await? {
         return Ok(Published::OtherShares);
     }
     let row = VersionRow {
@@ -277,6 +275,7 @@ async fn publish(transaction: &mut Transaction, new: &NewVersion, origin: Origin
         blob: &new.blob,
     };
     insert_version(transaction, &row, origin.now_ms).await?;
+    drop_losing_shares(transaction, new.key_store_id, new.generation, new.share_set_sha256).await?;
     let number = to_integer(new.version, "version")?;
     for (command_id, sealed) in &new.results {
         keep_result(transaction, new.key_store_id, *command_id, Some(number), sealed, origin.now_ms).await?;

@@ -96,8 +96,8 @@ struct LinkState<C> {
     attested_key: Option<Arc<hpke::PrivateKey>>,
     /// Sets of which it gave, or took, a share since the last wipe.
     proven: BTreeSet<SetHash>,
-    /// What it holds, by generation.
-    holds: BTreeMap<u32, SetHash>,
+    /// Of which sets it holds a share, with their generations.
+    holds: BTreeSet<(u32, SetHash)>,
     deposit: Option<(ShareSet, hpke::Sealed)>,
     trouble: Option<account::Trouble>,
     order: Option<Order>,
@@ -250,7 +250,7 @@ impl<C: Connect + 'static> Ledger<C> {
             shares: Vec::new(),
             attested_key: None,
             proven: BTreeSet::new(),
-            holds: BTreeMap::new(),
+            holds: BTreeSet::new(),
             deposit: None,
             trouble: None,
             order: None,

@@ -12,7 +12,7 @@ use holdfast_shared::provenance::share_set_sha256;
 use holdfast_shared::register::RegisterEntry;
 use holdfast_shared::release::ShareSet;
 
-use super::{Ledger, Told};
+use super::{Ledger, LinkState, Told};
 use crate::custody::unseal::HeldVersion;
 
 /// The version that every custodian should hold.
@@ -71,20 +71,38 @@ impl<C: Connect + 'static> Ledger<C> {
         let target = state.target.as_ref().filter(|target| target.is_committed)?;
         let generation = target.version.generation;
         let is_there = told.entry.as_ref() == Some(&target.version.entry) && told.is_committed;
-        let has_old = link.holds.keys().any(|held| *held < generation);
+        let has_old = link.holds.iter().any(|(held, _)| *held < generation);
         // One that was removed gets no new share, and keeps the old ones no longer either.
-        let may_do_without = state.place(id).is_none() || link.holds.contains_key(&generation);
-        (is_there && has_old && may_do_without).then_some(Chore::Retire { generation })
+        let set =
+            state.unsealed.as_ref().map(|unsealed| unsealed.root().set()).filter(|set| set.generation == generation)?;
+        let share = (generation, share_set_sha256(set));
+        let may_do_without = state.place(id).is_none() || link.holds.contains(&share);
+        // Before a custodian holds the version, its new share may yet make room for another. So old ones go, anywhere, only once as
+        // many as open the key store have both.
+        let has_both = |link: &LinkState<C>| {
+            let entry = link.answer.as_ref().and_then(|told| told.entry.as_ref());
+            entry == Some(&target.version.entry) && link.holds.contains(&share)
+        };
+        let is_safe = state.members().filter(|(_, link)| has_both(link)).count() >= state.quorum().answers();
+        (is_there && has_old && may_do_without && is_safe).then_some(Chore::Retire { generation })
     }
 
     /// It holds a version now.
     pub(in crate::custody) fn copied(&self, id: CustodianId, version: &HeldVersion) {
         let told = Told { entry: Some(version.entry.clone()), signed: version.signed.clone(), is_committed: false };
-        if let Some(link) = self.lock().links.get_mut(&id)
+        let mut state = self.lock();
+        let generation = state.unsealed.as_ref().map(|unsealed| unsealed.root().set().generation);
+        if let Some(link) = state.links.get_mut(&id)
             && link.answer.as_ref().and_then(|told| told.entry.as_ref()) != Some(&version.entry)
         {
             link.answer = Some(told);
+            // Until it held a version under the new root key, its new share may have made room for others: it is given again, which
+            // harms nothing.
+            if generation != Some(version.generation) {
+                link.holds.retain(|(held, _)| *held != version.generation);
+            }
         }
+        drop(state);
         self.tell_all();
     }
 
@@ -103,7 +121,7 @@ impl<C: Connect + 'static> Ledger<C> {
         let hash = share_set_sha256(set);
         let mut state = self.lock();
         if let Some(link) = state.links.get_mut(&id) {
-            link.holds.insert(set.generation, hash);
+            link.holds.insert((set.generation, hash));
             link.proven.insert(hash);
             link.deposit.take_if(|(other, _)| other == set);
         }
@@ -115,7 +133,7 @@ impl<C: Connect + 'static> Ledger<C> {
     /// It keeps no share below this generation.
     pub(in crate::custody) fn retired(&self, id: CustodianId, generation: u32) {
         if let Some(link) = self.lock().links.get_mut(&id) {
-            link.holds.retain(|held, _| *held >= generation);
+            link.holds.retain(|(held, _)| *held >= generation);
         }
         self.tell_all();
     }
@@ -157,7 +175,7 @@ impl<C: Connect + 'static> Ledger<C> {
         let lacks = state.members().filter(|(_, link)| {
             link.session.is_some()
                 && link.deposit.is_none()
-                && link.holds.get(&set.generation) != Some(&hash)
+                && !link.holds.contains(&(set.generation, hash))
                 && link.answer.as_ref().is_some_and(|told| told.entry.as_ref() == Some(unsealed.entry()))
         });
         lacks.map(|(_, link)| link.custodian.id()).collect()
@@ -167,7 +185,7 @@ impl<C: Connect + 'static> Ledger<C> {
     pub(in crate::custody) fn with_share(&self, set: &ShareSet) -> Vec<CustodianId> {
         let hash = share_set_sha256(set);
         let state = self.lock();
-        let holds = state.links.iter().filter(|(_, link)| link.holds.get(&set.generation) == Some(&hash));
+        let holds = state.links.iter().filter(|(_, link)| link.holds.contains(&(set.generation, hash)));
         holds.map(|(id, _)| *id).collect()
     }
 
@@ -179,7 +197,7 @@ impl<C: Connect + 'static> Ledger<C> {
         state.unsealed.as_ref().filter(|unsealed| unsealed.sequence() >= state.manifest.sequence()).is_some_and(
             |unsealed| {
                 let generation = unsealed.root().set().generation;
-                link.holds.keys().all(|held| *held >= generation)
+                link.holds.iter().all(|(held, _)| *held >= generation)
             },
         )
     }

@@ -84,7 +84,7 @@ impl<C: Connect + 'static> Ledger<C> {
             link.counted_ms = lease.expires_ms();
             link.session = Some(Arc::new(session));
             if !is_blocked {
-                link.proven.extend(link.holds.values().copied());
+                link.proven.extend(link.holds.iter().map(|(_, set)| *set));
                 link.shares = shares;
                 link.attested_key = Some(Arc::new(attested_key));
             }
