@@ -21,7 +21,7 @@ use holdfast_shared::external_key::KeyUsage;
 use holdfast_shared::hpke::PrivateKey;
 use holdfast_shared::ids::{BlobId, BootId, CommandId, KeyStoreId};
 use holdfast_shared::manifest::{
-    AcceptedImage, Custodian, DerCertificate, ReleasePolicy, Thresholds, VerifiedManifest,
+    AcceptedImage, Custodian, DerCertificate, ManifestId, ReleasePolicy, Thresholds, VerifiedManifest,
 };
 use holdfast_shared::policy::{self, PolicyUpdate};
 use holdfast_shared::provenance::{VersionUserData, share_set_sha256};
@@ -118,7 +118,7 @@ struct Fault {
     stranger: bool,
     other_key_store: bool,
     unordered: bool,
-    manifest_sequence: Option<u32>,
+    manifest: Option<ManifestId>,
 }
 
 impl World {
@@ -177,7 +177,7 @@ impl World {
             blob_id: fault.said_blob.map_or(entry.blob_id, |byte| BlobId([byte; 32])),
             previous: entry.previous,
             share_set_sha256: share_set_sha256(&self.set),
-            manifest_sequence: fault.manifest_sequence.unwrap_or(1),
+            manifest: fault.manifest.unwrap_or(self.store.manifest.manifest_id()),
             commands: if fault.unordered { Vec::new() } else { named },
         };
         let configuration = if fault.other_image { OTHER_CONFIGURATION } else { CONFIGURATION };
@@ -280,7 +280,14 @@ fn each_broken_link_is_named_at_its_version() {
         ("3: the entry is not the home custodian's", Fault { other_home: true, ..none() }),
         ("3: the command c0", Fault { stranger: true, ..none() }),
         ("3: the custodian names a command that the enclave does not", Fault { unordered: true, ..none() }),
-        ("3: the enclave names manifest 2", Fault { manifest_sequence: Some(2), ..none() }),
+        (
+            "3: the enclave names manifest 2",
+            Fault { manifest: Some(ManifestId { sequence: 2, digest: [2; 32] }), ..none() },
+        ),
+        (
+            "3: the enclave names another manifest 1",
+            Fault { manifest: Some(ManifestId { sequence: 1, digest: [2; 32] }), ..none() },
+        ),
         ("2: comes after version 2", Fault { version: Some(2), ..none() }),
     ];
     for (expected, fault) in table {

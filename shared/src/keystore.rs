@@ -27,7 +27,7 @@ use crate::hpke;
 use crate::ids::{BlobId, KeyStoreId};
 use crate::labels;
 use crate::limits;
-use crate::manifest::{Administrator, Thresholds};
+use crate::manifest::{Administrator, ManifestId, Thresholds};
 use crate::register::RegisterEntry;
 use crate::secrets::{Secret, with_swept_stack};
 use crate::xks::{HostName, PathPrefix};
@@ -114,16 +114,28 @@ pub struct Body {
     /// How the root key is shared.
     #[n(10)]
     pub sharing: Option<Sharing>,
-    /// Sequence of the manifest in force; absent for the first.
+    /// Which successor of the first manifest is in force; absent for the first.
     #[n(11)]
-    pub manifest_sequence: Option<u32>,
+    pub successor: Option<SuccessorInForce>,
+}
+
+/// A successor manifest under which a key store is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(array)]
+pub struct SuccessorInForce {
+    /// Which manifest.
+    #[n(0)]
+    pub manifest: ManifestId,
+    /// The first version that was made under it. Those that held shares before, and those that hold them since, must have that one.
+    #[n(1)]
+    pub since_version: u64,
 }
 
 impl Body {
-    /// Sequence of the manifest in force, 1 for the first.
+    /// The manifest under which this was made.
     #[must_use]
-    pub fn sequence(&self) -> u32 {
-        self.manifest_sequence.unwrap_or(1)
+    pub fn manifest_id(&self, key_store_id: KeyStoreId) -> ManifestId {
+        self.successor.map_or(ManifestId::first(key_store_id), |successor| successor.manifest)
     }
 }
 
@@ -146,8 +158,8 @@ message!(Body, limits::BLOB_MAX, "key store", |body| {
     body.client_authentication.iter().try_for_each(Message::check)?;
     body.sharing.iter().try_for_each(|sharing| sharing.set.check())?;
     rule(
-        body.manifest_sequence.is_none_or(|sequence| sequence >= 2),
-        "the first successor of a manifest has sequence 2",
+        body.successor.is_none_or(|successor| successor.manifest.sequence >= 2 && successor.since_version >= 1),
+        "the first successor of a manifest has sequence 2, and came with a version",
     )
 });
 

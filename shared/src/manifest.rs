@@ -403,18 +403,50 @@ pub enum ManifestError {
     MustStay(&'static str),
 }
 
+/// Which manifest of a key store is meant: two successors of one manifest may have been signed, and only one of them is put in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, minicbor::Encode, minicbor::Decode)]
+#[cbor(array)]
+pub struct ManifestId {
+    /// 1 for the first manifest, one more for each successor.
+    #[n(0)]
+    pub sequence: u32,
+    /// SHA-256 of its bytes, without signatures.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub digest: [u8; 32],
+}
+
+impl ManifestId {
+    /// The first manifest, of which the key store has its id.
+    #[must_use]
+    pub const fn first(key_store_id: KeyStoreId) -> Self {
+        Self { sequence: 1, digest: key_store_id.0 }
+    }
+}
+
 /// A key store's manifest, and those before it, whose signatures were checked: the first by all administrators that it names, each
 /// successor by as many administrators of its predecessor as changes of custody need. Its only constructors are
 /// [`VerifiedManifest::verify`] and [`VerifiedManifest::succeed`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifiedManifest {
     id: KeyStoreId,
-    digest: [u8; 32],
     manifest: Manifest,
-    /// First to newest, as received.
-    chain: Vec<Vec<u8>>,
+    /// First to newest.
+    chain: Vec<Received>,
     /// Whose signatures counted on block overlays, up to which epoch: one entry for each predecessor.
     past: Vec<PastAdministrators>,
+}
+
+/// A manifest of a chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Received {
+    digest: [u8; 32],
+    signed: Vec<u8>,
+}
+
+impl Received {
+    fn new(envelope: &Envelope, signed: &[u8]) -> Self {
+        Self { digest: crate::sha256(&[envelope.unverified_payload()]), signed: signed.to_vec() }
+    }
 }
 
 /// Administrators of a manifest that was succeeded.
@@ -438,8 +470,8 @@ impl VerifiedManifest {
         }
         let keys: Vec<_> = manifest.administrators.iter().map(|a| a.signing_key).collect();
         envelope.open(labels::MANIFEST, &keys, keys.len())?;
-        let digest = crate::sha256(&[envelope.unverified_payload()]);
-        Ok(Self { id: KeyStoreId(digest), digest, manifest, chain: vec![signed.to_vec()], past: Vec::new() })
+        let first = Received::new(&envelope, signed);
+        Ok(Self { id: KeyStoreId(first.digest), manifest, chain: vec![first], past: Vec::new() })
     }
 
     /// Verifies the first manifest and its successors, oldest first.
@@ -465,7 +497,7 @@ impl VerifiedManifest {
         if succession.key_store_id != self.id {
             return Err(ManifestError::Place("is of another key store"));
         }
-        if succession.predecessor != self.digest || Some(succession.sequence) != self.sequence().checked_add(1) {
+        if succession.predecessor != self.digest() || Some(succession.sequence) != self.sequence().checked_add(1) {
             return Err(ManifestError::Place("does not succeed the manifest in force; make it anew"));
         }
         if self.chain.len() >= limits::MANIFEST_CHAIN_MAX {
@@ -480,9 +512,8 @@ impl VerifiedManifest {
             administrators: self.manifest.administrators.clone(),
             thresholds: self.manifest.thresholds,
         });
-        let digest = crate::sha256(&[envelope.unverified_payload()]);
-        let chain = self.chain.iter().cloned().chain([signed.to_vec()]).collect();
-        Ok(Self { id: self.id, digest, manifest: next, chain, past })
+        let chain = self.chain.iter().cloned().chain([Received::new(&envelope, signed)]).collect();
+        Ok(Self { id: self.id, manifest: next, chain, past })
     }
 
     fn check_stays(&self, next: &Manifest) -> Result<(), ManifestError> {
@@ -515,8 +546,19 @@ impl VerifiedManifest {
 
     /// SHA-256 of the newest manifest.
     #[must_use]
-    pub const fn digest(&self) -> [u8; 32] {
-        self.digest
+    pub fn digest(&self) -> [u8; 32] {
+        self.chain.last().map_or(self.id.0, |newest| newest.digest)
+    }
+
+    /// Which manifest the newest one is.
+    #[must_use]
+    pub fn manifest_id(&self) -> ManifestId {
+        ManifestId { sequence: self.sequence(), digest: self.digest() }
+    }
+
+    /// Which manifests these are, oldest first.
+    pub fn lineage(&self) -> impl Iterator<Item = ManifestId> {
+        (1..).zip(&self.chain).map(|(sequence, received)| ManifestId { sequence, digest: received.digest })
     }
 
     /// 1 for the first manifest, one more for each successor.
@@ -534,12 +576,12 @@ impl VerifiedManifest {
     /// The signed bytes of the first manifest, as received.
     #[must_use]
     pub fn signed_bytes(&self) -> &[u8] {
-        self.chain.first().map_or(&[], Vec::as_slice)
+        self.chain.first().map_or(&[], |first| &first.signed)
     }
 
     /// The signed bytes of the successors, oldest first, as received.
     pub fn successors(&self) -> impl Iterator<Item = &[u8]> {
-        self.chain.iter().skip(1).map(Vec::as_slice)
+        self.chain.iter().skip(1).map(|received| received.signed.as_slice())
     }
 
     /// The custodian that orders changes.
@@ -571,12 +613,20 @@ message!(ManifestChain, limits::MANIFEST_CHAIN_MAX * (limits::MANIFEST_MAX + 8) 
     if (1..=limits::MANIFEST_CHAIN_MAX).contains(&chain.signed.len()) { Ok(()) } else { Err("has 1 to 12 manifests") }
 });
 
-fn envelope(signed: &[u8]) -> Result<Envelope, ManifestError> {
+/// SHA-256 of the manifest in a signed envelope, whoever signed it.
+///
+/// # Errors
+/// When it is no signed envelope of a manifest's length.
+pub fn claimed_digest(signed: &[u8]) -> Result<[u8; 32], DecodeError> {
+    Ok(crate::sha256(&[envelope(signed)?.unverified_payload()]))
+}
+
+fn envelope(signed: &[u8]) -> Result<Envelope, DecodeError> {
     let (length, max) = (signed.len(), limits::MANIFEST_MAX);
     if length > max {
-        return Err(DecodeError::TooLong { name: "manifest", length, max }.into());
+        return Err(DecodeError::TooLong { name: "manifest", length, max });
     }
-    Ok(cbor::decode(signed)?)
+    cbor::decode(signed)
 }
 
 /// Starts a signed manifest with the first administrator's signature.

@@ -9,6 +9,7 @@ use crate::cbor::message;
 use crate::ids::{BlobId, CommandId, KeyStoreId};
 use crate::labels;
 use crate::limits;
+use crate::manifest::ManifestId;
 use crate::release::ShareSet;
 
 /// What a document that vouches for a version says in `user_data`.
@@ -33,9 +34,9 @@ pub struct VersionUserData {
     /// SHA-256 of the set of shares of the root key under which it is sealed ([`share_set_sha256`]).
     #[cbor(n(5), with = "minicbor::bytes")]
     pub share_set_sha256: [u8; 32],
-    /// Sequence of the manifest in force.
+    /// The manifest under which it was made.
     #[n(6)]
-    pub manifest_sequence: u32,
+    pub manifest: ManifestId,
     /// The commands that made it; none for the ceremony and for what an enclave does by itself.
     #[n(7)]
     pub commands: Vec<CommandId>,
@@ -46,6 +47,8 @@ message!(VersionUserData, limits::ATTESTATION_FIELD_MAX, "version user_data", |u
         Err("was made for another purpose")
     } else if user_data.version == 0 || (user_data.version == 1) != user_data.previous.is_none() {
         Err("version 1 alone has no predecessor")
+    } else if user_data.manifest.sequence == 0 {
+        Err("the first manifest has sequence 1")
     } else {
         Ok(())
     }

@@ -197,7 +197,7 @@ fn one(
         Err(error) => report.breaks.push(format!("no accepted enclave vouches for it: {error}")),
         Ok((evidence, said)) => {
             report.evidence = Some(evidence);
-            report.manifest_sequence = Some(said.manifest_sequence);
+            report.manifest_sequence = Some(said.manifest.sequence);
             report.share_set_sha256 = Some(hex::encode(said.share_set_sha256));
             report.breaks.extend(vouched(&read, &said, store));
             let signed: Vec<_> = entry.commands.iter().map(|command| command.as_slice()).collect();
@@ -229,9 +229,14 @@ fn vouched(read: &RegisterEntry, said: &VersionUserData, store: &KeyStore) -> Op
     if !is_this {
         return Some("the enclave vouches for another version".to_owned());
     }
-    let known = store.manifest.sequence();
-    (said.manifest_sequence == 0 || said.manifest_sequence > known)
-        .then(|| format!("the enclave names manifest {}, of which {known} are known", said.manifest_sequence))
+    let (named, known) = (said.manifest, store.manifest.sequence());
+    if store.manifest.lineage().any(|manifest| manifest == said.manifest) {
+        None
+    } else if named.sequence > known {
+        Some(format!("the enclave names manifest {}, of which {known} are known", named.sequence))
+    } else {
+        Some(format!("the enclave names another manifest {} than the one known here", named.sequence))
+    }
 }
 
 fn commands(report: &mut VersionReport, said: &VersionUserData, signed: &[&[u8]], manifests: &[VerifiedManifest]) {
@@ -246,7 +251,7 @@ fn commands(report: &mut VersionReport, said: &VersionUserData, signed: &[&[u8]]
             });
             continue;
         };
-        match opened(signed, said.manifest_sequence, manifests) {
+        match opened(signed, said.manifest.sequence, manifests) {
             Ok((command, signed_by)) => report.commands.push(CommandLine {
                 command_id: *command_id,
                 order: Some(words::order(&command.action)),

@@ -158,7 +158,7 @@ fn judge(id: KeyStoreId, membership: &Membership, copy: Copy, boot_id: BootId) -
         blob,
         generation: header.generation,
         share_set_sha256: named.share_set_sha256,
-        manifest_sequence: named.manifest_sequence,
+        manifest_sequence: named.manifest.sequence,
         register,
         evidence,
         boot_id,

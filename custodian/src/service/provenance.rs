@@ -24,8 +24,5 @@ pub(super) fn read(evidence: &[u8], entry: &RegisterEntry) -> Result<VersionUser
     if named != (entry.key_store_id, entry.version, entry.blob_id, entry.previous) {
         return Err("the version's evidence was made for another version");
     }
-    if user_data.manifest_sequence == 0 {
-        return Err("the version's evidence names no manifest");
-    }
     Ok(user_data)
 }

@@ -121,7 +121,7 @@ impl Custodian {
             Ok(named) => named,
             Err(reason) => return Ok(Err(reason)),
         };
-        let Some(commit_now) = membership.commits_at_once(named.manifest_sequence) else {
+        let Some(commit_now) = membership.commits_at_once(named.manifest.sequence) else {
             return Ok(Err("the version was made under a manifest that is neither in force nor staged here"));
         };
         let register = register::sign(&entry, &self.signing_key, &self.rng)
@@ -134,7 +134,7 @@ impl Custodian {
             blob,
             generation: header.generation,
             share_set_sha256: named.share_set_sha256,
-            manifest_sequence: named.manifest_sequence,
+            manifest_sequence: named.manifest.sequence,
             register,
             evidence,
             results: Vec::new(),

@@ -106,7 +106,10 @@ async fn a_copy_is_kept_as_home_signed_it() {
         blob_id: one.id,
         previous: None,
         share_set_sha256: share_set_sha256(&three.set),
-        manifest_sequence: 0,
+        manifest: holdfast_shared::manifest::ManifestId {
+            sequence: 0,
+            ..holdfast_shared::manifest::ManifestId::first(world.key_store_id)
+        },
         commands: Vec::new(),
     };
     let copy = |register: &[u8], blob: &SealedKeyStore, evidence: &[u8]| Ask::Copy {

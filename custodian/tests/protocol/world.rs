@@ -23,7 +23,8 @@ use holdfast_shared::ids::{BootId, CommandId, CustodianId, KeyStoreId};
 use holdfast_shared::keystore::{self, Body, Place, SealedKeyStore, TlsIdentity};
 use holdfast_shared::labels;
 use holdfast_shared::manifest::{
-    self, Administrator, Custodian as CustodianEntry, DerCertificate, Manifest, ReleasePolicy, Succession, Thresholds,
+    self, Administrator, Custodian as CustodianEntry, DerCertificate, Manifest, ManifestId, ReleasePolicy, Succession,
+    Thresholds,
 };
 use holdfast_shared::policy::{self, PolicyUpdate, ReleaseApproval};
 use holdfast_shared::provenance::{VersionUserData, share_set_sha256};
@@ -276,7 +277,7 @@ impl World {
             blob_id: blob.id,
             previous: header.previous,
             share_set_sha256: share_set_sha256(set),
-            manifest_sequence,
+            manifest: ManifestId { sequence: manifest_sequence, ..ManifestId::first(self.key_store_id) },
             commands: Vec::new(),
         };
         self.evidence_of(&user_data)
@@ -365,7 +366,7 @@ impl World {
     pub(crate) fn blob_at(&self, place: &Place) -> SealedKeyStore {
         let body = Body {
             sharing: None,
-            manifest_sequence: None,
+            successor: None,
             host_name: self.manifest.host_name.clone(),
             path_prefix: self.manifest.path_prefix.clone(),
             tls: TlsIdentity { private_key: SecretBytes::new(vec![5; 40]), chain: Vec::new() },

@@ -249,7 +249,7 @@ fn blob(fleet: &Fleet, version: u64, previous: Option<BlobId>) -> SealedKeyStore
     let manifest = &fleet.manifest;
     let body = Body {
         sharing: None,
-        manifest_sequence: None,
+        successor: None,
         host_name: manifest.host_name.clone(),
         path_prefix: manifest.path_prefix.clone(),
         tls: TlsIdentity { private_key: SecretBytes::new(vec![5; 40]), chain: Vec::new() },
@@ -274,7 +274,7 @@ fn evidence(fleet: &Fleet, version: u64, blob: &SealedKeyStore, previous: Option
         blob_id: blob.id,
         previous,
         share_set_sha256: share_set_sha256(&share_set(&share)),
-        manifest_sequence: 1,
+        manifest: holdfast_shared::manifest::ManifestId::first(fleet.key_store_id),
         commands: Vec::new(),
     };
     builder(fleet).user_data(Some(&cbor::encode(&user_data))).build().unwrap()

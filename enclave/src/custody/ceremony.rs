@@ -6,7 +6,7 @@
 
 use holdfast_client::Connect;
 use holdfast_shared::command::{Outcome, ceremony_id};
-use holdfast_shared::keystore::{Body, Place, TlsIdentity};
+use holdfast_shared::keystore::{Body, Place, SuccessorInForce, TlsIdentity};
 use holdfast_shared::manifest::VerifiedManifest;
 use ring::rand::{SecureRandom, SystemRandom};
 
@@ -62,7 +62,8 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
             quota: None,
             client_authentication: None,
             sharing: Some(sharing),
-            manifest_sequence: (manifest.sequence() > 1).then_some(manifest.sequence()),
+            successor: (manifest.sequence() > 1)
+                .then(|| SuccessorInForce { manifest: manifest.manifest_id(), since_version: 1 }),
         };
         let administrator = contents.administrators.first().ok_or(CustodyError::OtherAnswer)?;
         let key_store_id = manifest.id();

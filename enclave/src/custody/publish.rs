@@ -221,7 +221,8 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
     pub(super) async fn publish(&mut self, draft: Draft) -> Result<bool, CustodyError> {
         let Draft { root, body, place, results, commands } = draft;
         let (home, session) = self.ledger.home()?;
-        let (set, sequence) = (share_set_sha256(root.set()), body.sequence());
+        let (set, manifest) = (share_set_sha256(root.set()), body.manifest_id(place.key_store_id));
+        let sequence = manifest.sequence;
         if sequence < self.ledger.newest_sequence() {
             // A successor whose adoption broke off: it is begun anew when its order comes again.
             self.ledger.set_candidate(None);
@@ -236,7 +237,7 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
             blob_id,
             previous: place.previous,
             share_set_sha256: set,
-            manifest_sequence: sequence,
+            manifest,
             commands,
         };
         let evidence = evidence(&self.ledger.enclave.nsm, blob_id, &user_data).await?;

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use holdfast_shared::external_key::KeyState;
 use holdfast_shared::keystore::{self, Body, Header, OpenedKeyStore};
+use holdfast_shared::manifest::ManifestId;
 use holdfast_shared::quorum::{self, Answer, Copied, Quorum, Reading};
 use holdfast_shared::register::RegisterEntry;
 use holdfast_shared::release::{Share, ShareSet};
@@ -171,14 +172,14 @@ pub(super) fn open(root: Root, version: Arc<HeldVersion>) -> Result<Opened, Cust
     };
     let pending = body.external_keys.iter().filter(|key| key.state == KeyState::PendingDestruction);
     let due_ms = pending.filter_map(|key| key.destroy_after_ms).min();
-    let sequence = body.sequence();
-    Ok(Opened { unsealed: Unsealed { root, seed, version, sequence, due_ms }, body })
+    let manifest = body.manifest_id(version.entry.key_store_id);
+    Ok(Opened { unsealed: Unsealed { root, seed, version, manifest, due_ms }, body })
 }
 
 impl Opened {
     /// Sequence of the manifest under which the version was made.
     pub(super) const fn sequence(&self) -> u32 {
-        self.unsealed.sequence
+        self.unsealed.manifest.sequence
     }
 
     /// What may be served, once the version is committed.
@@ -200,7 +201,7 @@ pub(super) struct Unsealed {
     /// Gives every custodian its share again.
     seed: Option<Secret<32>>,
     version: Arc<HeldVersion>,
-    sequence: u32,
+    manifest: ManifestId,
     /// When the next key is to be destroyed, milliseconds since 1970.
     due_ms: Option<u64>,
 }
@@ -223,7 +224,7 @@ impl Unsealed {
     }
 
     pub(super) const fn sequence(&self) -> u32 {
-        self.sequence
+        self.manifest.sequence
     }
 
     pub(super) const fn due_ms(&self) -> Option<u64> {

@@ -121,7 +121,7 @@ proptest! {
             quota: settings.0,
             client_authentication: settings.1,
             sharing: None,
-            manifest_sequence: None,
+            successor: None,
         };
         holds(&body, change)?;
         for credential in &body.credentials {

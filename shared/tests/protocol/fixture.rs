@@ -108,6 +108,6 @@ pub(crate) fn body(administrator: Administrator) -> Body {
         quota: None,
         client_authentication: None,
         sharing: None,
-        manifest_sequence: None,
+        successor: None,
     }
 }

@@ -6,7 +6,7 @@
 //! one in force.
 
 use holdfast_shared::command::Outcome;
-use holdfast_shared::keystore::Body;
+use holdfast_shared::keystore::{Body, SuccessorInForce};
 use holdfast_shared::manifest::{Custodian, Manifest};
 
 use super::{Effect, Situation, refused};
@@ -14,7 +14,7 @@ use super::{Effect, Situation, refused};
 /// Changes the body to what the successor says.
 pub(super) fn adopt(body: &mut Body, signed: &[u8], situation: &Situation<'_>) -> Effect {
     let current = situation.manifest;
-    if body.sequence() != current.sequence() {
+    if body.manifest_id(current.id()) != current.manifest_id() {
         return refused("the manifest in force is not known here yet; issue the command again in a minute");
     }
     let successor = match current.succeed(signed) {
@@ -35,7 +35,8 @@ pub(super) fn adopt(body: &mut Body, signed: &[u8], situation: &Situation<'_>) -
     }
     body.administrators.clone_from(&new.administrators);
     body.thresholds = new.thresholds;
-    body.manifest_sequence = Some(successor.sequence());
+    let since_version = situation.version.saturating_add(1);
+    body.successor = Some(SuccessorInForce { manifest: successor.manifest_id(), since_version });
     let reshare = shares_change(old, new);
     Effect::Adopted { manifest: Box::new(successor), reshare, outcome: Outcome::Done }
 }

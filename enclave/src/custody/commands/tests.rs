@@ -42,7 +42,7 @@ impl Desk {
         };
         let body = Body {
             sharing: None,
-            manifest_sequence: None,
+            successor: None,
             host_name: HostName::parse("xks.example.com").unwrap(),
             path_prefix: PathPrefix::parse("").unwrap(),
             tls: TlsIdentity { private_key: identity::tls_key().unwrap(), chain: vec![] },

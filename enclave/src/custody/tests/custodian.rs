@@ -160,7 +160,7 @@ impl State {
             if !held.evidence.is_empty() {
                 let user_data = super::read_document(&held.evidence).1;
                 let user_data: VersionUserData = cbor::decode(&user_data).unwrap();
-                if user_data.manifest_sequence > 1 {
+                if user_data.manifest.sequence > 1 {
                     self.successors.extend(self.staged.take());
                 }
             }

@@ -49,7 +49,7 @@ fn body() -> Body {
     };
     Body {
         sharing: None,
-        manifest_sequence: None,
+        successor: None,
         host_name: "xks.example.com".parse().unwrap(),
         path_prefix: "/ward-7".parse().unwrap(),
         tls: TlsIdentity { private_key: SecretBytes::new(vec![6; 138]), chain: vec![DerCertificate(vec![5; 40])] },

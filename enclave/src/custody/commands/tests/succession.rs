@@ -1,6 +1,7 @@
 //! Successor manifests: what they change, and what makes them void.
 
-use holdfast_shared::manifest::Succession;
+use holdfast_shared::keystore::SuccessorInForce;
+use holdfast_shared::manifest::{ManifestId, Succession};
 
 use super::*;
 
@@ -50,7 +51,9 @@ fn administrators_and_thresholds_change_without_a_new_root_key() {
     assert_eq!(handled.recipient, desk.manifest.manifest().administrators[0], "who ordered it, though no longer there");
     let Effect::Adopted { manifest, reshare, outcome: Outcome::Done } = handled.effect else { panic!("not adopted") };
     assert_eq!((manifest.sequence(), reshare), (2, false));
-    assert_eq!((desk.body.administrators.as_slice(), desk.body.sequence()), ([bob].as_slice(), 2));
+    assert_eq!(desk.body.administrators, [bob]);
+    let in_force = SuccessorInForce { manifest: manifest.manifest_id(), since_version: 4 };
+    assert_eq!(desk.body.successor, Some(in_force));
     assert_eq!(desk.body.executed.len(), 1);
 }
 
@@ -108,8 +111,9 @@ fn what_does_not_follow_the_manifest_in_force_is_refused() {
     desk.overlay_epoch = 4;
     assert!(reason(&adopt(&mut desk, before_the_block)).contains("a block came between"));
     let good = successor(&desk, |_| {});
-    desk.body.manifest_sequence = Some(2);
+    let other = ManifestId { sequence: 2, digest: [2; 32] };
+    desk.body.successor = Some(SuccessorInForce { manifest: other, since_version: 2 });
     assert!(reason(&adopt(&mut desk, good.clone())).contains("is not known here yet"));
-    desk.body.manifest_sequence = None;
+    desk.body.successor = None;
     assert!(matches!(adopt(&mut desk, good), Effect::Adopted { .. }));
 }
