@@ -177,6 +177,11 @@ impl CustodyError {
         }
     }
 
+    /// Whether no answer came.
+    const fn is_silence(&self) -> bool {
+        matches!(self, Self::Client(error) if !matches!(error, ClientError::Refused { .. }))
+    }
+
     /// Whether nothing more can be asked under the lease.
     fn ends_lease(&self) -> bool {
         matches!(self, Self::LeaseEnded(_) | Self::Client(ClientError::Refused { .. }))

@@ -100,11 +100,41 @@ pub fn open_under(
     manifest: &VerifiedManifest,
     current: Option<&BlockOverlay>,
 ) -> Result<BlockOverlay, BlockError> {
-    check_length(signed)?;
-    let envelope: Envelope = cbor::decode(signed)?;
-    let claimed: BlockOverlay = cbor::decode(envelope.unverified_payload())?;
+    let claimed = claimed(signed)?;
     let (administrators, thresholds) = manifest.overlay_signers(claimed.epoch);
     open(signed, manifest.id(), administrators, thresholds, current)
+}
+
+/// [`open_under`] for one that may be of the very epoch in force: two groups of administrators may have blocked without knowing of each
+/// other, each at other custodians. What either blocks is blocked then; nothing is lifted.
+///
+/// # Errors
+/// [`BlockError`].
+pub fn open_beside(
+    signed: &[u8],
+    manifest: &VerifiedManifest,
+    current: Option<&BlockOverlay>,
+) -> Result<BlockOverlay, BlockError> {
+    let claimed = claimed(signed)?;
+    let Some(current) = current.filter(|current| current.epoch == claimed.epoch) else {
+        return open_under(signed, manifest, current);
+    };
+    let mut both = open_under(signed, manifest, None)?;
+    both.store |= current.store;
+    both.keys.extend(current.keys.iter().cloned());
+    both.keys.sort_unstable();
+    both.keys.dedup();
+    Ok(both)
+}
+
+/// What an overlay says, whoever signed it.
+///
+/// # Errors
+/// When it is none.
+pub fn claimed(signed: &[u8]) -> Result<BlockOverlay, DecodeError> {
+    check_length(signed)?;
+    let envelope: Envelope = cbor::decode(signed)?;
+    cbor::decode(envelope.unverified_payload())
 }
 
 fn check_length(signed: &[u8]) -> Result<(), DecodeError> {

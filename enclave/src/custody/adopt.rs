@@ -27,10 +27,10 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
         successor: Arc<VerifiedManifest>,
         reshare: bool,
     ) -> Result<bool, CustodyError> {
-        self.ledger.set_candidate(Some(Arc::clone(&successor)));
+        self.ledger.know(Arc::clone(&successor));
         let published = self.publish_under(draft, &successor, reshare).await;
         if !matches!(published, Ok(true)) {
-            self.ledger.set_candidate(None);
+            self.ledger.forget(&successor);
             self.keep_links();
         }
         published

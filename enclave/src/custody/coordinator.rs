@@ -47,7 +47,7 @@ pub(super) enum Step {
 pub(super) struct Coordinator<C> {
     pub(super) ledger: Arc<Ledger<C>>,
     connector: C,
-    links: BTreeMap<CustodianId, JoinHandle<()>>,
+    links: BTreeMap<CustodianId, (Custodian, JoinHandle<()>)>,
     /// The newest version that was fetched or published: not secret.
     held: Option<Arc<HeldVersion>>,
     /// When standing orders are looked at next, monotonic.
@@ -140,14 +140,26 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
                 Ok(Step::Idle)
             }
             Standing::Empty => self.hold_ceremony().await,
+            Standing::Unread(_) if self.ledger.is_spent() => Ok(Step::Wait(PAUSES.0)),
+            Standing::Unread(entry) => {
+                let opened = self.open(&entry).await;
+                opened.inspect_err(|_| self.ledger.unread(&entry)).map(|_| Step::Again)
+            }
             Standing::Committed(committed) => match unsealed {
                 Some(unsealed) if unsealed.entry() == committed.entry() => self.serve(&unsealed).await,
                 _ if self.ledger.is_spent() => Ok(Step::Wait(PAUSES.0)),
                 _ => {
                     let wipes = *self.ledger.wipes().borrow();
                     let (version, opened) = self.open(committed.entry()).await?;
+                    // It may say that more must hold it.
+                    if self.ledger.standing()? != Standing::Committed(committed.clone()) {
+                        return Ok(Step::Again);
+                    }
                     let (unsealed, body) = opened.commit(&committed)?;
-                    let (served, manifest) = (self.ledger.served.clone(), self.ledger.manifest_of(unsealed.sequence()));
+                    let made_under = unsealed.made_under().manifest;
+                    let missing = CustodyError::ManifestMissing { sequence: made_under.sequence };
+                    let manifest = self.ledger.manifest_of(made_under).ok_or(missing)?;
+                    let served = self.ledger.served.clone();
                     let now_ms = self.ledger.enclave.clock.wall_ms();
                     let preparing = move || served.prepare(body, &manifest, now_ms);
                     let prepared = self.ledger.enclave.workshop.work(preparing).await??;
@@ -167,11 +179,7 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
                     return Ok(Step::Wait(PAUSES.0));
                 }
                 // What cannot be opened here must not become the newest that all others have to open.
-                let (version, opened) = self.open(&entry).await?;
-                if opened.sequence() < self.ledger.newest_sequence() {
-                    // Somebody else went on under the manifest in force.
-                    self.ledger.set_candidate(None);
-                }
+                let (version, _) = self.open(&entry).await?;
                 self.ledger.aim(Target { version, is_committed: false });
                 Ok(Step::Again)
             }
@@ -195,7 +203,7 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
     async fn give_shares(&self, unsealed: &Arc<Unsealed>) -> Result<(), CustodyError> {
         let manifest = self.ledger.manifest();
         let without = self.ledger.without_share(unsealed.root().set());
-        if without.is_empty() || unsealed.seed().is_none() || unsealed.sequence() != manifest.sequence() {
+        if without.is_empty() || unsealed.seed().is_none() {
             return Ok(());
         }
         let deriving = {
@@ -223,8 +231,7 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
         let root = match root {
             Ok(root) => root,
             Err(error) => {
-                if self.released_again.is_none_or(|last| last.elapsed() >= PAUSES.1) {
-                    self.released_again = Some(Instant::now());
+                if self.may_release_again() {
                     self.ledger.release_again_for(version.generation);
                 }
                 return Err(error);
@@ -235,10 +242,25 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
         let opened = self.ledger.enclave.workshop.work(move || unseal::open(root, opening)).await?;
         // Another enclave's root key of the same generation may have come first: then shares tell which it is.
         let opened = opened.inspect_err(|_| self.ledger.forget_drawn())?;
-        if opened.sequence() > self.ledger.newest_sequence() {
-            return Err(CustodyError::ManifestMissing { sequence: opened.sequence() });
+        let made_under = opened.made_under();
+        self.ledger.read(entry, made_under);
+        if self.ledger.manifest_of(made_under.manifest).is_none() {
+            // Whoever holds the version hands its manifest out with a release.
+            if self.may_release_again() {
+                self.ledger.release_again_of(entry);
+            }
+            return Err(CustodyError::ManifestMissing { sequence: made_under.manifest.sequence });
         }
         Ok((version, opened))
+    }
+
+    /// Whether all may be asked for releases again, for want of something: not too often.
+    fn may_release_again(&mut self) -> bool {
+        let may = self.released_again.is_none_or(|last| last.elapsed() >= PAUSES.1);
+        if may {
+            self.released_again = Some(Instant::now());
+        }
+        may
     }
 
     /// Fetches a version from whoever has it, home first. Its hash decides whether it is the right one.
@@ -296,11 +318,7 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
     /// they have deleted their shares, or were given the time for it.
     pub(super) fn keep_links(&mut self) {
         let manifest = self.ledger.manifest();
-        let candidate = self.ledger.candidate();
-        let wanted: Vec<&Custodian> = core::iter::once(&manifest)
-            .chain(&candidate)
-            .flat_map(|manifest| &manifest.manifest().custodians)
-            .collect();
+        let wanted = self.ledger.watched();
         let gone: Vec<CustodianId> =
             self.links.keys().copied().filter(|id| wanted.iter().all(|custodian| custodian.id() != *id)).collect();
         self.removed.retain(|id, _| gone.contains(id));
@@ -308,7 +326,7 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
             let since = *self.removed.entry(id).or_insert_with(Instant::now);
             if self.ledger.is_done_with(id) || since.elapsed() >= REMOVED_WAIT {
                 self.removed.remove(&id);
-                if let Some(link) = self.links.remove(&id) {
+                if let Some((_, link)) = self.links.remove(&id) {
                     link.abort();
                 }
                 self.ledger.remove(id);
@@ -318,38 +336,45 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
             self.sequence = manifest.sequence();
             self.ledger.served.health().keep(&manifest.manifest().custodians, self.ledger.quorum().answers());
         }
-        let fresh: Vec<_> = wanted.into_iter().filter(|custodian| !self.links.contains_key(&custodian.id())).collect();
-        for custodian in fresh {
-            self.start_link(custodian, &manifest);
+        for custodian in wanted {
+            match self.links.get(&custodian.id()) {
+                Some((known, _)) if *known == custodian => {}
+                // It moved: its lease goes on until it answers there.
+                Some((_, link)) => {
+                    link.abort();
+                    self.start_link(custodian, &manifest);
+                }
+                None => self.start_link(custodian, &manifest),
+            }
         }
     }
 
-    fn start_link(&mut self, custodian: &Custodian, manifest: &VerifiedManifest) {
+    fn start_link(&mut self, custodian: Custodian, manifest: &VerifiedManifest) {
         let id = custodian.id();
-        let health = self.ledger.served.health().of(custodian);
-        self.ledger.add(custodian, Arc::clone(&health));
+        let health = self.ledger.served.health().of(&custodian);
+        self.ledger.add(&custodian, Arc::clone(&health));
         let time = Arc::new(AttestedTime(Arc::clone(&self.ledger.enclave.clock)));
-        let client = match CustodianClient::with_time(self.connector.clone(), custodian, time) {
+        let client = match CustodianClient::with_time(self.connector.clone(), &custodian, time) {
             Ok(client) => Arc::new(client),
             Err(error) => {
                 // Its address or its roots: no other custodian's affair, and the manifest does not change.
                 self.ledger.failed(id, &CustodyError::Unusable(error));
-                self.links.insert(id, tokio::spawn(async {}));
+                self.links.insert(id, (custodian, tokio::spawn(async {})));
                 return;
             }
         };
         let is_home = manifest.home_custodian().is_some_and(|home| home.id() == id);
         let count = u32::try_from(manifest.manifest().custodians.len()).unwrap_or(u32::MAX);
         let pace = WATCH_INTERVAL.saturating_mul(count.div_ceil(FULL_PACE_MAX));
-        let link =
-            Link { ledger: Arc::clone(&self.ledger), id, custodian: custodian.clone(), client, health, is_home, pace };
-        self.links.insert(id, tokio::spawn(link.run()));
+        let ledger = Arc::clone(&self.ledger);
+        let link = Link { ledger, id, custodian: custodian.clone(), client, health, is_home, pace };
+        self.links.insert(id, (custodian, tokio::spawn(link.run())));
     }
 }
 
 impl<C> Drop for Coordinator<C> {
     fn drop(&mut self) {
-        for link in self.links.values() {
+        for (_, link) in self.links.values() {
             link.abort();
         }
     }

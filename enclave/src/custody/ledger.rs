@@ -15,9 +15,8 @@ use holdfast_shared::block::BlockOverlay;
 use holdfast_shared::channel::Seen;
 use holdfast_shared::hpke;
 use holdfast_shared::ids::{CustodianId, KeyStoreId};
-use holdfast_shared::limits::ANSWER_AGE_MAX_MS;
-use holdfast_shared::manifest::{Custodian, VerifiedManifest};
-use holdfast_shared::quorum::{Answer, Quorum};
+use holdfast_shared::manifest::{Custodian, ManifestId, VerifiedManifest};
+use holdfast_shared::quorum::Quorum;
 use holdfast_shared::register::RegisterEntry;
 use holdfast_shared::release::{HeldShare, ShareSet};
 use tokio::sync::{Semaphore, watch};
@@ -27,7 +26,7 @@ use super::docket::Docket;
 use super::health::CustodianHealth;
 use super::served::ServedStore;
 use super::session::Session;
-use super::unseal::{self, Contradiction, Root, Standing, Unsealed};
+use super::unseal::{Root, Unsealed};
 use super::{CustodyError, Enclave};
 
 mod account;
@@ -35,6 +34,7 @@ mod chores;
 mod gate;
 mod intake;
 mod shares;
+mod succession;
 
 pub(super) use chores::{Chore, Target};
 pub(super) use intake::News;
@@ -59,9 +59,11 @@ pub(super) struct Ledger<C> {
 }
 
 pub(super) struct State<C> {
+    /// The manifest in force: a version in service names it, or it is the first.
     manifest: Arc<VerifiedManifest>,
-    /// A successor that is being put in force from here: its custodians are asked as well.
-    candidate: Option<Arc<VerifiedManifest>>,
+    /// Its successors that are known, directly or not: which of them is in force, an opened version says.
+    successors: Vec<Arc<VerifiedManifest>>,
+    readings: succession::Readings,
     overlay: Option<BlockOverlay>,
     links: BTreeMap<CustodianId, LinkState<C>>,
     unsealed: Option<Arc<Unsealed>>,
@@ -71,8 +73,6 @@ pub(super) struct State<C> {
     drawn: Option<Root>,
     /// The newest version that was served in this boot.
     floor: Option<RegisterEntry>,
-    /// When a successor manifest was refused last, monotonic.
-    refused_ms: Option<u64>,
     target: Option<Target>,
     pub(super) docket: Docket,
     allowance: Allowance,
@@ -98,7 +98,13 @@ struct LinkState<C> {
     proven: BTreeSet<SetHash>,
     /// Of which sets it holds a share, with their generations.
     holds: BTreeSet<(u32, SetHash)>,
+    /// Generations whose share it took before it held a version of that generation: until then it may have made room for others.
+    unsure: BTreeSet<u32>,
     deposit: Option<(ShareSet, hpke::Sealed)>,
+    /// The newest manifest that it handed out, if it is a successor.
+    handed_out: Option<ManifestId>,
+    /// When something signed that it handed out did not verify, monotonic.
+    refused_ms: Option<u64>,
     trouble: Option<account::Trouble>,
     order: Option<Order>,
 }
@@ -128,9 +134,9 @@ impl<C: Connect + 'static> Ledger<C> {
             kms: None,
             drawn: None,
             floor: None,
-            refused_ms: None,
+            successors: Vec::new(),
+            readings: succession::Readings::default(),
             target: None,
-            candidate: None,
             docket: Docket::default(),
             allowance: Allowance::new(enclave.clock.monotonic_ms()),
             problem: account::Problem::default(),
@@ -183,36 +189,8 @@ impl<C: Connect + 'static> Ledger<C> {
         with(&mut self.lock().docket)
     }
 
-    pub(super) fn manifest(&self) -> Arc<VerifiedManifest> {
-        Arc::clone(&self.lock().manifest)
-    }
-
     pub(super) fn quorum(&self) -> Quorum {
         self.lock().quorum()
-    }
-
-    /// The successor that is being put in force.
-    pub(super) fn candidate(&self) -> Option<Arc<VerifiedManifest>> {
-        self.lock().candidate.clone()
-    }
-
-    /// Begins, or gives up, putting a successor in force.
-    pub(super) fn set_candidate(&self, candidate: Option<Arc<VerifiedManifest>>) {
-        self.lock().candidate = candidate;
-        self.tell_all();
-    }
-
-    /// Sequence of the newest manifest under which versions can be served.
-    pub(super) fn newest_sequence(&self) -> u32 {
-        let state = self.lock();
-        state.candidate.as_ref().unwrap_or(&state.manifest).sequence()
-    }
-
-    /// The manifest of this sequence.
-    pub(super) fn manifest_of(&self, sequence: u32) -> Arc<VerifiedManifest> {
-        let state = self.lock();
-        let candidate = state.candidate.as_ref().filter(|candidate| candidate.sequence() == sequence);
-        Arc::clone(candidate.unwrap_or(&state.manifest))
     }
 
     pub(super) fn overlay_epoch(&self) -> u64 {
@@ -237,8 +215,13 @@ impl<C: Connect + 'static> Ledger<C> {
         self.lock().allowance.charge(blob_len);
     }
 
-    /// Begins to keep account of a custodian.
+    /// Begins to keep account of a custodian, or notes that it moved.
     pub(super) fn add(&self, custodian: &Custodian, health: Arc<CustodianHealth>) {
+        let mut state = self.lock();
+        if let Some(link) = state.links.get_mut(&custodian.id()) {
+            link.custodian = custodian.clone();
+            return;
+        }
         let link = LinkState {
             custodian: custodian.clone(),
             health,
@@ -251,11 +234,14 @@ impl<C: Connect + 'static> Ledger<C> {
             attested_key: None,
             proven: BTreeSet::new(),
             holds: BTreeSet::new(),
+            unsure: BTreeSet::new(),
             deposit: None,
+            handed_out: None,
+            refused_ms: None,
             trouble: None,
             order: None,
         };
-        self.lock().links.insert(custodian.id(), link);
+        state.links.insert(custodian.id(), link);
     }
 
     /// Forgets a custodian that is no longer one.
@@ -315,6 +301,13 @@ impl<C: Connect + 'static> Ledger<C> {
         }
     }
 
+    /// All that hold a version release anew: they know the manifest under which it was made.
+    pub(super) fn release_again_of(&self, entry: &RegisterEntry) {
+        for (id, _, _) in self.holders(entry) {
+            self.order(id, Order::ReleaseAgain);
+        }
+    }
+
     pub(super) fn take_order(&self, id: CustodianId) -> Option<Order> {
         self.lock().links.get_mut(&id).and_then(|link| link.order.take())
     }
@@ -330,27 +323,20 @@ impl<C: Connect + 'static> Ledger<C> {
             overlay_epoch: state.overlay.as_ref().map_or(0, |overlay| overlay.epoch),
             version,
             commands: if is_home { state.docket.seen(now_ms) } else { Vec::new() },
-            manifest_sequence: state.manifest.sequence(),
+            manifest_sequence: state.judged().iter().map(|manifest| manifest.sequence()).max().unwrap_or(1),
         }
-    }
-
-    /// Where the register stands.
-    ///
-    /// # Errors
-    /// [`CustodyError::Rollback`] and [`CustodyError::Fork`], which name who is to blame.
-    pub(super) fn standing(&self) -> Result<Standing, CustodyError> {
-        let now_ms = self.now_ms();
-        self.lock().standing(now_ms)
     }
 
     /// Those who hold a version, home first.
     pub(super) fn holders(&self, entry: &RegisterEntry) -> Vec<(CustodianId, Vec<u8>, Arc<Session<C>>)> {
         let state = self.lock();
-        let members = state.members().filter_map(|(_, link)| {
+        let holders = state.links.values().filter_map(|link| {
             let told = link.answer.as_ref().filter(|told| told.entry.as_ref() == Some(entry))?;
             Some((link.custodian.id(), told.signed.clone(), Arc::clone(link.session.as_ref()?)))
         });
-        members.collect()
+        let mut holders: Vec<_> = holders.collect();
+        holders.sort_by_key(|(id, ..)| state.place(*id) != Some(0));
+        holders
     }
 
     /// The root key of a generation: the one in use, one that was drawn here, or what enough shares of one set give, each set in turn.
@@ -403,51 +389,14 @@ impl<C> State<C> {
     fn name(&self, place: usize) -> String {
         self.manifest.manifest().custodians.get(place).map_or_else(String::new, |custodian| custodian.name.clone())
     }
-
-    /// What counts is what custodians said lately: what one said long ago says nothing about those that hold more by now.
-    fn answers(&self, manifest: &VerifiedManifest, now_ms: u64) -> Vec<Answer> {
-        self.members_of(manifest)
-            .filter(|(_, link)| now_ms.saturating_sub(link.answered_ms) <= ANSWER_AGE_MAX_MS)
-            .filter_map(|(custodian, link)| {
-                let told = link.answer.as_ref()?;
-                Some(Answer { custodian, entry: told.entry.clone(), is_committed: told.is_committed })
-            })
-            .collect()
-    }
-
-    fn standing(&self, now_ms: u64) -> Result<Standing, CustodyError> {
-        let floor = self.floor.as_ref();
-        let standing =
-            unseal::assess(self.quorum(), &self.answers(&self.manifest, now_ms), floor).map_err(|error| {
-                let names = |by: Vec<usize>| {
-                    let names: Vec<_> = by.into_iter().map(|place| self.name(place)).collect();
-                    names.join(", ")
-                };
-                match error {
-                    Contradiction::Rollback { seen, offered, by } => {
-                        CustodyError::Rollback { seen, offered, by: names(by) }
-                    }
-                    Contradiction::Fork { version, by } => {
-                        CustodyError::Fork { version, by: names(by), home: self.name(0) }
-                    }
-                }
-            })?;
-        let (Some(candidate), Standing::Committed(committed)) = (&self.candidate, &standing) else {
-            return Ok(standing);
-        };
-        if Some(committed.entry()) == floor {
-            return Ok(standing);
-        }
-        // While custodians change, those that were and those that will be must hold a version: whoever asks either finds it.
-        let quorum = Quorum::of(candidate.manifest());
-        match unseal::assess(quorum, &self.answers(candidate, now_ms), floor) {
-            Ok(Standing::Committed(other)) if other == *committed => Ok(standing),
-            _ => Ok(Standing::Unfinished(committed.entry().clone())),
-        }
-    }
 }
 
 impl<C> LinkState<C> {
+    /// Whether it surely holds a share of this set.
+    fn has_share(&self, share: &(u32, SetHash)) -> bool {
+        self.holds.contains(share) && !self.unsure.contains(&share.0)
+    }
+
     /// Its lease is over, and everything with it.
     fn end(&mut self) {
         self.counted_ms = 0;

@@ -222,11 +222,6 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
         let Draft { root, body, place, results, commands } = draft;
         let (home, session) = self.ledger.home()?;
         let (set, manifest) = (share_set_sha256(root.set()), body.manifest_id(place.key_store_id));
-        let sequence = manifest.sequence;
-        if sequence < self.ledger.newest_sequence() {
-            // A successor whose adoption broke off: it is begun anew when its order comes again.
-            self.ledger.set_candidate(None);
-        }
         let sealing = move || keystore::seal(root.key(), &place, &body, &SystemRandom::new());
         let SealedKeyStore { id: blob_id, bytes: blob } = self.ledger.enclave.workshop.work(sealing).await??;
         self.check_room(blob.len())?;
@@ -245,8 +240,9 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
         let ask = Ask::Publish { version, previous, blob: blob.clone(), results, evidence: evidence.clone() };
         match session.ask(&ask).await.map_err(|error| self.blame(home, error))?.0 {
             Reply::Published { register } => {
-                let quorum = Quorum::of(self.ledger.manifest_of(sequence).manifest());
-                let is_committed = quorum.write() == 1;
+                let is_home_enough = |manifest: &VerifiedManifest| Quorum::of(manifest.manifest()).write() == 1;
+                let is_committed = is_home_enough(&self.ledger.manifest())
+                    && self.ledger.manifest_of(manifest).is_some_and(|manifest| is_home_enough(&manifest));
                 // Believed only if it names what was published: otherwise the custodian answers for something else.
                 let entry = self.ledger.opened_entry(&register)?;
                 if (entry.version, entry.blob_id, entry.previous) != (version, blob_id, previous) {

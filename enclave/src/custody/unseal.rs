@@ -36,10 +36,15 @@ impl Committed {
 /// Where the register stands, by the answers of custodians.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    TooFew { have: usize, need: usize },
+    TooFew {
+        have: usize,
+        need: usize,
+    },
     Empty,
     Committed(Committed),
     Unfinished(RegisterEntry),
+    /// Under which manifest it was made tells where it stands: it is to be opened.
+    Unread(RegisterEntry),
 }
 
 /// What must not be believed, with the places of those who say it.
@@ -149,6 +154,14 @@ impl HeldVersion {
     }
 }
 
+/// What the body of a version says of the manifest under which it was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct MadeUnder {
+    pub(super) manifest: ManifestId,
+    /// The first version under that manifest.
+    pub(super) since_version: u64,
+}
+
 /// A version that this enclave can open: it may be copied and committed, and is not served yet.
 pub(super) struct Opened {
     unsealed: Unsealed,
@@ -172,14 +185,17 @@ pub(super) fn open(root: Root, version: Arc<HeldVersion>) -> Result<Opened, Cust
     };
     let pending = body.external_keys.iter().filter(|key| key.state == KeyState::PendingDestruction);
     let due_ms = pending.filter_map(|key| key.destroy_after_ms).min();
-    let manifest = body.manifest_id(version.entry.key_store_id);
-    Ok(Opened { unsealed: Unsealed { root, seed, version, manifest, due_ms }, body })
+    let made_under = MadeUnder {
+        manifest: body.manifest_id(version.entry.key_store_id),
+        since_version: body.successor.map_or(1, |successor| successor.since_version),
+    };
+    Ok(Opened { unsealed: Unsealed { root, seed, version, made_under, due_ms }, body })
 }
 
 impl Opened {
-    /// Sequence of the manifest under which the version was made.
-    pub(super) const fn sequence(&self) -> u32 {
-        self.unsealed.manifest.sequence
+    /// What its body says.
+    pub(super) const fn made_under(&self) -> MadeUnder {
+        self.unsealed.made_under
     }
 
     /// What may be served, once the version is committed.
@@ -201,7 +217,7 @@ pub(super) struct Unsealed {
     /// Gives every custodian its share again.
     seed: Option<Secret<32>>,
     version: Arc<HeldVersion>,
-    manifest: ManifestId,
+    made_under: MadeUnder,
     /// When the next key is to be destroyed, milliseconds since 1970.
     due_ms: Option<u64>,
 }
@@ -223,8 +239,8 @@ impl Unsealed {
         &self.version.entry
     }
 
-    pub(super) const fn sequence(&self) -> u32 {
-        self.manifest.sequence
+    pub(super) const fn made_under(&self) -> MadeUnder {
+        self.made_under
     }
 
     pub(super) const fn due_ms(&self) -> Option<u64> {

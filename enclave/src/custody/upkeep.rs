@@ -80,7 +80,11 @@ impl<C: Connect + 'static> Link<C> {
                 Err(error) if error.ends_lease() => return Err(error),
                 Err(error) => {
                     self.ledger.log(Level::Warn, &format!("custodian {}: {error}; trying again", self.custodian.name));
-                    self.ledger.in_trouble(self.id, &error);
+                    if error.is_silence() {
+                        self.ledger.silent(self.id, &error);
+                    } else {
+                        self.ledger.in_trouble(self.id, &error);
+                    }
                     tokio::time::sleep(pause).await;
                     pause = PAUSES.1.min(pause.saturating_mul(2));
                 }

@@ -5,6 +5,8 @@
 use holdfast_client::Connect;
 use holdfast_link::control::{KeyStoreState, Level};
 use holdfast_shared::ids::CustodianId;
+use holdfast_shared::manifest::VerifiedManifest;
+use holdfast_shared::quorum::Quorum;
 use holdfast_shared::register::RegisterEntry;
 
 use super::{Ledger, State};
@@ -109,12 +111,24 @@ impl<C: Connect + 'static> Ledger<C> {
         let mut state = self.lock();
         let holds =
             |link: &super::LinkState<C>| link.answer.as_ref().is_some_and(|told| told.entry.as_ref() == Some(entry));
-        let lacking: Vec<_> =
-            state.members().filter(|(_, link)| !holds(link)).map(|(_, link)| link.custodian.name.clone()).collect();
-        let held = state.members().count().saturating_sub(lacking.len());
-        let (version, needed, lacking) = (entry.version, state.quorum().write(), lacking.join(", "));
-        let text =
-            format!("version {version} is held by {held} of {needed} custodians that must hold it; not by {lacking}");
+        let version = entry.version;
+        let told = |manifest: &VerifiedManifest| {
+            let (have, lack): (Vec<_>, Vec<_>) = state.members_of(manifest).partition(|(_, link)| holds(link));
+            let lacking: Vec<_> = lack.into_iter().map(|(_, link)| link.custodian.name.as_str()).collect();
+            let (held, needed) = (have.len(), Quorum::of(manifest.manifest()).write());
+            let under = match manifest.sequence() {
+                sequence if sequence > 1 => format!(" under manifest {sequence}"),
+                _ => String::new(),
+            };
+            let lacking = lacking.join(", ");
+            (held < needed).then(|| {
+                format!(
+                    "version {version} is held by {held} of {needed} custodians that must hold it{under}; not by {lacking}"
+                )
+            })
+        };
+        let lacks: Vec<_> = state.judged().into_iter().filter_map(|manifest| told(manifest)).collect();
+        let text = if lacks.is_empty() { format!("version {version} is being committed") } else { lacks.join("; ") };
         state.problem = Problem { text: Some(text), is_ceremony: false };
         drop(state);
         self.report();
@@ -176,12 +190,15 @@ impl<C> State<C> {
     /// Of several custodians, who is missing and why.
     fn reason(&self, now_ms: u64) -> Option<String> {
         let mut parts: Vec<String> = self.problem.text.iter().cloned().collect();
-        let answered = self.answers(&self.manifest, now_ms).len();
-        let needed = self.quorum().answers();
+        // Before anything is opened, the newest that was handed out is likely to be in force.
+        let newest = self.tips().first().copied().filter(|_| self.unsealed.is_none());
+        let manifest = newest.unwrap_or(&self.manifest);
+        let answered = self.answers(manifest, now_ms).len();
+        let needed = Quorum::of(manifest.manifest()).answers();
         if self.unsealed.is_none() && answered < needed {
             parts.push(format!("{answered} of {needed} custodians answered"));
         }
-        for (_, link) in self.members() {
+        for (_, link) in self.members_of(manifest) {
             if let Some(trouble) = &link.trouble {
                 parts.push(format!("{}: {}", link.custodian.name, trouble.text));
             } else if self.unsealed.is_none() && link.answer.is_none() {

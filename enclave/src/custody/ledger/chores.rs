@@ -76,12 +76,11 @@ impl<C: Connect + 'static> Ledger<C> {
         let set =
             state.unsealed.as_ref().map(|unsealed| unsealed.root().set()).filter(|set| set.generation == generation)?;
         let share = (generation, share_set_sha256(set));
-        let may_do_without = state.place(id).is_none() || link.holds.contains(&share);
-        // Before a custodian holds the version, its new share may yet make room for another. So old ones go, anywhere, only once as
-        // many as open the key store have both.
+        let may_do_without = state.place(id).is_none() || link.has_share(&share);
+        // Old ones go, anywhere, only once as many as open the key store have both.
         let has_both = |link: &LinkState<C>| {
             let entry = link.answer.as_ref().and_then(|told| told.entry.as_ref());
-            entry == Some(&target.version.entry) && link.holds.contains(&share)
+            entry == Some(&target.version.entry) && link.has_share(&share)
         };
         let is_safe = state.members().filter(|(_, link)| has_both(link)).count() >= state.quorum().answers();
         (is_there && has_old && may_do_without && is_safe).then_some(Chore::Retire { generation })
@@ -96,10 +95,9 @@ impl<C: Connect + 'static> Ledger<C> {
             && link.answer.as_ref().and_then(|told| told.entry.as_ref()) != Some(&version.entry)
         {
             link.answer = Some(told);
-            // Until it held a version under the new root key, its new share may have made room for others: it is given again, which
-            // harms nothing.
+            // Its share is given again, which harms nothing.
             if generation != Some(version.generation) {
-                link.holds.retain(|(held, _)| *held != version.generation);
+                link.unsure.insert(version.generation);
             }
         }
         drop(state);
@@ -122,6 +120,7 @@ impl<C: Connect + 'static> Ledger<C> {
         let mut state = self.lock();
         if let Some(link) = state.links.get_mut(&id) {
             link.holds.insert((set.generation, hash));
+            link.unsure.remove(&set.generation);
             link.proven.insert(hash);
             link.deposit.take_if(|(other, _)| other == set);
         }
@@ -134,6 +133,7 @@ impl<C: Connect + 'static> Ledger<C> {
     pub(in crate::custody) fn retired(&self, id: CustodianId, generation: u32) {
         if let Some(link) = self.lock().links.get_mut(&id) {
             link.holds.retain(|(held, _)| *held >= generation);
+            link.unsure.retain(|unsure| *unsure >= generation);
         }
         self.tell_all();
     }
@@ -175,7 +175,7 @@ impl<C: Connect + 'static> Ledger<C> {
         let lacks = state.members().filter(|(_, link)| {
             link.session.is_some()
                 && link.deposit.is_none()
-                && !link.holds.contains(&(set.generation, hash))
+                && !link.has_share(&(set.generation, hash))
                 && link.answer.as_ref().is_some_and(|told| told.entry.as_ref() == Some(unsealed.entry()))
         });
         lacks.map(|(_, link)| link.custodian.id()).collect()
@@ -194,11 +194,9 @@ impl<C: Connect + 'static> Ledger<C> {
         let state = self.lock();
         let Some(link) = state.links.get(&id) else { return true };
         // Before the version that removed it is in service, nothing tells it to delete anything.
-        state.unsealed.as_ref().filter(|unsealed| unsealed.sequence() >= state.manifest.sequence()).is_some_and(
-            |unsealed| {
-                let generation = unsealed.root().set().generation;
-                link.holds.iter().all(|(held, _)| *held >= generation)
-            },
-        )
+        state.unsealed.as_ref().is_some_and(|unsealed| {
+            let generation = unsealed.root().set().generation;
+            link.holds.iter().all(|(held, _)| *held >= generation)
+        })
     }
 }

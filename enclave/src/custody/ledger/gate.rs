@@ -6,7 +6,6 @@
 use std::sync::Arc;
 
 use holdfast_client::Connect;
-use holdfast_link::control::Level;
 use holdfast_shared::provenance::share_set_sha256;
 
 use super::{Ledger, LinkState, Order, State, account};
@@ -30,10 +29,7 @@ impl<C: Connect + 'static> Ledger<C> {
             return Err(CustodyError::Wiped);
         }
         self.served.install(prepared)?;
-        if let Some(candidate) = state.candidate.take_if(|candidate| candidate.sequence() == unsealed.sequence()) {
-            self.log(Level::Warn, &format!("manifest {} is in force", candidate.sequence()));
-            state.manifest = candidate;
-        }
+        self.put_in_force(&mut state, unsealed.made_under().manifest);
         let generation = unsealed.root().set().generation;
         state.floor = Some(unsealed.entry().clone());
         if state.drawn.as_ref().is_some_and(|drawn| drawn.set().generation <= generation) {

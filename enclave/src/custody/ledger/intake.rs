@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use holdfast_client::Connect;
 use holdfast_link::control::Level;
-use holdfast_shared::block::{self, BlockError};
+use holdfast_shared::block::{self, BlockOverlay};
 use holdfast_shared::ids::CustodianId;
 use holdfast_shared::provenance::share_set_sha256;
 use holdfast_shared::register::{self, RegisterEntry};
@@ -19,9 +19,6 @@ use super::{Ledger, Order, State, Told};
 use crate::custody::CustodyError;
 use crate::custody::lease::Lease;
 use crate::custody::release::{Granted, Released};
-
-/// How long no successor manifest is looked at after one that did not verify, in milliseconds.
-const REFUSED_WAIT_MS: u64 = 1_000;
 
 /// What an answer to a watch brings.
 pub(in crate::custody) struct News {
@@ -46,9 +43,9 @@ impl<C: Connect + 'static> Ledger<C> {
         let now_ms = self.now_ms();
         let mut state = self.lock();
         let was_blocked = state.is_blocked();
-        self.learn(&mut state, content.successors.into_iter().map(Vec::from));
+        self.learn(&mut state, id, content.successors.into_iter().map(Vec::from));
         if let Some(overlay) = &content.overlay {
-            self.take_overlay(&mut state, overlay);
+            self.take_overlay(&mut state, id, overlay);
         }
         let told = self.told(&state, content.register)?;
         let is_blocked = state.is_blocked();
@@ -66,6 +63,7 @@ impl<C: Connect + 'static> Ledger<C> {
         link.answer = Some(told);
         link.answered_ms = lease.sent_ms();
         link.is_silent = false;
+        link.unsure.clear();
         link.holds = shares.iter().map(|held| (held.set.generation, share_set_sha256(&held.set))).collect();
         if let Some(set) = in_use.filter(|_| !is_blocked) {
             // It lost its share; one of a newer generation is as good.
@@ -93,6 +91,7 @@ impl<C: Connect + 'static> Ledger<C> {
             if is_home {
                 state.docket.start_anew();
             }
+            state.readings.forget_failures();
             state.problem.forget();
         }
         if was_blocked && !is_blocked {
@@ -113,9 +112,9 @@ impl<C: Connect + 'static> Ledger<C> {
         let now_ms = self.now_ms();
         let mut state = self.lock();
         let was_blocked = state.is_blocked();
-        self.learn(&mut state, news.successors.into_iter());
+        self.learn(&mut state, id, news.successors.into_iter());
         if let Some(overlay) = &news.overlay {
-            self.take_overlay(&mut state, overlay);
+            self.take_overlay(&mut state, id, overlay);
         }
         if was_blocked && !state.is_blocked() {
             state.all_release_again(None);
@@ -183,39 +182,27 @@ impl<C: Connect + 'static> Ledger<C> {
         Ok(Told { entry: Some(entry), signed, is_committed })
     }
 
-    /// Takes successors of the manifest that are not known yet; the first that does not verify ends it. After one that did not, none
-    /// is looked at for a while: each costs signatures.
-    fn learn(&self, state: &mut State<C>, successors: impl Iterator<Item = Vec<u8>>) {
-        let known: Vec<Vec<u8>> = state.manifest.successors().map(<[u8]>::to_vec).collect();
-        for (position, signed) in successors.enumerate() {
-            // Signatures may differ; what was verified once needs no second look.
-            if position < known.len() {
-                continue;
-            }
-            let now_ms = self.now_ms();
-            if state.refused_ms.is_some_and(|refused_ms| now_ms.saturating_sub(refused_ms) < REFUSED_WAIT_MS) {
-                return;
-            }
-            match state.manifest.succeed(&signed) {
-                // It is being put in force from here, which ends when those that were hold the version as well.
-                Ok(next) if state.candidate.as_deref() == Some(&next) => return,
-                Ok(next) => {
-                    self.log(Level::Warn, &format!("manifest {} is in force", next.sequence()));
-                    state.manifest = Arc::new(next);
-                    state.candidate = None;
-                }
-                Err(error) => {
-                    state.refused_ms = Some(now_ms);
-                    self.log(Level::Error, &format!("{error}; ignored"));
-                    return;
-                }
-            }
+    /// Puts a newer overlay in force at once; anything else changes nothing. Under a successor that may not be in force an overlay may
+    /// block, and lift nothing. Two of one epoch, each signed as it must be, were made by administrators who did not know of each
+    /// other: what either blocks is blocked.
+    fn take_overlay(&self, state: &mut State<C>, id: CustodianId, signed: &[u8]) {
+        let now_ms = self.now_ms();
+        let current = state.overlay.as_ref();
+        let is_known = || {
+            let claimed = block::claimed(signed).ok()?;
+            let is_same = |current: &BlockOverlay| claimed.epoch == current.epoch && !claimed.lifts(current);
+            current.map(|current| claimed.epoch < current.epoch || is_same(current))
+        };
+        if state.is_put_off(id, now_ms) || is_known().unwrap_or_default() {
+            return;
         }
-    }
-
-    /// Puts a newer overlay in force at once; anything else changes nothing.
-    fn take_overlay(&self, state: &mut State<C>, signed: &[u8]) {
-        match block::open_under(signed, &state.manifest, state.overlay.as_ref()) {
+        let successors = state.tips();
+        let opened = block::open_beside(signed, &state.manifest, current).or_else(|error| {
+            let mut under = successors.iter().filter_map(|tip| block::open_beside(signed, tip, current).ok());
+            let blocks = |overlay: &BlockOverlay| current.is_none_or(|current| !current.lifts(overlay));
+            under.find(blocks).ok_or(error)
+        });
+        match opened {
             Ok(overlay) => {
                 self.served.block(&overlay);
                 let (epoch, whole, keys) = (overlay.epoch, overlay.store, overlay.keys.len());
@@ -225,24 +212,25 @@ impl<C: Connect + 'static> Ledger<C> {
                 }
                 self.log(Level::Warn, &format!("block overlay {epoch} in force (store: {whole}, keys: {keys})"));
             }
-            Err(BlockError::Stale { current, offered }) if current == offered => {}
             Err(error) => {
-                self.log(Level::Error, &format!("{error}; ignored"));
+                state.put_off(id, now_ms);
+                self.log(Level::Error, &format!("custodian {}: {error}; ignored", state.name_of(id)));
             }
         }
     }
 }
 
 impl<C> State<C> {
-    fn name_of(&self, id: CustodianId) -> String {
+    pub(super) fn name_of(&self, id: CustodianId) -> String {
         self.links.get(&id).map_or_else(String::new, |link| link.custodian.name.clone())
     }
 
     /// Whether any share is wrong, and those that are right. Under an earlier manifest the custodian may have had another place:
     /// such a share is of no use, and not wrong beside one of its place now.
     fn check_shares(&self, id: CustodianId, shares: Vec<HeldShare>) -> (bool, Vec<HeldShare>) {
-        let places = [Some(&self.manifest), self.candidate.as_ref()].into_iter().flatten();
-        let indices: Vec<u8> = places
+        let indices: Vec<u8> = self
+            .judged()
+            .into_iter()
             .filter_map(|manifest| manifest.manifest().custodians.iter().position(|custodian| custodian.id() == id))
             .filter_map(|place| u8::try_from(place.saturating_add(1)).ok())
             .collect();

@@ -39,14 +39,13 @@ impl<C> State<C> {
     }
 
     fn sets_without_kms(&self, generation: u32) -> Vec<ShareSet> {
-        let needed = usize::from(self.manifest.manifest().shares_needed);
         let mut sets: Vec<ShareSet> = Vec::new();
         for HeldShare { set, .. } in self.of_custodians(generation) {
             let places: BTreeSet<u8> =
                 self.of_custodians(generation).filter(|held| held.set == *set).map(|held| held.share.index).collect();
             let is_kms_missing = set.kms_ciphertext.is_some()
-                && usize::from(set.shares_needed) == needed
-                && places.len().saturating_add(1) == needed;
+                && self.needs_so_many(set.shares_needed)
+                && places.len().saturating_add(1) == usize::from(set.shares_needed);
             if is_kms_missing && !sets.contains(set) {
                 sets.push(set.clone());
             }
@@ -58,15 +57,23 @@ impl<C> State<C> {
         let of_kms = || self.kms.iter().filter(|held| held.set.generation == generation);
         let of_generation = || self.of_custodians(generation).chain(of_kms());
         let needed = usize::from(self.manifest.manifest().shares_needed);
-        let mut best = 0;
+        let (mut best, mut failed) = (0, None);
         for candidate in of_generation() {
             let shares: Vec<_> =
                 of_generation().filter(|held| held.set == candidate.set).map(|held| &held.share).collect();
             best = best.max(shares.len());
-            // What a set says of itself is believed by nobody: as many as the manifest says must have given it.
-            if shares.len() >= needed && usize::from(candidate.set.shares_needed) == needed {
-                return Ok(Root::combine(&candidate.set, &shares)?);
+            // What a set says of itself is believed by nobody: as many as a manifest says must have given it.
+            if shares.len() >= usize::from(candidate.set.shares_needed)
+                && self.needs_so_many(candidate.set.shares_needed)
+            {
+                match Root::combine(&candidate.set, &shares) {
+                    Ok(root) => return Ok(root),
+                    Err(error) => failed = Some(error),
+                }
             }
+        }
+        if let Some(error) = failed {
+            return Err(error.into());
         }
         Err(if needed == 1 {
             CustodyError::NoShare
