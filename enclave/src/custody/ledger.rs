@@ -101,6 +101,8 @@ struct LinkState<C> {
     /// Generations whose share it took before it held a version of that generation: until then it may have made room for others.
     unsure: BTreeSet<u32>,
     deposit: Option<(ShareSet, hpke::Sealed)>,
+    /// Epoch of the block overlay that it told last.
+    told_epoch: u64,
     /// The newest manifest that it handed out, if it is a successor.
     handed_out: Option<ManifestId>,
     /// When something signed that it handed out did not verify, monotonic.
@@ -236,6 +238,7 @@ impl<C: Connect + 'static> Ledger<C> {
             holds: BTreeSet::new(),
             unsure: BTreeSet::new(),
             deposit: None,
+            told_epoch: 0,
             handed_out: None,
             refused_ms: None,
             trouble: None,
@@ -320,7 +323,8 @@ impl<C: Connect + 'static> Ledger<C> {
         let version = told.map_or(0, |entry| entry.version);
         let is_home = state.place(id) == Some(0);
         Seen {
-            overlay_epoch: state.overlay.as_ref().map_or(0, |overlay| overlay.epoch),
+            // Each tells its own once: two custodians may hold different ones of one epoch.
+            overlay_epoch: state.links.get(&id).map_or(0, |link| link.told_epoch),
             version,
             commands: if is_home { state.docket.seen(now_ms) } else { Vec::new() },
             manifest_sequence: state.judged().iter().map(|manifest| manifest.sequence()).max().unwrap_or(1),

@@ -186,6 +186,11 @@ impl ServedStore {
         Some(self.0.gate.lease_expiry_ms()).filter(|expires_ms| *expires_ms > 0)
     }
 
+    #[cfg(test)]
+    pub(crate) fn blocks_key(&self, key: &holdfast_shared::external_key::ExternalKeyId) -> bool {
+        self.0.gate.blocks_key(key)
+    }
+
     /// Puts an overlay in force: the next look at the gate sees it.
     pub(crate) fn block(&self, overlay: &BlockOverlay) {
         let keys: HashSet<_> = overlay.keys.iter().cloned().collect();

@@ -30,6 +30,7 @@ use crate::directory::Directory;
 use crate::nsm::NsmDevice;
 use crate::roster::{Authorities, Roster};
 
+mod blocks;
 mod crashes;
 mod custodian;
 mod hostile;

@@ -37,6 +37,13 @@ pub struct Blocks {
     pub keys: HashSet<ExternalKeyId>,
 }
 
+impl Blocks {
+    fn follows(&self, current: &Self) -> bool {
+        let adds = || self.store >= current.store && self.keys.is_superset(&current.keys);
+        self.epoch > current.epoch || (self.epoch == current.epoch && adds())
+    }
+}
+
 /// Lease and blocks of one key store.
 #[derive(Debug, Default)]
 pub struct Gate {
@@ -62,12 +69,11 @@ impl Gate {
         self.lease_expires_ms.load(Ordering::Acquire)
     }
 
-    /// Applies an overlay if it is newer than the one in force. Returns whether it was.
+    /// Applies an overlay if it is newer than the one in force, or of its epoch and blocks all that it does. Returns whether it was.
     pub fn apply(&self, blocks: Blocks) -> bool {
-        let epoch = blocks.epoch;
         let blocks = Arc::new(blocks);
-        let before = self.blocks.rcu(|current| Arc::clone(if epoch > current.epoch { &blocks } else { current }));
-        epoch > before.epoch
+        let before = self.blocks.rcu(|current| Arc::clone(if blocks.follows(current) { &blocks } else { current }));
+        blocks.follows(&before)
     }
 
     /// The epoch of the overlay in force.
@@ -145,6 +151,8 @@ mod tests {
         }
         assert!(gate.apply(blocks(6, false, &[])));
         assert_eq!(gate.check(0, None), Ok(()));
+        assert!(gate.apply(blocks(6, false, &["k"])), "another of that epoch adds to it");
+        assert!(!gate.apply(blocks(6, false, &[])) && gate.blocks_key(&"k".parse().unwrap()), "and takes nothing away");
         assert_eq!(gate.epoch(), 6);
     }
 }

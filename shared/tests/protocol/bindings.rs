@@ -9,7 +9,7 @@ use holdfast_shared::command::{self, Action, Command, CommandError, Outcome, Pre
 use holdfast_shared::external_key::ExternalKeyId;
 use holdfast_shared::ids::{BlobId, CommandId, CustodianId, KeyStoreId, LeaseId};
 use holdfast_shared::labels;
-use holdfast_shared::manifest::Thresholds;
+use holdfast_shared::manifest::{self, Thresholds, VerifiedManifest};
 use holdfast_shared::query::{self, Answer, Query, Question, ResultState};
 use holdfast_shared::register::{self, RegisterEntry, RegisterError};
 use holdfast_shared::release::{
@@ -18,7 +18,7 @@ use holdfast_shared::release::{
 use holdfast_shared::secrets::{Secret, SecretBytes};
 use holdfast_shared::signature::SignatureError;
 
-use crate::fixture::{Party, rng};
+use crate::fixture::{self, Party, rng};
 
 const ID: KeyStoreId = KeyStoreId([1; 32]);
 const OTHER: KeyStoreId = KeyStoreId([2; 32]);
@@ -240,6 +240,28 @@ fn an_old_overlay_does_nothing_and_lifting_may_need_more_signatures() {
     assert!(matches!(open(&overlay(3, true, &["b", "a"]), true, Some(&second)), Err(BlockError::Decode(_))));
     let elsewhere = BlockOverlay { key_store_id: OTHER, ..overlay(9, true, &[]) };
     assert_eq!(open(&elsewhere, true, None), Err(BlockError::OtherKeyStore));
+}
+
+#[test]
+fn overlays_of_one_epoch_block_what_either_blocks() {
+    let (alice, vault, mallory) = (Party::new(), Party::new(), Party::new());
+    let manifest = fixture::manifest(&[&alice], &[&vault]);
+    let signed = cbor::encode(&manifest::sign(&manifest, &alice.signing, &rng()).unwrap());
+    let manifest = VerifiedManifest::verify(&signed).unwrap();
+    let of = |overlay: BlockOverlay| BlockOverlay { key_store_id: manifest.id(), ..overlay };
+    let beside = |overlay: &BlockOverlay, signer: &Party, current: &BlockOverlay| {
+        let signed = cbor::encode(&block::sign(overlay, &signer.signing, &rng()).unwrap());
+        block::open_beside(&signed, &manifest, Some(current))
+    };
+    let (one, other) = (of(overlay(4, false, &["a", "c"])), of(overlay(4, true, &["b", "c"])));
+    let both = of(overlay(4, true, &["a", "b", "c"]));
+    assert_eq!(beside(&one, &alice, &other), Ok(both.clone()));
+    assert_eq!(beside(&other, &alice, &one), Ok(both.clone()));
+    assert_eq!(beside(&one, &alice, &both), Ok(both.clone()), "nothing is lifted");
+    assert!(matches!(beside(&one, &mallory, &other), Err(BlockError::Signature(_))));
+    assert_eq!(beside(&of(overlay(3, true, &[])), &alice, &one), Err(BlockError::Stale { current: 4, offered: 3 }));
+    let lifted = of(overlay(5, false, &["c"]));
+    assert_eq!(beside(&lifted, &alice, &both), Ok(lifted.clone()), "the next one says what is blocked");
 }
 
 fn list_command(id: u8) -> Command {

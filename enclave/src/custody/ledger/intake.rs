@@ -188,12 +188,16 @@ impl<C: Connect + 'static> Ledger<C> {
     fn take_overlay(&self, state: &mut State<C>, id: CustodianId, signed: &[u8]) {
         let now_ms = self.now_ms();
         let current = state.overlay.as_ref();
-        let is_known = || {
-            let claimed = block::claimed(signed).ok()?;
-            let is_same = |current: &BlockOverlay| claimed.epoch == current.epoch && !claimed.lifts(current);
-            current.map(|current| claimed.epoch < current.epoch || is_same(current))
-        };
-        if state.is_put_off(id, now_ms) || is_known().unwrap_or_default() {
+        let claimed = block::claimed(signed).ok();
+        let epoch = claimed.as_ref().map_or(0, |claimed| claimed.epoch);
+        let is_known = claimed.zip(current).is_some_and(|(claimed, current)| {
+            epoch < current.epoch || (epoch == current.epoch && !claimed.lifts(current))
+        });
+        if is_known {
+            state.note_epoch(id, epoch);
+            return;
+        }
+        if state.is_put_off(id, now_ms) {
             return;
         }
         let successors = state.tips();
@@ -207,6 +211,7 @@ impl<C: Connect + 'static> Ledger<C> {
                 self.served.block(&overlay);
                 let (epoch, whole, keys) = (overlay.epoch, overlay.store, overlay.keys.len());
                 state.overlay = Some(overlay);
+                state.note_epoch(id, epoch);
                 if whole {
                     self.wipe(state);
                 }
@@ -240,6 +245,12 @@ impl<C> State<C> {
         let is_any_false = true_to_set.len() < came;
         let right: Vec<_> = true_to_set.into_iter().filter(|held| indices.contains(&held.share.index)).collect();
         (is_any_false || (right.is_empty() && came > 0), right)
+    }
+
+    fn note_epoch(&mut self, id: CustodianId, overlay_epoch: u64) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.told_epoch = overlay_epoch;
+        }
     }
 
     /// A block was lifted: shares that were wiped, or withheld, are asked for again.
