@@ -516,6 +516,13 @@ impl VerifiedManifest {
         Ok(Self { id: self.id, manifest: next, chain, past })
     }
 
+    /// What the newest manifest directly succeeds; none for the first. Verified anew, which costs all its signatures.
+    #[must_use]
+    pub fn predecessor(&self) -> Option<Self> {
+        let (_, before) = self.chain.split_last().filter(|(_, before)| !before.is_empty())?;
+        Self::verify_chain(before.iter().map(|received| received.signed.as_slice())).ok()
+    }
+
     fn check_stays(&self, next: &Manifest) -> Result<(), ManifestError> {
         let stays = |holds: bool, what: &'static str| if holds { Ok(()) } else { Err(ManifestError::MustStay(what)) };
         let own = &self.manifest;

@@ -144,7 +144,8 @@ pub async fn show(session: &Session) -> Result<PolicyReport, SessionError> {
     Ok(PolicyReport { policy: PolicyLines::from(&newest.policy), custodians })
 }
 
-async fn in_force(session: &Session) -> Result<(KnownPolicy, Vec<PolicyAt>), SessionError> {
+/// The newest policy, and who has which.
+pub(super) async fn in_force(session: &Session) -> Result<(KnownPolicy, Vec<PolicyAt>), SessionError> {
     let statuses = session.statuses().await;
     let epoch = |said: &Option<Result<holdfast_shared::query::KeyStoreStatus, SessionError>>| {
         Some(said.as_ref()?.as_ref().ok()?.policy_epoch)

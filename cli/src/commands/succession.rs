@@ -16,10 +16,11 @@ use serde::Serialize;
 use super::Done;
 use super::block::{in_force, nobody};
 use super::manifest::{CreateError, Draft, check_numbers};
+use super::policy;
 use super::spread::{self, Spread};
 use crate::home::{chain, prefixes};
 use crate::output::printable;
-use crate::session::{Session, SessionError, Wait};
+use crate::session::{Contact, Session, SessionError, Wait};
 
 /// What is to be changed.
 #[derive(Clone, Debug, Default)]
@@ -193,6 +194,37 @@ pub async fn adopt(
     Ok((next, Adopted { sequence, staged, done, behind }))
 }
 
+/// What a custodian that comes new must know besides the manifests: enclaves give none a share that knows less than the others.
+#[derive(Clone)]
+struct Introduction {
+    chain: Vec<u8>,
+    overlay: Option<Vec<u8>>,
+    policy: Option<Vec<u8>>,
+}
+
+impl Introduction {
+    async fn gather(session: &Session, next: &VerifiedManifest) -> Result<Self, SessionError> {
+        session.overlays().await;
+        let overlay = session.home().signed_overlay(session.store()).map(|(_, signed)| signed);
+        let (policy, _) = policy::in_force(session).await?;
+        let policy = Some(policy.signed).filter(|signed| !signed.is_empty());
+        Ok(Self { chain: cbor::encode(&chain(next)).to_vec(), overlay, policy })
+    }
+
+    async fn send(self, contact: &Contact) -> Result<(), SessionError> {
+        contact.send(api::MANIFEST_CHAINS, self.chain).await?;
+        let more = [(api::BLOCKS, self.overlay), (api::POLICIES, self.policy)];
+        for (path, signed) in more.into_iter().filter_map(|(path, signed)| Some((path, signed?))) {
+            match contact.send(path, signed).await {
+                // It has this one already, or a newer one.
+                Err(error) if error.is_conflict() => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Sends a successor to every custodian before and after it.
 async fn stage(
     session: &Session,
@@ -206,18 +238,17 @@ async fn stage(
     custodians.extend(next.manifest().custodians.iter().filter(is_new).cloned());
     let contacts = session.contacts_of(&custodians)?;
     let known: Vec<_> = own.custodians.iter().map(Custodian::id).collect();
-    let chain = cbor::encode(&chain(next)).to_vec();
+    let introduction = Introduction::gather(session, next).await?;
     let signed = signed.to_vec();
     // As many as any change needs, of the old and of the new ones; all that can be reached are told.
     let most = Quorum::of(own).write().max(Quorum::of(next.manifest()).write());
     let needed = custodians.len().min(most.saturating_add(custodians.len().saturating_sub(own.custodians.len())));
     spread::to_all(&contacts, needed, wait, move |contact| {
-        let (path, body) = if known.contains(&contact.custodian().id()) {
-            (api::SUCCESSORS, signed.clone())
-        } else {
-            (api::MANIFEST_CHAINS, chain.clone())
-        };
-        async move { contact.send(path, body).await }
+        let (signed, introduction) = (signed.clone(), introduction.clone());
+        let is_known = known.contains(&contact.custodian().id());
+        async move {
+            if is_known { contact.send(api::SUCCESSORS, signed).await } else { introduction.send(&contact).await }
+        }
     })
     .await
 }

@@ -129,8 +129,15 @@ impl Home {
     /// The newest block overlay that was signed or seen with this folder.
     #[must_use]
     pub fn known_overlay(&self, store: &KeyStore) -> Option<BlockOverlay> {
+        self.signed_overlay(store).map(|(overlay, _)| overlay)
+    }
+
+    /// The same, with its signatures.
+    #[must_use]
+    pub fn signed_overlay(&self, store: &KeyStore) -> Option<(BlockOverlay, Vec<u8>)> {
         let signed = files::read(&self.overlay_file(store.manifest.id()), limits::BLOCK_OVERLAY_MAX).ok()?;
-        block::open_under(&signed, &store.manifest, None).ok()
+        let overlay = block::open_under(&signed, &store.manifest, None).ok()?;
+        Some((overlay, signed))
     }
 
     /// The signed release policies that are noted, by epoch.

@@ -1,6 +1,7 @@
 //! Why a conversation failed, and two ways in which an order ends without a result.
 
 use holdfast_client::ClientError;
+use holdfast_shared::api::RefusalCode;
 use holdfast_shared::block::BlockError;
 use holdfast_shared::cbor::DecodeError;
 use holdfast_shared::command::CommandError;
@@ -162,14 +163,19 @@ pub enum SessionError {
 }
 
 impl SessionError {
+    /// Whether a custodian has this, or something newer, already.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Client(ClientError::Refused { refusal, .. }) if refusal.code == RefusalCode::Conflict)
+    }
+
     /// Whether the same may work a moment later: nobody said no.
     #[must_use]
     pub const fn is_passing(&self) -> bool {
         match self {
-            Self::Client(ClientError::Refused { refusal, .. }) => matches!(
-                refusal.code,
-                holdfast_shared::api::RefusalCode::TooMany | holdfast_shared::api::RefusalCode::Internal
-            ),
+            Self::Client(ClientError::Refused { refusal, .. }) => {
+                matches!(refusal.code, RefusalCode::TooMany | RefusalCode::Internal)
+            }
             Self::Client(ClientError::Unusable { .. }) => false,
             Self::Client(_) => true,
             _ => false,

@@ -54,6 +54,8 @@ pub(super) struct Coordinator<C> {
     pub(super) due_again_ms: u64,
     /// When all were last asked to release anew, for want of shares.
     released_again: Option<Instant>,
+    /// When those that know less than others were last asked what they know.
+    informed: Option<Instant>,
     /// Since when links lead to custodians that were removed.
     removed: BTreeMap<CustodianId, Instant>,
     /// Of the manifest that health is told under.
@@ -63,7 +65,17 @@ pub(super) struct Coordinator<C> {
 impl<C: Connect + Clone + 'static> Coordinator<C> {
     pub(super) fn new(ledger: Arc<Ledger<C>>, connector: C) -> Self {
         let (links, removed) = (BTreeMap::new(), BTreeMap::new());
-        Self { ledger, connector, links, held: None, due_again_ms: 0, released_again: None, removed, sequence: 0 }
+        Self {
+            ledger,
+            connector,
+            links,
+            held: None,
+            due_again_ms: 0,
+            released_again: None,
+            informed: None,
+            removed,
+            sequence: 0,
+        }
     }
 
     /// Runs until the task is dropped.
@@ -200,8 +212,12 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
     }
 
     /// Derives the shares of those who have none, and gives them.
-    async fn give_shares(&self, unsealed: &Arc<Unsealed>) -> Result<(), CustodyError> {
+    async fn give_shares(&mut self, unsealed: &Arc<Unsealed>) -> Result<(), CustodyError> {
         let manifest = self.ledger.manifest();
+        if self.informed.is_none_or(|last| last.elapsed() >= PAUSES.1) {
+            self.informed = Some(Instant::now());
+            self.ledger.inform(&manifest);
+        }
         let without = self.ledger.without_share(unsealed.root().set());
         if without.is_empty() || unsealed.seed().is_none() {
             return Ok(());

@@ -103,6 +103,8 @@ struct LinkState<C> {
     deposit: Option<(ShareSet, hpke::Sealed)>,
     /// Epoch of the block overlay that it told last.
     told_epoch: u64,
+    /// Epoch of the release policy under which its lease was granted.
+    policy_epoch: u64,
     /// The newest manifest that it handed out, if it is a successor.
     handed_out: Option<ManifestId>,
     /// When something signed that it handed out did not verify, monotonic.
@@ -239,6 +241,7 @@ impl<C: Connect + 'static> Ledger<C> {
             unsure: BTreeSet::new(),
             deposit: None,
             told_epoch: 0,
+            policy_epoch: 0,
             handed_out: None,
             refused_ms: None,
             trouble: None,

@@ -25,6 +25,9 @@ use crate::entropy;
 /// How long custodians have to take their shares.
 const DEPOSIT_WAIT: Duration = Duration::from_secs(20);
 
+/// How often custodians that know less than others are asked what they know.
+const INFORM_INTERVAL: Duration = Duration::from_secs(2);
+
 /// A share, encrypted to its custodian.
 type Encrypted = (CustodianId, hpke::Sealed);
 
@@ -116,6 +119,18 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
                 }
             }
             self.is_deposited(&set, home, needed).await
+        };
+        let informing = async {
+            loop {
+                self.ledger.inform(manifest);
+                tokio::time::sleep(INFORM_INTERVAL).await;
+            }
+        };
+        let depositing = async {
+            tokio::select! {
+                deposited = depositing => deposited,
+                never = informing => never,
+            }
         };
         let deposited = tokio::time::timeout(DEPOSIT_WAIT, depositing).await;
         let outcome = deposited.unwrap_or_else(|_| {

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use holdfast_client::Connect;
 use holdfast_shared::hpke;
 use holdfast_shared::ids::{BlobId, CustodianId};
+use holdfast_shared::manifest::VerifiedManifest;
 use holdfast_shared::provenance::share_set_sha256;
 use holdfast_shared::register::RegisterEntry;
 use holdfast_shared::release::ShareSet;
 
-use super::{Ledger, LinkState, Told};
+use super::{Ledger, LinkState, Order, State, Told};
 use crate::custody::unseal::HeldVersion;
 
 /// The version that every custodian should hold.
@@ -65,7 +66,9 @@ impl<C: Connect + 'static> Ledger<C> {
                 return Some(Chore::Commit { version: entry.version, blob_id: entry.blob_id });
             }
         }
-        if let Some((set, share)) = &link.deposit {
+        if let Some((set, share)) = &link.deposit
+            && state.is_informed(link)
+        {
             return Some(Chore::Deposit { set: set.clone(), share: share.clone() });
         }
         let target = state.target.as_ref().filter(|target| target.is_committed)?;
@@ -189,6 +192,25 @@ impl<C: Connect + 'static> Ledger<C> {
         holds.map(|(id, _)| *id).collect()
     }
 
+    /// Has those of a manifest release anew that do not know what the others know, and so are given no share.
+    pub(in crate::custody) fn inform(&self, manifest: &VerifiedManifest) {
+        let mut state = self.lock();
+        let uninformed: Vec<_> = state
+            .members_of(manifest)
+            .filter(|(_, link)| link.session.is_some() && !state.is_informed(link))
+            .map(|(_, link)| link.custodian.id())
+            .collect();
+        for id in &uninformed {
+            if let Some(link) = state.links.get_mut(id) {
+                link.order = Some(Order::ReleaseAgain);
+            }
+        }
+        drop(state);
+        if !uninformed.is_empty() {
+            self.tell_all();
+        }
+    }
+
     /// Whether a custodian that was removed has deleted its shares, or never will.
     pub(in crate::custody) fn is_done_with(&self, id: CustodianId) -> bool {
         let state = self.lock();
@@ -198,5 +220,20 @@ impl<C: Connect + 'static> Ledger<C> {
             let generation = unsealed.root().set().generation;
             link.holds.iter().all(|(held, _)| *held >= generation)
         })
+    }
+}
+
+impl<C> State<C> {
+    /// Whether a custodian may be given its first share: one that knows less of release policies and blocks than the others would release
+    /// it where they refuse. One in f + 1 of those is honest.
+    fn is_informed(&self, link: &LinkState<C>) -> bool {
+        if !link.holds.is_empty() {
+            return true;
+        }
+        let mut epochs: Vec<u64> = self.members().map(|(_, link)| link.policy_epoch).collect();
+        epochs.sort_unstable_by(|a, b| b.cmp(a));
+        let policy_epoch = epochs.get(self.quorum().believed().saturating_sub(1)).copied().unwrap_or_default();
+        let overlay_epoch = self.overlay.as_ref().map_or(0, |overlay| overlay.epoch);
+        link.policy_epoch >= policy_epoch && link.told_epoch >= overlay_epoch
     }
 }

@@ -38,7 +38,7 @@ impl<C: Connect + 'static> Ledger<C> {
     /// # Errors
     /// [`CustodyError`]: it is worth nothing, and names its custodian.
     pub(in crate::custody) fn released(&self, id: CustodianId, granted: Granted<C>) -> Result<(), CustodyError> {
-        let Granted { session, lease, released, .. } = granted;
+        let Granted { session, lease, released, policy_epoch } = granted;
         let Released { content, attested_key } = released;
         let now_ms = self.now_ms();
         let mut state = self.lock();
@@ -60,6 +60,7 @@ impl<C: Connect + 'static> Ledger<C> {
             link.counted_ms = link.counted_ms.min(lease.expires_ms());
         }
         link.order = None;
+        link.policy_epoch = policy_epoch;
         link.answer = Some(told);
         link.answered_ms = lease.sent_ms();
         link.is_silent = false;

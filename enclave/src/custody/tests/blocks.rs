@@ -6,7 +6,7 @@ use super::*;
 
 impl World {
     /// An overlay of epoch 1 at one custodian.
-    fn block_keys_at(&self, place: usize, keys: &[&str], signer: &holdfast_shared::signature::SigningKey) {
+    fn block_keys_at(&self, place: usize, keys: &[&str], administrator: &holdfast_shared::signature::SigningKey) {
         let overlay = BlockOverlay {
             label: labels::BLOCK.to_owned(),
             key_store_id: self.id,
@@ -15,7 +15,7 @@ impl World {
             keys: keys.iter().map(|key| ExternalKeyId::parse(key).unwrap()).collect(),
             issued_ms: 0,
         };
-        let signed = bytes_of(&block::sign(&overlay, signer, &SystemRandom::new()).unwrap());
+        let signed = bytes_of(&block::sign(&overlay, administrator, &SystemRandom::new()).unwrap());
         self.custodians[place].change(|state| {
             state.signed_overlay = Some(signed);
             state.overlay = Some(overlay);
