@@ -2,14 +2,15 @@
 //!
 //! Guarantees: an update was signed by as many administrators as changes of custody need and is newer than the policy before; it
 //! is durable and on record before it is acknowledged; from then on every release, renewal and change is judged by it, and enclaves
-//! that it does not accept are told at once: their watches end.
+//! that it does not accept are told at once: their watches end. A custodian that a successor brings in, and that holds no version yet,
+//! takes the policy in force from those who are about to be succeeded, too.
 
 use std::sync::Arc;
 
 use holdfast_shared::cbor::{self, Message};
 use holdfast_shared::ids::BootId;
 use holdfast_shared::limits;
-use holdfast_shared::manifest::ReleasePolicy;
+use holdfast_shared::manifest::{ReleasePolicy, VerifiedManifest};
 use holdfast_shared::policy::{self, PolicyError, PolicyUpdate};
 use holdfast_shared::signature::Envelope;
 
@@ -76,9 +77,10 @@ impl Custodian {
                 return Ok(());
             }
             let (membership, against) = (self.membership(key_store).await?, current.epoch);
+            let is_new = self.store.register(key_store.id()).await?.is_none();
             let judged = {
                 let body = body.clone();
-                self.blocking(move |_| policy::open(&body, membership.manifest(), against)).await?
+                self.blocking(move |_| judge(&body, membership.manifest(), against, is_new)).await?
             };
             let policy = judged.map_err(|error| refused(&error))?;
             let new =
@@ -116,6 +118,14 @@ impl Custodian {
         };
         Ok(self.store.record_refusal_once(&record).await?)
     }
+}
+
+fn judge(body: &[u8], manifest: &VerifiedManifest, against: u64, is_new: bool) -> Result<ReleasePolicy, PolicyError> {
+    let judged = policy::open(body, manifest, against);
+    if !is_new || !matches!(judged, Err(PolicyError::Signature(_))) {
+        return judged;
+    }
+    manifest.predecessor().map_or(judged, |before| policy::open(body, &before, against))
 }
 
 fn refused(error: &PolicyError) -> ServiceError {
