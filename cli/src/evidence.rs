@@ -172,16 +172,7 @@ pub fn of_release(
 /// # Errors
 /// [`EvidenceError`].
 pub fn of_version(document: &[u8], store: &KeyStore) -> Result<(Evidence, VersionUserData), EvidenceError> {
-    let parsed = ParsedDocument::parse(document)?;
-    let made_ms = parsed.claimed_timestamp_ms();
-    let expected = Expectations {
-        nonce: parsed.claimed_nonce().unwrap_or_default(),
-        max_age_ms: 0,
-        accepted: &store.accepted_at(made_ms),
-        user_data: Expected::Present,
-        public_key: Expected::Any,
-    };
-    let attestation = verify(document, &store.trust_root, &expected, made_ms)?;
+    let attestation = at_its_time(document, store, Expected::Any)?;
     let said: VersionUserData = cbor::decode(attestation.user_data().unwrap_or_default())?;
     Ok((Evidence::new(&attestation, &store.trust_root), said))
 }
@@ -191,6 +182,20 @@ pub fn of_version(document: &[u8], store: &KeyStore) -> Result<(Evidence, Versio
 /// # Errors
 /// [`EvidenceError`].
 pub fn of_deposit(document: &[u8], store: &KeyStore, custodian_id: CustodianId) -> Result<Evidence, EvidenceError> {
+    let attestation = at_its_time(document, store, Expected::Present)?;
+    let said: ReleaseUserData = cbor::decode(attestation.user_data().unwrap_or_default())?;
+    if (said.key_store_id, said.custodian_id) != (store.manifest.id(), custodian_id) {
+        return Err(EvidenceError::Elsewhere);
+    }
+    Ok(Evidence::new(&attestation, &store.trust_root))
+}
+
+/// What is kept on record is judged at the time at which it was made, and its nonce taken as it is.
+fn at_its_time(
+    document: &[u8],
+    store: &KeyStore,
+    public_key: Expected<'_>,
+) -> Result<VerifiedAttestation, EvidenceError> {
     let parsed = ParsedDocument::parse(document)?;
     let made_ms = parsed.claimed_timestamp_ms();
     let expected = Expectations {
@@ -198,14 +203,9 @@ pub fn of_deposit(document: &[u8], store: &KeyStore, custodian_id: CustodianId) 
         max_age_ms: 0,
         accepted: &store.accepted_at(made_ms),
         user_data: Expected::Present,
-        public_key: Expected::Present,
+        public_key,
     };
-    let attestation = verify(document, &store.trust_root, &expected, made_ms)?;
-    let said: ReleaseUserData = cbor::decode(attestation.user_data().unwrap_or_default())?;
-    if (said.key_store_id, said.custodian_id) != (store.manifest.id(), custodian_id) {
-        return Err(EvidenceError::Elsewhere);
-    }
-    Ok(Evidence::new(&attestation, &store.trust_root))
+    verify(document, &store.trust_root, &expected, made_ms)
 }
 
 fn made_ms(document: &[u8]) -> Result<u64, EvidenceError> {
