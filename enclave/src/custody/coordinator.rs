@@ -152,6 +152,7 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
                 Ok(Step::Idle)
             }
             Standing::Empty => self.hold_ceremony().await,
+            Standing::Unknown { entry, sequence } => Err(self.ask_for_manifest(&entry, sequence)),
             Standing::Unread(_) if self.ledger.is_spent() => Ok(Step::Wait(PAUSES.0)),
             Standing::Unread(entry) => {
                 let opened = self.open(&entry).await;
@@ -260,14 +261,18 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
         let opened = opened.inspect_err(|_| self.ledger.forget_drawn())?;
         let made_under = opened.made_under();
         self.ledger.read(entry, made_under);
-        if self.ledger.manifest_of(made_under.manifest).is_none() {
-            // Whoever holds the version hands its manifest out with a release.
-            if self.may_release_again() {
-                self.ledger.release_again_of(entry);
-            }
-            return Err(CustodyError::ManifestMissing { sequence: made_under.manifest.sequence });
+        match self.ledger.manifest_of(made_under.manifest) {
+            Some(_) => Ok((version, opened)),
+            None => Err(self.ask_for_manifest(entry, made_under.manifest.sequence)),
         }
-        Ok((version, opened))
+    }
+
+    /// Whoever holds a version hands its manifest out with a release.
+    fn ask_for_manifest(&mut self, entry: &RegisterEntry, sequence: u32) -> CustodyError {
+        if self.may_release_again() {
+            self.ledger.release_again_of(entry);
+        }
+        CustodyError::ManifestMissing { sequence }
     }
 
     /// Whether all may be asked for releases again, for want of something: not too often.

@@ -45,6 +45,11 @@ pub(super) enum Standing {
     Unfinished(RegisterEntry),
     /// Under which manifest it was made tells where it stands: it is to be opened.
     Unread(RegisterEntry),
+    /// It was made under a manifest that nobody handed out yet.
+    Unknown {
+        entry: RegisterEntry,
+        sequence: u32,
+    },
 }
 
 /// What must not be believed, with the places of those who say it.

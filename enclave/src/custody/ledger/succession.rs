@@ -121,7 +121,7 @@ impl<C: Connect + 'static> Ledger<C> {
     /// Where the register stands.
     ///
     /// # Errors
-    /// [`CustodyError::Rollback`] and [`CustodyError::Fork`], which name who is to blame; [`CustodyError::ManifestMissing`].
+    /// [`CustodyError::Rollback`] and [`CustodyError::Fork`], which name who is to blame.
     pub(in crate::custody) fn standing(&self) -> Result<Standing, CustodyError> {
         let now_ms = self.now_ms();
         self.lock().standing(now_ms)
@@ -131,19 +131,19 @@ impl<C: Connect + 'static> Ledger<C> {
     /// custodian is looked at for a while: each costs signatures.
     pub(super) fn learn(&self, state: &mut State<C>, id: CustodianId, offered: impl Iterator<Item = Vec<u8>>) {
         let now_ms = self.now_ms();
-        let mut newest = Arc::clone(&state.manifest);
-        let in_force: Vec<ManifestId> = newest.lineage().skip(1).collect();
-        let mut known_bytes: Vec<Vec<u8>> = newest.successors().map(<[u8]>::to_vec).collect();
-        known_bytes.reverse();
-        for (position, signed) in offered.enumerate() {
-            if known_bytes.pop().is_some_and(|known| known == signed) {
+        let in_force = Arc::clone(&state.manifest);
+        let mut known = in_force.successors().zip(in_force.lineage().skip(1));
+        let mut newest = Arc::clone(&in_force);
+        for signed in offered {
+            let known = known.next();
+            if known.is_some_and(|(known, _)| known == signed) {
                 continue;
             }
             if state.is_put_off(id, now_ms) {
                 return;
             }
             let digest = manifest::claimed_digest(&signed);
-            let error = match (in_force.get(position), digest) {
+            let error = match (known.map(|(_, id)| id), digest) {
                 // Signatures may differ from copy to copy.
                 (Some(known), Ok(digest)) if known.digest == digest => continue,
                 (Some(known), Ok(_)) => {
@@ -289,7 +289,7 @@ impl<C> State<C> {
                 } else if self.known(made_under.manifest).is_some() {
                     Ok(Standing::Unfinished(entry.clone()))
                 } else {
-                    Err(CustodyError::ManifestMissing { sequence: made_under.manifest.sequence })
+                    Ok(Standing::Unknown { entry: entry.clone(), sequence: made_under.manifest.sequence })
                 }
             }
             // Where a ceremony would be held under a successor, its custodians must say the same.
