@@ -2,29 +2,28 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
-use aws_nitro_enclaves_nsm_api::api::{Request, Response};
-use holdfast_cli::commands::manifest::{Settings as ManifestSettings, create};
+use holdfast_cli::commands::manifest::create;
 use holdfast_cli::evidence::{EVIDENCE_AGE_MAX_MS, EvidenceError, of_lease, of_result};
 use holdfast_cli::home::{Home, HomeError, KeyStore};
 use holdfast_cli::moment::now_ms;
-use holdfast_devkit::nsm::{EmulatedRoot, Emulator, PcrSource, Settings, SettingsChange};
-use holdfast_devkit::up::configurations::{measured_content, measurements};
+use holdfast_devkit::nsm::{Emulator, SettingsChange};
+use holdfast_devkit::up::configurations::measurements;
 use holdfast_shared::attestation::AppraisalError;
 use holdfast_shared::cbor;
 use holdfast_shared::command::ResultUserData;
 use holdfast_shared::hpke::PrivateKey;
 use holdfast_shared::ids::{BootId, CommandId, CustodianId, KeyStoreId, LeaseId};
 use holdfast_shared::labels;
-use holdfast_shared::manifest::{Custodian, DerCertificate, Thresholds};
 use holdfast_shared::query::LeaseInfo;
 use holdfast_shared::release::ReleaseUserData;
-use holdfast_shared::xks::{HostName, PathPrefix};
-use serde_bytes::ByteBuf;
 
-const CONFIGURATION: &str = r#"{"regions":["us-east-1"]}"#;
+#[path = "emulated/store.rs"]
+mod emulated;
+
+use emulated::{CONFIGURATION, OTHER_CONFIGURATION, document, emulator, manifest_settings};
+
 const COMMAND: CommandId = CommandId([7; 16]);
 const HOUR_MS: i64 = 3_600_000;
 
@@ -35,61 +34,15 @@ struct World {
     store: KeyStore,
 }
 
-fn emulator(folder: &Path) -> Emulator {
-    let pcrs: BTreeMap<_, _> = (0..=2).map(|index| (index, PcrSource::Content(measured_content(index)))).collect();
-    Emulator::new(EmulatedRoot::load_or_create(folder).unwrap(), Settings { pcrs, ..Settings::default() }).unwrap()
-}
-
-fn manifest_settings(home: &Home, root: &Path) -> ManifestSettings {
-    let administrator = match home.create_administrator("alice") {
-        Err(HomeError::AdministratorExists { .. }) => home.administrator().unwrap().administrator,
-        made => made.unwrap(),
-    };
-    let custodian = Custodian {
-        name: "vault".to_owned(),
-        signing_key: administrator.signing_key,
-        encryption_key: administrator.encryption_key,
-        address: "localhost:9443".to_owned(),
-        tls_roots: vec![DerCertificate(vec![1])],
-    };
-    ManifestSettings {
-        name: "store".to_owned(),
-        administrators: Vec::new(),
-        custodians: vec![custodian],
-        shares_needed: 1,
-        hostile_tolerated: 0,
-        kms_share: None,
-        host_name: HostName::parse("localhost").unwrap(),
-        path_prefix: PathPrefix::parse("").unwrap(),
-        measurements: vec![measurements(CONFIGURATION)],
-        emulated_root: Some(root.to_owned()),
-        lease_ms: 60_000,
-        thresholds: Thresholds::ONE,
-    }
-}
-
 fn world() -> World {
     let folder = tempfile::tempdir().unwrap();
     let nsm = folder.path().join("nsm");
     let emulator = emulator(&nsm);
     let home = Home::at(folder.path().join("home"));
-    let store = create(&home, &manifest_settings(&home, &nsm.join("root.pem"))).unwrap();
+    let alice = home.create_administrator("alice").unwrap();
+    let settings = manifest_settings(alice.signing_key, alice.encryption_key, &nsm.join("root.pem"));
+    let store = create(&home, &settings).unwrap();
     World { folder, emulator, store }
-}
-
-/// A document of an enclave that measured `configuration`.
-fn document(emulator: &Emulator, configuration: &str, nonce: &[u8], user_data: &[u8], key: Option<&[u8]>) -> Vec<u8> {
-    let mut device = emulator.boot();
-    let data = holdfast_shared::sha384(&[configuration.as_bytes()]).to_vec();
-    device.process_request(Request::ExtendPCR { index: 16, data });
-    device.process_request(Request::LockPCR { index: 16 });
-    let field = |bytes: &[u8]| Some(ByteBuf::from(bytes.to_vec()));
-    let request =
-        Request::Attestation { nonce: field(nonce), user_data: field(user_data), public_key: key.and_then(field) };
-    match device.process_request(request) {
-        Response::Attestation { document } => document,
-        other => panic!("{other:?}"),
-    }
 }
 
 fn user_data(store: &KeyStore, outcome: &[u8]) -> Vec<u8> {
@@ -117,8 +70,7 @@ fn a_result_is_believed_only_with_a_document_over_this_outcome_of_this_command()
     let of_other_store = document(&nsm, CONFIGURATION, nonce, &cbor::encode(&foreign), None);
     assert_eq!(check(&of_other_store, b"outcome", COMMAND).unwrap_err(), user_data_wrong);
 
-    let other_configuration =
-        document(&nsm, r#"{"regions":["eu-west-1"]}"#, nonce, &user_data(&store, b"outcome"), None);
+    let other_configuration = document(&nsm, OTHER_CONFIGURATION, nonce, &user_data(&store, b"outcome"), None);
     let measured_wrong = EvidenceError::Appraise(AppraisalError::Measurements);
     assert_eq!(check(&other_configuration, b"outcome", COMMAND).unwrap_err(), measured_wrong);
 

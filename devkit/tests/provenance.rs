@@ -2,40 +2,37 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
-use aws_nitro_enclaves_nsm_api::api::{Request, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use holdfast_cli::commands::document;
+use holdfast_cli::commands;
 use holdfast_cli::commands::manifest::{Settings as ManifestSettings, create, draft};
 use holdfast_cli::commands::provenance::{ProvenanceFile, ProvenanceReport, ShareOrigin, Version, verify};
 use holdfast_cli::home::{AdministratorKeys, Home, KeyStore};
 use holdfast_cli::moment::now_ms;
-use holdfast_devkit::nsm::{EmulatedRoot, Emulator, PcrSource, Settings};
-use holdfast_devkit::up::configurations::{measured_content, measurements};
+use holdfast_devkit::nsm::Emulator;
+use holdfast_devkit::up::configurations::measurements;
 use holdfast_shared::attestation::TrustRoot;
 use holdfast_shared::command::{self, Action, Command, Precondition};
 use holdfast_shared::external_key::KeyUsage;
 use holdfast_shared::hpke::PrivateKey;
 use holdfast_shared::ids::{BlobId, BootId, CommandId, KeyStoreId};
-use holdfast_shared::manifest::{
-    AcceptedImage, Custodian, DerCertificate, ManifestId, ReleasePolicy, Thresholds, VerifiedManifest,
-};
+use holdfast_shared::manifest::{AcceptedImage, ManifestId, ReleasePolicy, Thresholds, VerifiedManifest};
 use holdfast_shared::policy::{self, PolicyUpdate};
 use holdfast_shared::provenance::{VersionUserData, share_set_sha256};
 use holdfast_shared::register::{self, RegisterEntry};
 use holdfast_shared::release::{Commitment, ReleaseUserData, ShareSet};
 use holdfast_shared::signature::SigningKey;
-use holdfast_shared::xks::{HostName, PathPrefix};
 use holdfast_shared::{cbor, labels};
 use ring::rand::SystemRandom;
-use serde_bytes::ByteBuf;
 use tempfile::TempDir;
 
-const CONFIGURATION: &str = r#"{"regions":["us-east-1"]}"#;
-const OTHER_CONFIGURATION: &str = r#"{"regions":["eu-west-1"]}"#;
+#[path = "emulated/store.rs"]
+mod emulated;
+
+use emulated::{CONFIGURATION, OTHER_CONFIGURATION, document, emulator, manifest_settings};
+
 const SEED: CommandId = CommandId([0xc0; 16]);
 
 struct World {
@@ -59,33 +56,12 @@ fn world() -> World {
 fn world_where(two_must_sign: bool) -> World {
     let folder = tempfile::tempdir().unwrap();
     let nsm = folder.path().join("nsm");
-    let pcrs: BTreeMap<_, _> = (0..=2).map(|index| (index, PcrSource::Content(measured_content(index)))).collect();
-    let settings = Settings { pcrs, ..Settings::default() };
-    let emulator = Emulator::new(EmulatedRoot::load_or_create(&nsm).unwrap(), settings).unwrap();
+    let emulator = emulator(&nsm);
     let home = Home::at(folder.path().join("home"));
     home.create_administrator("alice").unwrap();
     let home_key = key();
-    let custodian = Custodian {
-        name: "vault".to_owned(),
-        signing_key: home_key.verifying_key().unwrap(),
-        encryption_key: *PrivateKey::generate().unwrap().public_key(),
-        address: "localhost:9443".to_owned(),
-        tls_roots: vec![DerCertificate(vec![1])],
-    };
-    let settings = ManifestSettings {
-        name: "store".to_owned(),
-        administrators: Vec::new(),
-        custodians: vec![custodian],
-        shares_needed: 1,
-        hostile_tolerated: 0,
-        kms_share: None,
-        host_name: HostName::parse("localhost").unwrap(),
-        path_prefix: PathPrefix::parse("").unwrap(),
-        measurements: vec![measurements(CONFIGURATION)],
-        emulated_root: Some(nsm.join("root.pem")),
-        lease_ms: 60_000,
-        thresholds: Thresholds::ONE,
-    };
+    let encryption_key = *PrivateKey::generate().unwrap().public_key();
+    let settings = manifest_settings(home_key.verifying_key().unwrap(), encryption_key, &nsm.join("root.pem"));
     let store =
         if two_must_sign { made_by_two(&home, folder.path(), settings) } else { create(&home, &settings).unwrap() };
     let commitments = vec![Commitment([5; 32])];
@@ -99,7 +75,7 @@ fn made_by_two(alice: &Home, folder: &Path, settings: ManifestSettings) -> KeySt
     let thresholds = Thresholds { keys: 2, ..Thresholds::ONE };
     let root = settings.emulated_root.clone();
     let draft = draft(alice, &ManifestSettings { administrators, thresholds, ..settings }).unwrap();
-    let mut document = document::of(alice, draft.envelope).unwrap();
+    let mut document = commands::document::of(alice, draft.envelope).unwrap();
     document.sign(&bob).unwrap();
     let manifest = VerifiedManifest::verify(&cbor::encode(&document.envelope)).unwrap();
     alice.add_key_store(manifest, root.as_deref()).unwrap()
@@ -122,20 +98,6 @@ struct Fault {
 }
 
 impl World {
-    fn document(&self, configuration: &str, nonce: &[u8], user_data: &[u8], key: Option<&[u8]>) -> Vec<u8> {
-        let mut device = self.emulator.boot();
-        let data = holdfast_shared::sha384(&[configuration.as_bytes()]).to_vec();
-        device.process_request(Request::ExtendPCR { index: 16, data });
-        device.process_request(Request::LockPCR { index: 16 });
-        let field = |bytes: &[u8]| Some(ByteBuf::from(bytes.to_vec()));
-        let request =
-            Request::Attestation { nonce: field(nonce), user_data: field(user_data), public_key: key.and_then(field) };
-        match device.process_request(request) {
-            Response::Attestation { document } => document,
-            other => panic!("{other:?}"),
-        }
-    }
-
     fn command(&self, signer: &SigningKey, number: u8) -> Vec<u8> {
         let mut id = SEED.0;
         id[15] = number;
@@ -181,7 +143,7 @@ impl World {
             commands: if fault.unordered { Vec::new() } else { named },
         };
         let configuration = if fault.other_image { OTHER_CONFIGURATION } else { CONFIGURATION };
-        let evidence = self.document(configuration, &entry.blob_id.0, &cbor::encode(&said), None);
+        let evidence = document(&self.emulator, configuration, &entry.blob_id.0, &cbor::encode(&said), None);
         let other = key();
         let home = if fault.other_home { &other } else { &self.home_key };
         Version {
@@ -201,7 +163,7 @@ impl World {
             boot_id: BootId([3; 16]),
             audit_public_key: [0; 32],
         };
-        let document = self.document(CONFIGURATION, &[7; 32], &cbor::encode(&said), Some(&[4; 97]));
+        let document = document(&self.emulator, CONFIGURATION, &[7; 32], &cbor::encode(&said), Some(&[4; 97]));
         ShareOrigin {
             custodian_id,
             deposited_ms: now_ms(),
