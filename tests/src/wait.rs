@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// Longest wait for something that should happen.
-pub const DEADLINE: Duration = Duration::from_secs(45);
+pub const DEADLINE: Duration = Duration::from_secs(90);
 /// Pause between two looks.
 pub const TICK: Duration = Duration::from_millis(20);
 

@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use holdfast_tests::applicant::Applicant;
-use holdfast_tests::system::{Administrator, Options, Said, System, static_configuration};
+use holdfast_tests::system::{Administrator, Front, Options, Said, System, static_configuration};
+use holdfast_tests::tap::{Action, Direction, Fault};
 use holdfast_tests::wait::until;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -81,6 +82,19 @@ fn warnings(status: &Value) -> Vec<String> {
     status["warnings"].as_array().unwrap().iter().map(text).collect()
 }
 
+/// Waits until a status warns of this. One look may miss a custodian that took its time.
+async fn warned(system: &System, beginning: &str) {
+    until(&format!("status warns: {beginning}"), || async {
+        warnings(&status(system)).iter().any(|warning| warning.starts_with(beginning)).then_some(())
+    })
+    .await;
+}
+
+/// Waits until a status warns of nothing.
+async fn quiet(system: &System) {
+    until("status warns of nothing", || async { warnings(&status(system)).is_empty().then_some(()) }).await;
+}
+
 /// Runs the tool beside the test.
 fn beside(administrator: &Administrator, arguments: &[&str]) -> JoinHandle<Said> {
     let administrator = administrator.clone();
@@ -113,15 +127,25 @@ async fn reasoned(system: &System, words: &[&str]) -> String {
     .await
 }
 
-/// A custodian's connections end, and none is made, until it is opened again.
-fn shut(system: &mut System, index: usize, closed: bool) {
+/// Whether copies of versions are kept from a custodian that answers everything else. TLS hides what a request says, not how long it is:
+/// each has a connection of its own, and a copy, with the enclave's evidence for the version, is several times as long as what else an
+/// enclave with a lease asks, or the tool.
+fn withhold_copies(system: &mut System, index: usize, withheld: bool) {
+    let cut = Fault { connection: None, direction: Direction::ToServer, offset: SHORT_MAX, action: Action::Drop };
     match &system.custodian_mut(index).front {
-        holdfast_tests::system::Front::Tap(tap) => tap.close(closed),
-        holdfast_tests::system::Front::Interceptor(_) => unreachable!(),
+        Front::Tap(tap) => tap.set_plan(if withheld { vec![cut] } else { Vec::new() }),
+        Front::Interceptor(_) => unreachable!(),
     }
 }
 
+/// Bytes of a connection to a custodian over which no version is copied, at the most.
+const SHORT_MAX: usize = 3000;
+/// Waits until no order waits to be carried out.
+async fn nothing_waits(system: &System) {
+    until("nothing waits", || async { (system.order(&["pending"])["pending"] == json!([])).then_some(()) }).await;
+}
+
 /// How long the tool waits where it is to outlast an outage.
-const PATIENT: &str = "40s";
+const PATIENT: &str = "2m";
 /// A pause that makes nothing sure.
 const MOMENT: Duration = Duration::from_millis(100);

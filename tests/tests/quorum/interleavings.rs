@@ -120,8 +120,9 @@ async fn interleaved(orders: usize) {
     for failure in told.iter().flat_map(|told| &told.failures) {
         eprintln!("not done: {failure}");
     }
+    // Whoever gave up waiting has ordered all the same.
+    nothing_waits(&system).await;
     settled(&system, 1).await;
-    assert_eq!(system.order(&["pending"])["pending"], json!([]));
     let (listed, history) = (system.order(&["key", "list"]), system.order(&["history"]));
     for key in told.iter().flat_map(|told| &told.created) {
         assert_eq!(times_ordered(&history, &format!("create key {key} ")), 1, "{key}: {history}");

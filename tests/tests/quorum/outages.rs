@@ -50,8 +50,8 @@ async fn any_two_of_three_custodians_open_the_key_store_and_one_does_not() {
 async fn a_version_that_only_home_holds_is_finished_by_another_enclave() {
     let mut system = System::start(two_of_three()).await;
     let before = settled(&system, 3).await;
-    shut(&mut system, 1, true);
-    shut(&mut system, 2, true);
+    withhold_copies(&mut system, 1, true);
+    withhold_copies(&mut system, 2, true);
     let ordering = beside(&system.administrator, &["key", "create", "late", "--timeout", PATIENT]);
     let blob = until("home alone holds the next version", || async {
         let status = status(&system);
@@ -61,8 +61,8 @@ async fn a_version_that_only_home_holds_is_finished_by_another_enclave() {
     .await;
     assert!(!ordering.is_finished(), "shown before it was committed: {:?}", ordering.await);
     system.kill_enclave().await;
-    shut(&mut system, 1, false);
-    shut(&mut system, 2, false);
+    withhold_copies(&mut system, 1, false);
+    withhold_copies(&mut system, 2, false);
     system.start_enclave().await;
     ordering.await.unwrap().success();
     assert_eq!(settled(&system, before + 1).await, before + 1);
@@ -145,7 +145,7 @@ async fn killed_home(rounds: usize) {
     }
     // What failed for want of home is tried again after a while.
     system.order(&["key", "create", "last"]);
-    until("nothing waits", || async { (system.order(&["pending"])["pending"] == json!([])).then_some(()) }).await;
+    nothing_waits(&system).await;
     settled(&system, 4).await;
     let (keys, history) = (keys(&system), system.order(&["history"]));
     eprintln!("{} of {rounds} were said to be done; keys: {keys:?}", done.len());
