@@ -1,6 +1,7 @@
-//! Releases by real custodians whose shares are wrapped by a key elsewhere: sealed, killed and back.
+//! Releases by real custodians whose shares are wrapped by a key elsewhere: sealed, killed, taken away and back.
 
 use holdfast_tests::key_servers::{KmipServer, OpenBao, write_private};
+use holdfast_tests::softhsm::SoftHsm;
 use holdfast_tests::system::{Encrypted, KEY, Options, System};
 use holdfast_tests::tap::Tap;
 use serde_json::json;
@@ -9,12 +10,17 @@ async fn system(section: String) -> System {
     System::start(Options { key_encryption_key: Some(section), ..Options::default() }).await
 }
 
-/// The enclave loses everything, and asks the custodian for the share that the key has to open.
-async fn released_anew(system: &mut System, encrypted: &Encrypted, tap: &Tap) {
-    let calls = tap.recorded().len();
+/// The enclave loses everything, and asks the custodian for the share.
+async fn released_anew(system: &mut System, encrypted: &Encrypted) {
     system.start_enclave().await;
     system.serving().await;
     system.decrypt(encrypted).await;
+}
+
+/// The same, and the key behind this tap has to open the share.
+async fn released_through(tap: &Tap, system: &mut System, encrypted: &Encrypted) {
+    let calls = tap.recorded().len();
+    released_anew(system, encrypted).await;
     assert!(tap.recorded().len() > calls, "a release without the key-encryption key");
 }
 
@@ -44,7 +50,7 @@ async fn a_share_wrapped_in_transit() {
     ))
     .await;
     let encrypted = system.encrypt(KEY).await;
-    released_anew(&mut system, &encrypted, &server.tap).await;
+    released_through(&server.tap, &mut system, &encrypted).await;
 
     server.seal();
     nothing_is_released(&mut system, &encrypted, "is sealed; unseal it").await;
@@ -68,7 +74,7 @@ async fn a_share_wrapped_in_transit() {
         server.unseal().await;
     };
     tokio::join!(system.custodian.start(), opened);
-    released_anew(&mut system, &encrypted, &server.tap).await;
+    released_through(&server.tap, &mut system, &encrypted).await;
     system.round_trip(KEY).await;
     system.assert_no_panic();
 }
@@ -88,7 +94,7 @@ async fn a_share_wrapped_behind_kmip() {
     ))
     .await;
     let encrypted = system.encrypt(KEY).await;
-    released_anew(&mut system, &encrypted, &server.tap).await;
+    released_through(&server.tap, &mut system, &encrypted).await;
 
     server.kill();
     nothing_is_released(&mut system, &encrypted, "the key-encryption key is not available").await;
@@ -99,5 +105,34 @@ async fn a_share_wrapped_behind_kmip() {
     // A key that is taken away ends releases for good.
     server.revoke(&key);
     nothing_is_released(&mut system, &encrypted, "see that the key is active").await;
+    system.assert_no_panic();
+}
+
+/// The key is in a PKCS #11 token. Whoever holds a lease goes on while it is away, and so do orders.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_share_in_a_pkcs11_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = SoftHsm::create(&folder.path().join("hsm"), "custodian");
+    token.make_key("shares", 256, &["--sensitive"]);
+    let options = Options {
+        key_encryption_key: Some(token.section("shares")),
+        environment: token.environment(),
+        ..Options::default()
+    };
+    let mut system = System::start(options).await;
+    let encrypted = system.encrypt(KEY).await;
+    assert!(!system.layout.path("custodian/state/key-encryption-key.bin").exists());
+    released_anew(&mut system, &encrypted).await;
+
+    token.take_away();
+    system.order(&["key", "create", "while-the-token-is-away"]);
+    system.round_trip("while-the-token-is-away").await;
+    let reason = "no share can be released: the key-encryption key is not available: token \"custodian\"";
+    nothing_is_released(&mut system, &encrypted, reason).await;
+
+    token.bring_back();
+    system.serving().await;
+    system.decrypt(&encrypted).await;
+    system.round_trip("while-the-token-is-away").await;
     system.assert_no_panic();
 }
