@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -24,6 +24,8 @@ use crate::wait::until;
 
 /// Failures that are kept.
 const KEPT_MAX: usize = 5;
+/// Between two requests of a client: those who are tested need the machine as well.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// How one client connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,7 +134,7 @@ async fn client(shared: Arc<Shared>, mode: Mode) {
                 }
             }
         }
-        tokio::task::yield_now().await;
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
