@@ -283,6 +283,7 @@ impl System {
             self.order(&["key", "create", id, "--usage", usage]);
         }
         self.serving().await;
+        self.caller().has(&self.options.keys).await;
     }
 
     fn install_certificate(&self) {
@@ -369,10 +370,14 @@ impl System {
         encrypted
     }
 
-    /// Encrypts random bytes.
+    /// Encrypts random bytes, with a key that there is or that was just made.
     pub async fn encrypt(&self, key: &str) -> Encrypted {
         let plaintext = random_bytes::<32>();
-        let answer = self.client().encrypt(key, &plaintext, Some(AAD)).await.unwrap();
+        let answer = until(&format!("key {key} is served"), || async {
+            let answer = self.client().encrypt(key, &plaintext, Some(AAD)).await.unwrap();
+            (answer.text("errorName") != Some("KeyNotFoundException")).then_some(answer)
+        })
+        .await;
         assert_eq!(answer.status, StatusCode::OK, "Encrypt: {}", answer.body);
         Encrypted { key: key.to_owned(), plaintext: plaintext.to_vec(), body: answer.body }
     }

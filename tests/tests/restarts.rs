@@ -79,8 +79,8 @@ async fn what_was_acknowledged_is_kept() {
         let key = format!("key-{round}");
         system.order(&["key", "create", &key]);
         system.custodian.kill();
-        encrypted.push(system.encrypt(&key).await);
         system.custodian.start().await;
+        encrypted.push(system.encrypt(&key).await);
         if round % 2 == 1 {
             // What counts is the custodian's copy.
             system.start_enclave().await;

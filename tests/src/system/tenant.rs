@@ -69,6 +69,16 @@ impl Caller {
         })
         .await;
     }
+
+    /// Waits until keys that were made are there: what their orders brought about may be known a moment before it is served.
+    pub(super) async fn has(&self, keys: &[(&str, &str)]) {
+        for (key, _) in keys {
+            until(&format!("key {key} is served"), || async {
+                self.client().metadata(key).await.ok().filter(|answer| answer.status == StatusCode::OK).map(drop)
+            })
+            .await;
+        }
+    }
 }
 
 /// What differs from the usual tenant.
@@ -197,6 +207,7 @@ impl Tenant {
     pub async fn prepare(&mut self, system: &System) {
         self.prepare_quietly(system);
         self.caller.serving().await;
+        self.caller.has(&self.options.keys).await;
     }
 
     /// The same without waiting until it serves, which it may never do.
