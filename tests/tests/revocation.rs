@@ -285,6 +285,9 @@ fn last_honest(system: &System, until: Instant) -> Instant {
     exchanges.iter().filter(|e| e.path == CHANNEL && answered(e.delivered)).map(|e| e.asked).max().unwrap()
 }
 
+/// A block that is not tried again for long where it failed.
+const BLOCK_ONCE: [&str; 4] = ["block", "--store", "--timeout", "100ms"];
+
 /// An unblock from before a block, played again on its way to the custodian or in the answers to an enclave, lifts nothing; and the
 /// tool does not take another answer for the custodian's.
 #[tokio::test(flavor = "multi_thread")]
@@ -301,7 +304,7 @@ async fn an_old_unblock_played_again_lifts_nothing() {
     for old in [&old_unblock, &old_block] {
         let rule = Rule { path: BLOCKS, nth: None, half: Half::Request, deed: Deed::Instead(old.clone()) };
         interceptor(&system).set_rules(vec![rule]);
-        assert_eq!(system.administrator.holdfast(&["block", "--store"]).code(), Some(1), "the tool took it for done");
+        assert_eq!(system.administrator.holdfast(&BLOCK_ONCE).code(), Some(1), "the tool took it for done");
     }
     // Nothing reached the custodian, and somebody who holds its TLS key says that it did.
     let forged = [
@@ -310,7 +313,7 @@ async fn an_old_unblock_played_again_lifts_nothing() {
     ];
     interceptor(&system).set_rules(forged.to_vec());
     interceptor(&system).set_status(BLOCKS, Some(StatusCode::OK));
-    let said = system.administrator.holdfast(&["block", "--store"]);
+    let said = system.administrator.holdfast(&BLOCK_ONCE);
     assert_eq!(said.code(), Some(1), "the tool took somebody else's answer for the custodian's: {}", said.complaint());
     interceptor(&system).set_status(BLOCKS, None);
     interceptor(&system).set_rules(Vec::new());
@@ -327,18 +330,22 @@ async fn an_old_unblock_played_again_lifts_nothing() {
         half: Half::Answer,
         deed: Deed::Instead(unblocked),
     }]);
+    // News end the question that was asked before the rule, and then one that was asked under it.
     let heard = interceptor(&system).exchanges().len();
-    order(&system, "block", &["--key", KEY]);
-    until("the enclave was answered", || async {
+    let asked_since = |is_answered: bool| {
         let exchanges = interceptor(&system).exchanges();
-        exchanges.iter().skip(heard).any(|e| e.path == CHANNEL && e.status.is_some()).then_some(())
-    })
-    .await;
+        let mut since = exchanges.into_iter().skip(heard).filter(|exchange| exchange.path == CHANNEL);
+        since.any(|exchange| !is_answered || exchange.status.is_some()).then_some(())
+    };
+    order(&system, "block", &["--key", KEY]);
+    until("the enclave asks again", || async { asked_since(false) }).await;
+    order(&system, "block", &["--key", "second"]);
+    until("the enclave was answered", || async { asked_since(true) }).await;
     let answer = system.client().decrypt(KEY, &message.body, Some(AAD)).await.unwrap();
     assert_eq!(answer.text("errorName"), Some("InvalidStateException"), "{}", answer.body);
     interceptor(&system).set_rules(Vec::new());
     assert_eq!(system.order(&["status"])["blocked"]["store"], json!(true));
-    order(&system, "unblock", &["--store", "--key", KEY]);
+    order(&system, "unblock", &["--store", "--key", KEY, "--key", "second"]);
     system.serving().await;
     system.assert_no_panic();
 }
