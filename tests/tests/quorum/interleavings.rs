@@ -94,7 +94,7 @@ async fn trouble(system: &mut System, host: &mut Host, random: &mut Random) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn orders_of_two_administrators_at_two_hosts_are_carried_out_once() {
-    interleaved(6).await;
+    interleaved(4).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -77,7 +77,7 @@ async fn a_version_that_only_home_holds_is_finished_by_another_enclave() {
 /// Enclaves that are killed anywhere in a change: each order is carried out once, whichever enclave it was that did.
 #[tokio::test(flavor = "multi_thread")]
 async fn orders_survive_enclaves_that_are_killed_at_any_moment() {
-    killed_enclaves(4).await;
+    killed_enclaves(3).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -113,7 +113,7 @@ async fn killed_enclaves(rounds: usize) {
 /// taken.
 #[tokio::test(flavor = "multi_thread")]
 async fn orders_survive_a_home_custodian_that_is_killed_at_any_moment() {
-    killed_home(3).await;
+    killed_home(2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
