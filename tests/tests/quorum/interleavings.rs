@@ -94,12 +94,12 @@ async fn trouble(system: &mut System, host: &mut Host, random: &mut Random) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn orders_of_two_administrators_at_two_hosts_are_carried_out_once() {
-    interleaved(4).await;
+    Box::pin(interleaved(4)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn long_orders_of_two_administrators_at_two_hosts_are_carried_out_once() {
-    interleaved(60).await;
+    Box::pin(interleaved(60)).await;
 }
 
 async fn interleaved(orders: usize) {
