@@ -1,0 +1,257 @@
+//! What is asked through a lease's channel.
+
+use core::num::NonZeroU32;
+use std::time::Duration;
+
+use holdfast_shared::api::RefusalCode;
+use holdfast_shared::cbor;
+use holdfast_shared::channel::{self, Ask, ChannelMessage, Direction, Reply, Seen};
+use holdfast_shared::command::SealedResult;
+use holdfast_shared::hpke;
+use holdfast_shared::ids::BlobId;
+use holdfast_shared::keystore;
+use holdfast_shared::labels;
+use holdfast_shared::limits::{COMMIT_WAIT_MS, WATCH_HOLD_MS};
+use holdfast_shared::provenance::{VersionUserData, share_set_sha256};
+use holdfast_shared::quorum::{self, Copied};
+use holdfast_shared::register::{self, RegisterEntry};
+use holdfast_shared::release::{self, ShareSet};
+use ring::rand::SystemRandom;
+
+use super::FakeCustodian;
+use super::faults::Fault;
+use super::state::{State, Version};
+use crate::custody::tests::read_document;
+
+impl FakeCustodian {
+    pub(super) async fn channel(&self, body: &[u8]) -> Option<Result<Vec<u8>, RefusalCode>> {
+        let message: ChannelMessage = cbor::decode(body).unwrap();
+        let keys = self.state().leases.get(&message.lease_id).cloned();
+        let Some(keys) = keys else { return Some(Err(RefusalCode::NotFound)) };
+        let ask: Ask = channel::open(&message, Direction::Ask, &keys.ask).unwrap();
+        let fault = self.begin(match &ask {
+            Ask::Watch { renew: true, .. } => "renew",
+            Ask::Watch { .. } => "watch",
+            Ask::Fetch { .. } => "fetch",
+            Ask::Deposit { .. } => "deposit",
+            Ask::Publish { .. } => "publish",
+            Ask::Report { .. } => "report",
+            Ask::Copy { .. } => "copy",
+            Ask::Commit { .. } => "commit",
+            Ask::Retire { .. } => "retire",
+        });
+        if fault == Some(Fault::Lost) {
+            return None;
+        }
+        let reply = if fault == Some(Fault::LeaseEnded) {
+            self.state().leases.remove(&message.lease_id);
+            Reply::Refused { reason: "the policy changed".to_owned(), lease_ended: true }
+        } else {
+            self.reply(ask).await
+        };
+        self.finish(fault)?;
+        let rng = SystemRandom::new();
+        let (id, counter) = (message.lease_id, message.counter);
+        Some(Ok(channel::seal(&reply, Direction::Reply, &keys.reply, id, counter, &rng).unwrap()))
+    }
+
+    async fn reply(&self, ask: Ask) -> Reply {
+        match ask {
+            Ask::Watch { seen, renew } => self.watch(&seen, renew).await,
+            Ask::Fetch { blob_id } => {
+                let state = self.state();
+                let found = state.versions.iter().find(|held| held.entry.blob_id == blob_id);
+                found.map_or_else(
+                    || refused("no such blob"),
+                    |held| Reply::Blob { blob: held.blob.clone(), evidence: held.evidence.clone() },
+                )
+            }
+            Ask::Deposit { set, share } => self.deposit(set, &share),
+            Ask::Publish { version, previous, blob, results, evidence } => {
+                self.publish(version, previous, blob, results, evidence)
+            }
+            Ask::Copy { register, blob, evidence } => self.copy(register, blob, evidence),
+            Ask::Commit { version, blob_id } => {
+                let mut state = self.state();
+                if state.hostile.forgets > 0 {
+                    state.hostile.forgets -= 1;
+                    state.versions.retain(|held| held.entry.version < version);
+                }
+                if !state.versions.iter().any(|held| (held.entry.version, held.entry.blob_id) == (version, blob_id)) {
+                    return Reply::Conflict { register: state.held() };
+                }
+                state.commit(version);
+                drop(state);
+                self.changed.notify_waiters();
+                Reply::Committed
+            }
+            Ask::Retire { generation } => {
+                let mut state = self.state();
+                let newest = state.versions.last().filter(|newest| newest.is_committed);
+                if newest.map(|newest| keystore::header(&newest.blob).unwrap().generation) != Some(generation) {
+                    state.log.push("retire too early");
+                    return refused("not yet");
+                }
+                state.shares.retain(|(set, _)| set.generation >= generation);
+                Reply::Retired
+            }
+            Ask::Report { results } => {
+                Self::keep(&mut self.state(), results);
+                Reply::Reported
+            }
+        }
+    }
+
+    fn deposit(&self, set: ShareSet, sealed: &hpke::Sealed) -> Reply {
+        let mut state = self.state();
+        if state.hostile.refuses_deposits {
+            return refused("will not");
+        }
+        let in_force = state.versions.last().map_or(0, |newest| keystore::header(&newest.blob).unwrap().generation);
+        let kept = state.shares.iter().any(|(kept, _)| *kept == set);
+        let is_fixed =
+            state.shares.iter().any(|(kept, _)| kept.generation == set.generation) && set.generation <= in_force;
+        if !kept && (is_fixed || !(in_force.max(1)..=in_force + 1).contains(&set.generation)) {
+            return Reply::Conflict { register: state.held() };
+        }
+        let share =
+            release::open_share(sealed, state.key_store_id, self.in_manifest().id(), &self.encryption_key).unwrap();
+        assert_eq!(share.index, state.index);
+        holdfast_shared::sharing::check(&share, &set).unwrap();
+        if state.first_share.is_none() {
+            state.first_share = Some((set.clone(), share.value.duplicate()));
+        }
+        state.shares.retain(|(kept, _)| kept.generation != set.generation);
+        state.shares.push((set, share.value));
+        Reply::Deposited
+    }
+
+    fn copy(&self, register: Vec<u8>, blob: Vec<u8>, evidence: Vec<u8>) -> Reply {
+        let mut state = self.state();
+        if state.hostile.refuses_copies {
+            return refused("will not");
+        }
+        let entry = register::open(&register, state.key_store_id, &state.home.unwrap()).unwrap();
+        if state.hostile.refuses_copies_from.is_some_and(|from| entry.version >= from) {
+            return refused("will not");
+        }
+        assert_eq!(entry.blob_id, keystore::blob_id(&blob));
+        let held = state.versions.last().map(|newest| (newest.entry.version, newest.entry.blob_id));
+        match quorum::judge_copy(held, &entry) {
+            Copied::Same => Reply::Copied,
+            Copied::Older | Copied::Fork => Reply::Conflict { register: state.held() },
+            Copied::Keep => {
+                let user_data = read_document(&evidence).1;
+                let user_data: VersionUserData = cbor::decode(&user_data).unwrap();
+                let generation = keystore::header(&blob).unwrap().generation;
+                state.shares.retain(|(set, _)| {
+                    set.generation != generation || share_set_sha256(set) == user_data.share_set_sha256
+                });
+                let since = tokio::time::Instant::now();
+                let results = Vec::new();
+                state.versions.push(Version { entry, blob, register, evidence, is_committed: false, results, since });
+                drop(state);
+                self.changed.notify_waiters();
+                Reply::Copied
+            }
+        }
+    }
+
+    pub(in crate::custody::tests) fn publish(
+        &self,
+        version: u64,
+        previous: Option<BlobId>,
+        blob: Vec<u8>,
+        results: Vec<SealedResult>,
+        evidence: Vec<u8>,
+    ) -> Reply {
+        let mut state = self.state();
+        let newest = state.versions.last().map(|newest| newest.entry.blob_id);
+        if newest != previous {
+            return Reply::Conflict { register: state.held() };
+        }
+        let header = keystore::header(&blob).unwrap();
+        let entry = RegisterEntry {
+            label: labels::REGISTER.to_owned(),
+            key_store_id: header.key_store_id,
+            version,
+            blob_id: keystore::blob_id(&blob),
+            previous,
+            recorded_ms: 0,
+        };
+        if !evidence.is_empty() {
+            let (nonce, user_data, public_key) = read_document(&evidence);
+            let user_data: VersionUserData = cbor::decode(&user_data).unwrap();
+            assert_eq!((nonce.as_slice(), public_key.len()), (entry.blob_id.as_bytes().as_slice(), 0));
+            assert_eq!((user_data.version, user_data.blob_id, user_data.previous), (version, entry.blob_id, previous));
+            let kept = state.shares.iter().find(|(set, _)| set.generation == header.generation);
+            if kept.is_none_or(|(set, _)| share_set_sha256(set) != user_data.share_set_sha256) {
+                return refused("is sealed under other shares than those that are kept here");
+            }
+        }
+        let register = register::sign(&entry, &self.key, &SystemRandom::new()).unwrap();
+        for result in &results {
+            state.commands.retain(|(id, _)| *id != result.command_id);
+        }
+        let since = tokio::time::Instant::now();
+        let is_committed = state.write == 1;
+        state.versions.push(Version {
+            entry,
+            blob,
+            register: register.clone(),
+            evidence,
+            is_committed,
+            results,
+            since,
+        });
+        if is_committed {
+            state.commit(version);
+        }
+        drop(state);
+        self.changed.notify_waiters();
+        Reply::Published { register }
+    }
+
+    fn keep(state: &mut State, results: Vec<SealedResult>) {
+        for result in results {
+            state.commands.retain(|(id, _)| *id != result.command_id);
+            state.results.insert(result.command_id, result);
+        }
+    }
+
+    async fn watch(&self, seen: &Seen, renew: bool) -> Reply {
+        let until = tokio::time::Instant::now() + Duration::from_millis(WATCH_HOLD_MS);
+        loop {
+            let changed = self.changed.notified();
+            if let Some(reply) = self.news(seen, renew, tokio::time::Instant::now() >= until) {
+                return reply;
+            }
+            // What is held back is looked at again.
+            let _ = tokio::time::timeout(Duration::from_millis(COMMIT_WAIT_MS), changed).await;
+        }
+    }
+
+    fn news(&self, seen: &Seen, renew: bool, is_due: bool) -> Option<Reply> {
+        let state = self.state();
+        let fresh = state.overlay.as_ref().is_some_and(|overlay| overlay.epoch > seen.overlay_epoch);
+        let overlay = state.signed_overlay.clone().filter(|_| fresh && !state.hostile.withholds_blocks);
+        let is_shown = |newest: &&Version| {
+            newest.entry.version > seen.version
+                && (newest.is_committed || newest.since.elapsed() >= Duration::from_millis(COMMIT_WAIT_MS))
+        };
+        let register = if state.newest().as_ref().is_some_and(is_shown) { state.held() } else { None };
+        let unseen: Vec<_> = state.commands.iter().filter(|(id, _)| !seen.commands.contains(id)).collect();
+        let lease_ms = renew.then_some(state.lease_ms);
+        let empty = overlay.is_none() && register.is_none() && unseen.is_empty() && lease_ms.is_none();
+        let commands = unseen.into_iter().map(|(_, signed)| signed.clone().into()).collect();
+        let is_behind = usize::try_from(seen.manifest_sequence).unwrap() <= state.successors.len();
+        let successors: Vec<_> = state.successors.iter().filter(|_| is_behind).cloned().map(Into::into).collect();
+        let empty = empty && successors.is_empty();
+        let news = Reply::News { lease_ms, overlay, register, commands, enclaves: NonZeroU32::MIN, successors };
+        (!empty || is_due).then_some(news)
+    }
+}
+
+fn refused(reason: &str) -> Reply {
+    Reply::Refused { reason: reason.to_owned(), lease_ended: false }
+}

@@ -1,0 +1,62 @@
+//! What goes wrong, once or all the time.
+
+use core::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+
+/// What goes wrong, once, with the next ask of a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::custody::tests) enum Fault {
+    /// It is not carried out, and there is no answer.
+    Lost,
+    /// It is carried out, and there is no answer.
+    AnswerLost,
+    /// The enclave's clock runs on by so many milliseconds before the answer arrives.
+    HeldBack(u64),
+    /// The lease is ended.
+    LeaseEnded,
+}
+
+/// What is not as it should be, all the time.
+#[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each by itself")]
+pub(in crate::custody::tests) struct Hostile {
+    /// Nothing gets through.
+    pub(in crate::custody::tests) is_away: bool,
+    /// Every share given is this byte.
+    pub(in crate::custody::tests) wrong_share: Option<u8>,
+    /// The register of that version is offered, as if none had come after.
+    pub(in crate::custody::tests) offers_version: Option<u64>,
+    /// Each release is the first one again.
+    pub(in crate::custody::tests) replays: bool,
+    /// Shares given are of the oldest set ever held.
+    pub(in crate::custody::tests) gives_first_set: bool,
+    pub(in crate::custody::tests) refuses_copies: bool,
+    /// Of this version and newer ones.
+    pub(in crate::custody::tests) refuses_copies_from: Option<u64>,
+    pub(in crate::custody::tests) refuses_deposits: bool,
+    /// Every version is said to be committed.
+    pub(in crate::custody::tests) lies_committed: bool,
+    /// The overlay is not handed out.
+    pub(in crate::custody::tests) withholds_blocks: bool,
+    /// So many times yet the version is forgotten that is said to be committed.
+    pub(in crate::custody::tests) forgets: usize,
+    /// Requests that are still answered, of all custodians together; the next one is lost, or its answer is, and all after it.
+    pub(in crate::custody::tests) fuse: Option<Arc<Fuse>>,
+}
+
+/// See [`Hostile::fuse`].
+pub(in crate::custody::tests) struct Fuse {
+    pub(in crate::custody::tests) left: AtomicUsize,
+    pub(in crate::custody::tests) last: Fault,
+}
+
+impl Fuse {
+    pub(super) fn burn(&self) -> Option<Fault> {
+        // One more than is left: the last one; so that 0 is what comes after it.
+        match self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
+            Ok(1) => Some(self.last),
+            Ok(_) => None,
+            Err(_) => Some(Fault::Lost),
+        }
+    }
+}
