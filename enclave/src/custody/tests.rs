@@ -21,7 +21,6 @@ use std::sync::Arc;
 
 use holdfast_link::control::KeyStoreState;
 use holdfast_shared::ids::{CommandId, KeyStoreId};
-use holdfast_shared::quorum::Quorum;
 use holdfast_shared::secrets::Secret;
 
 use super::*;
@@ -135,10 +134,7 @@ impl World {
         ];
         let manifest = Self::manifest(&custodians[..numbers.0], numbers, &administrators);
         for fake in &custodians {
-            let mut state = fake.state();
-            state.key_store_id = manifest.id();
-            state.home = Some(custodian.key.verifying_key().unwrap());
-            state.write = Quorum::of(manifest.manifest()).write();
+            fake.state().manifest = Some(manifest.clone());
         }
         prepare(&custodians);
         let (reporter, lines) = Reporter::new();
@@ -511,7 +507,7 @@ async fn a_fork_at_the_same_version_is_not_followed() {
 async fn a_wrong_share_is_refused() {
     let world = World::start().serving().await;
     world.custodian.change(|state| {
-        state.shares.last_mut().unwrap().1 = Secret::take(&mut [9; 32]);
+        state.shares.last_mut().unwrap().share.value = Secret::take(&mut [9; 32]);
     });
     world.custodian.refuse_channel();
     world.clock.advance_ms(60_000);

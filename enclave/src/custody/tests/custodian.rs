@@ -10,7 +10,7 @@ use holdfast_shared::api::{self, Refusal, RefusalCode};
 use holdfast_shared::block::{self, BlockOverlay};
 use holdfast_shared::cbor;
 use holdfast_shared::hpke;
-use holdfast_shared::ids::KeyStoreId;
+use holdfast_shared::ids::{CustodianId, KeyStoreId};
 use holdfast_shared::keystore;
 use holdfast_shared::labels;
 use holdfast_shared::manifest::{Custodian, DerCertificate};
@@ -32,7 +32,8 @@ mod faults;
 mod releases;
 mod state;
 
-pub(super) use faults::{Fault, Fuse, Hostile};
+use faults::Hostile;
+pub(super) use faults::{Dawdles, Fault, Fuse};
 pub(super) use state::{State, Version};
 
 pub(super) struct FakeCustodian {
@@ -59,12 +60,8 @@ impl FakeCustodian {
             .unwrap();
         Arc::new(Self {
             state: Mutex::new(State {
-                key_store_id: KeyStoreId([0; 32]),
-                home: None,
-                write: 1,
-                index: u8::try_from(place + 1).unwrap(),
+                manifest: None,
                 staged: None,
-                successors: Vec::new(),
                 shares: Vec::new(),
                 versions: Vec::new(),
                 hostile: Hostile::default(),
@@ -78,6 +75,7 @@ impl FakeCustodian {
                 leases: HashMap::new(),
                 first_release: None,
                 first_share: None,
+                late: None,
             }),
             changed: Notify::new(),
             key: signing_key(),
@@ -97,6 +95,10 @@ impl FakeCustodian {
             address: self.address(),
             tls_roots: vec![DerCertificate(self.certificate.clone())],
         }
+    }
+
+    fn id(&self) -> CustodianId {
+        self.in_manifest().id()
     }
 
     fn address(&self) -> String {
@@ -197,11 +199,28 @@ impl FakeCustodian {
                 if fault == Some(Fault::Lost) {
                     return None;
                 }
+                if self.has_nothing_left() {
+                    return Some(Err(RefusalCode::Denied));
+                }
                 let answer = self.release(body);
                 self.finish(fault).map(|()| Ok(answer))
             }
             api::CHANNEL => self.channel(body).await,
             _ => Some(Err(RefusalCode::NotFound)),
+        }
+    }
+
+    /// It was removed, and has deleted its shares.
+    fn has_nothing_left(&self) -> bool {
+        let state = self.state();
+        state.is_removed(self.id()) && state.shares.is_empty()
+    }
+
+    /// Takes as long as it likes.
+    async fn dawdle(&self) {
+        let dawdles = self.state().hostile.dawdles.clone();
+        if let Some(dawdles) = dawdles {
+            tokio::time::sleep(dawdles.next()).await;
         }
     }
 

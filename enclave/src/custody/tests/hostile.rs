@@ -9,9 +9,9 @@ use super::*;
 fn forge(world: &World, change: impl FnOnce(&mut Body)) {
     let (root, generation, blob, entry) = {
         let state = world.custodian.state();
-        let (set, root) = state.shares.last().unwrap();
+        let held = state.shares.last().unwrap();
         let newest = state.versions.last().unwrap();
-        (root.duplicate(), set.generation, newest.blob.clone(), newest.entry.clone())
+        (held.share.value.duplicate(), held.set.generation, newest.blob.clone(), newest.entry.clone())
     };
     let mut body = keystore::open(&root, &entry, &blob).unwrap().body;
     change(&mut body);

@@ -11,18 +11,20 @@ const THREE_OF_FIVE: (usize, u8, u8) = (5, 3, 0);
 const FOUR_OF_FIVE_ONE_HOSTILE: (usize, u8, u8) = (5, 4, 1);
 
 impl World {
-    /// All custodians hold the newest version, know that it is committed, and have their shares of the root key in use.
+    /// All custodians of the manifest in force hold the newest version, know that it is committed, and have their shares of the root key in use.
     pub(super) fn is_settled(&self) -> bool {
         let home = self.custodian.state();
         let Some(newest) = home.versions.last() else { return false };
         let generation = keystore::header(&newest.blob).unwrap().generation;
-        let (entry, set) = (newest.entry.clone(), home.shares.last().map(|(set, _)| set.clone()));
+        let (entry, set) = (newest.entry.clone(), home.shares.last().map(|held| held.set.clone()));
+        let members = home.manifest().manifest().custodians.clone();
         drop(home);
-        self.custodians.iter().all(|custodian| {
+        let mut members = self.custodians.iter().filter(|fake| members.contains(&fake.in_manifest()));
+        members.all(|custodian| {
             let state = custodian.state();
             state.versions.last().is_some_and(|held| held.entry == entry && held.is_committed)
                 && state.shares.len() == 1
-                && state.shares.last().map(|(set, _)| set.clone()) == set
+                && state.shares.last().map(|held| held.set.clone()) == set
                 && set.as_ref().is_some_and(|set| set.generation == generation)
         })
     }
@@ -82,7 +84,7 @@ async fn a_ceremony_and_a_change_reach_all_custodians() {
         world.done(command).await;
         let world = world.settled().await;
         assert_eq!(world.version(), Some(2));
-        let shares: Vec<_> = world.custodians.iter().map(|c| *c.state().shares[0].1.expose()).collect();
+        let shares: Vec<_> = world.custodians.iter().map(|c| *c.state().shares[0].share.value.expose()).collect();
         for (place, share) in shares.iter().enumerate() {
             assert!(numbers.1 == 1 || !shares[..place].contains(share), "{numbers:?}: each has a share of its own");
         }
@@ -137,6 +139,8 @@ async fn a_change_waits_until_enough_custodians_can_hold_it() {
     world.away(&[1], true);
     // Its link must have noticed.
     world.clock.advance_ms(30_000);
+    world.until("a renewal", |world| world.custodians[1].state().asked("renew") > 0).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
     world.reasoned("vault-1: ").await;
     let command = world.create("a");
     tokio::time::sleep(Duration::from_secs(30)).await;
@@ -403,10 +407,9 @@ async fn a_version_that_cannot_be_opened_is_not_copied() {
     let other_root = Secret::take(&mut [9; 32]);
     let body = {
         let state = world.custodian.state();
-        let other = &world.custodians[1].state().shares[0];
-        let share = |index, value: &Secret<32>| holdfast_shared::release::Share { index, value: value.duplicate() };
-        let shares = [share(1, &state.shares[0].1), share(2, &other.1)];
-        let root = holdfast_shared::sharing::combine(&other.0, &[&shares[0], &shares[1]]).unwrap();
+        let other = world.custodians[1].state();
+        let (one, two) = (&state.shares[0], &other.shares[0]);
+        let root = holdfast_shared::sharing::combine(&one.set, &[&one.share, &two.share]).unwrap();
         keystore::open(&root, &newest.entry, &newest.blob).unwrap().body
     };
     let sealed = keystore::seal(&other_root, &place, &body, &SystemRandom::new()).unwrap();

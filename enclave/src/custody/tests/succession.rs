@@ -14,16 +14,22 @@ impl World {
         bytes_of(&manifest::sign(&manifest, &self.administrators[0].signing, &SystemRandom::new()).unwrap())
     }
 
+    /// Hands a successor to those that are, and to those that it brings in, who know of no other.
     fn stage(&self, signed: &[u8]) {
         for custodian in &self.custodians {
-            custodian.state().staged = Some(signed.to_vec());
+            let mut state = custodian.state();
+            let successor = state.manifest().succeed(signed).unwrap();
+            if self.manifest.manifest().custodians.contains(&custodian.in_manifest()) {
+                state.staged = Some(successor);
+            } else {
+                state.manifest = Some(successor);
+            }
         }
     }
 
     /// The generations of the shares that each custodian holds.
     fn generations(&self) -> Vec<Vec<u32>> {
-        let of = |state: &custodian::State| state.shares.iter().map(|(set, _)| set.generation).collect();
-        self.custodians.iter().map(|custodian| of(&custodian.state())).collect()
+        self.custodians.iter().map(|custodian| custodian.state().generations()).collect()
     }
 }
 
@@ -34,12 +40,12 @@ async fn a_new_root_key_replaces_all_shares_and_other_enclaves_follow() {
         let (other_reporter, _lines) = Reporter::new();
         let (other, task, ..) = World::enclave(&world.clock, &world.custodians, &world.manifest, &other_reporter);
         world.until("the other serves", |world| other.may_use_keys(world.clock.monotonic_ms())).await;
-        let old: Vec<_> = world.custodians.iter().map(|c| *c.state().shares[0].1.expose()).collect();
+        let old: Vec<_> = world.custodians.iter().map(|c| *c.state().shares[0].share.value.expose()).collect();
         let command = world.order(0, Action::RotateRootKey);
         world.done(command).await;
         world.until("new shares", |world| world.generations().iter().all(|held| held == &[2])).await;
         for (custodian, old) in world.custodians.iter().zip(&old) {
-            assert_ne!(custodian.state().shares[0].1.expose(), old);
+            assert_ne!(custodian.state().shares[0].share.value.expose(), old);
         }
         let both = |world: &World| {
             let told = other_reporter.states(world.clock.monotonic_ms());
@@ -81,8 +87,7 @@ async fn a_key_whose_waiting_period_is_over_is_destroyed_and_the_root_key_change
 async fn custodians_change_by_a_successor_and_the_removed_one_keeps_no_share() {
     let world = World::start_beside((3, 2, 0), 1, |_| {});
     let world = world.serving().await;
-    // It stands third in the successor.
-    world.custodians[3].state().index = 3;
+
     let signed = world.successor(|manifest| manifest.custodians[2] = world.custodians[3].in_manifest());
     world.stage(&signed);
     let command = world.order(0, Action::AdoptManifest { signed });
@@ -112,7 +117,6 @@ async fn one_custodian_becomes_three_and_three_become_one() {
         manifest.shares_needed = 2;
     });
     world.stage(&signed);
-    world.custodians.iter().for_each(|custodian| custodian.state().write = 2);
     let command = world.order(0, Action::AdoptManifest { signed });
     world.done(command).await;
     let world = world.settled().await;
@@ -127,7 +131,6 @@ async fn one_custodian_becomes_three_and_three_become_one() {
         manifest.hostile_tolerated = 0;
     });
     world.stage(&signed);
-    world.custodians.iter().for_each(|custodian| custodian.state().write = 1);
     let command = world.order(0, Action::AdoptManifest { signed });
     world.done(command).await;
     world.until("shares", |world| world.generations() == [vec![2], vec![], vec![]]).await;
@@ -161,7 +164,6 @@ async fn a_successor_whose_custodians_do_not_answer_is_not_begun() {
     assert!(!world.custodian.state().results.contains_key(&command));
     assert_eq!((world.version(), world.custodian.state().versions.len()), (Some(1), 1));
     assert!(world.serves());
-    world.custodians[3].state().index = 3;
     world.away(&[3], false);
     world.clock.advance_ms(10_000);
     world.done(command).await;
@@ -174,7 +176,6 @@ async fn a_successor_counts_once_those_that_were_and_those_that_will_be_hold_it(
         let world = World::start_beside((3, 2, 1), 1, |_| {});
         let world = world.serving().await;
         world.until("all copies", |world| world.custodians[2].state().versions.len() == 1).await;
-        world.custodians[3].state().index = 3;
         let signed = world.successor(|manifest| manifest.custodians[2] = world.custodians[3].in_manifest());
         world.stage(&signed);
         world.custodians[hostile].change(|state| state.hostile.refuses_copies_from = Some(2));

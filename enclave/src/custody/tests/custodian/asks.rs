@@ -12,16 +12,18 @@ use holdfast_shared::ids::BlobId;
 use holdfast_shared::keystore;
 use holdfast_shared::labels;
 use holdfast_shared::limits::{COMMIT_WAIT_MS, WATCH_HOLD_MS};
-use holdfast_shared::provenance::{VersionUserData, share_set_sha256};
+use holdfast_shared::provenance::share_set_sha256;
 use holdfast_shared::quorum::{self, Copied};
 use holdfast_shared::register::{self, RegisterEntry};
-use holdfast_shared::release::{self, ShareSet};
+use holdfast_shared::release::{self, HeldShare, Share, ShareSet};
 use ring::rand::SystemRandom;
 
 use super::FakeCustodian;
 use super::faults::Fault;
 use super::state::{State, Version};
-use crate::custody::tests::read_document;
+
+/// After so long nobody waits for a deposit any more.
+const LATE: Duration = Duration::from_mins(1);
 
 impl FakeCustodian {
     pub(super) async fn channel(&self, body: &[u8]) -> Option<Result<Vec<u8>, RefusalCode>> {
@@ -47,7 +49,10 @@ impl FakeCustodian {
             self.state().leases.remove(&message.lease_id);
             Reply::Refused { reason: "the policy changed".to_owned(), lease_ended: true }
         } else {
-            self.reply(ask).await
+            self.dawdle().await;
+            let reply = self.reply(ask).await;
+            self.dawdle().await;
+            reply
         };
         self.finish(fault)?;
         let rng = SystemRandom::new();
@@ -66,35 +71,25 @@ impl FakeCustodian {
                     |held| Reply::Blob { blob: held.blob.clone(), evidence: held.evidence.clone() },
                 )
             }
-            Ask::Deposit { set, share } => self.deposit(set, &share),
+            Ask::Deposit { set, share } => {
+                if self.is_delayed(&set, &share) {
+                    tokio::time::sleep(LATE).await;
+                    return refused("late");
+                }
+                self.deposit(set, &share)
+            }
             Ask::Publish { version, previous, blob, results, evidence } => {
                 self.publish(version, previous, blob, results, evidence)
             }
-            Ask::Copy { register, blob, evidence } => self.copy(register, blob, evidence),
-            Ask::Commit { version, blob_id } => {
-                let mut state = self.state();
-                if state.hostile.forgets > 0 {
-                    state.hostile.forgets -= 1;
-                    state.versions.retain(|held| held.entry.version < version);
+            Ask::Copy { register, blob, evidence } => {
+                let late = self.state().late.take();
+                if let Some((set, share)) = late {
+                    self.deposit(set, &share);
                 }
-                if !state.versions.iter().any(|held| (held.entry.version, held.entry.blob_id) == (version, blob_id)) {
-                    return Reply::Conflict { register: state.held() };
-                }
-                state.commit(version);
-                drop(state);
-                self.changed.notify_waiters();
-                Reply::Committed
+                self.copy(register, blob, evidence)
             }
-            Ask::Retire { generation } => {
-                let mut state = self.state();
-                let newest = state.versions.last().filter(|newest| newest.is_committed);
-                if newest.map(|newest| keystore::header(&newest.blob).unwrap().generation) != Some(generation) {
-                    state.log.push("retire too early");
-                    return refused("not yet");
-                }
-                state.shares.retain(|(set, _)| set.generation >= generation);
-                Reply::Retired
-            }
+            Ask::Commit { version, blob_id } => self.commit(version, blob_id),
+            Ask::Retire { generation } => self.retire(generation),
             Ask::Report { results } => {
                 Self::keep(&mut self.state(), results);
                 Reply::Reported
@@ -102,27 +97,36 @@ impl FakeCustodian {
         }
     }
 
+    /// Takes a share that is on its way for so long that it comes just before the next version.
+    fn is_delayed(&self, set: &ShareSet, share: &hpke::Sealed) -> bool {
+        let mut state = self.state();
+        let is_delayed = core::mem::take(&mut state.hostile.delays_deposit);
+        if is_delayed {
+            state.late = Some((set.clone(), share.clone()));
+        }
+        is_delayed
+    }
+
     fn deposit(&self, set: ShareSet, sealed: &hpke::Sealed) -> Reply {
         let mut state = self.state();
-        if state.hostile.refuses_deposits {
+        if state.hostile.refuses_deposits || (state.hostile.refuses_late_shares && state.is_in_force(set.generation)) {
             return refused("will not");
         }
-        let in_force = state.versions.last().map_or(0, |newest| keystore::header(&newest.blob).unwrap().generation);
-        let kept = state.shares.iter().any(|(kept, _)| *kept == set);
-        let is_fixed =
-            state.shares.iter().any(|(kept, _)| kept.generation == set.generation) && set.generation <= in_force;
-        if !kept && (is_fixed || !(in_force.max(1)..=in_force + 1).contains(&set.generation)) {
+        if state.holds_set(set.generation, share_set_sha256(&set)) {
+            return Reply::Deposited;
+        }
+        if !state.may_come(&set) {
             return Reply::Conflict { register: state.held() };
         }
-        let share =
-            release::open_share(sealed, state.key_store_id, self.in_manifest().id(), &self.encryption_key).unwrap();
-        assert_eq!(share.index, state.index);
+        let id = self.id();
+        let share = release::open_share(sealed, state.manifest().id(), id, &self.encryption_key).unwrap();
+        assert!(state.has_place(id, share.index, set.commitments.len()), "a share of another place");
         holdfast_shared::sharing::check(&share, &set).unwrap();
         if state.first_share.is_none() {
-            state.first_share = Some((set.clone(), share.value.duplicate()));
+            let first = Share { index: share.index, value: share.value.duplicate() };
+            state.first_share = Some(HeldShare { share: first, set: set.clone() });
         }
-        state.shares.retain(|(kept, _)| kept.generation != set.generation);
-        state.shares.push((set, share.value));
+        state.keep_share(HeldShare { share, set });
         Reply::Deposited
     }
 
@@ -131,7 +135,8 @@ impl FakeCustodian {
         if state.hostile.refuses_copies {
             return refused("will not");
         }
-        let entry = register::open(&register, state.key_store_id, &state.home.unwrap()).unwrap();
+        let home = state.manifest().home_custodian().unwrap().signing_key;
+        let entry = register::open(&register, state.manifest().id(), &home).unwrap();
         if state.hostile.refuses_copies_from.is_some_and(|from| entry.version >= from) {
             return refused("will not");
         }
@@ -141,20 +146,44 @@ impl FakeCustodian {
             Copied::Same => Reply::Copied,
             Copied::Older | Copied::Fork => Reply::Conflict { register: state.held() },
             Copied::Keep => {
-                let user_data = read_document(&evidence).1;
-                let user_data: VersionUserData = cbor::decode(&user_data).unwrap();
-                let generation = keystore::header(&blob).unwrap().generation;
-                state.shares.retain(|(set, _)| {
-                    set.generation != generation || share_set_sha256(set) == user_data.share_set_sha256
-                });
                 let since = tokio::time::Instant::now();
                 let results = Vec::new();
-                state.versions.push(Version { entry, blob, register, evidence, is_committed: false, results, since });
+                state.keep_version(Version { entry, blob, register, evidence, is_committed: false, results, since });
                 drop(state);
                 self.changed.notify_waiters();
                 Reply::Copied
             }
         }
+    }
+
+    fn commit(&self, version: u64, blob_id: BlobId) -> Reply {
+        let mut state = self.state();
+        if state.hostile.forgets > 0 {
+            state.hostile.forgets -= 1;
+            state.versions.retain(|held| held.entry.version < version);
+        }
+        if !state.versions.iter().any(|held| (held.entry.version, held.entry.blob_id) == (version, blob_id)) {
+            return Reply::Conflict { register: state.held() };
+        }
+        state.commit(version);
+        drop(state);
+        self.changed.notify_waiters();
+        Reply::Committed
+    }
+
+    fn retire(&self, generation: u32) -> Reply {
+        let mut state = self.state();
+        let newest = state.versions.last().filter(|newest| newest.is_committed && newest.generation() == generation);
+        let is_due = newest.is_some_and(|newest| {
+            !state.is_member(self.id())
+                || newest.user_data().is_none_or(|named| state.holds_set(generation, named.share_set_sha256))
+        });
+        if !is_due {
+            state.log.push("retire too early");
+            return refused("not yet");
+        }
+        state.shares.retain(|held| held.set.generation >= generation);
+        Reply::Retired
     }
 
     pub(in crate::custody::tests) fn publish(
@@ -166,50 +195,35 @@ impl FakeCustodian {
         evidence: Vec<u8>,
     ) -> Reply {
         let mut state = self.state();
-        let newest = state.versions.last().map(|newest| newest.entry.blob_id);
-        if newest != previous {
+        let header = keystore::header(&blob).unwrap();
+        let blob_id = keystore::blob_id(&blob);
+        let newest = state.versions.last();
+        if let Some(newest) = newest.filter(|newest| newest.entry.blob_id == blob_id) {
+            return Reply::Published { register: newest.register.clone() };
+        }
+        if newest.map(|newest| newest.entry.blob_id) != previous {
             return Reply::Conflict { register: state.held() };
         }
-        let header = keystore::header(&blob).unwrap();
-        let entry = RegisterEntry {
-            label: labels::REGISTER.to_owned(),
-            key_store_id: header.key_store_id,
-            version,
-            blob_id: keystore::blob_id(&blob),
-            previous,
-            recorded_ms: 0,
+        let label = labels::REGISTER.to_owned();
+        let key_store_id = header.key_store_id;
+        let entry = RegisterEntry { label, key_store_id, version, blob_id, previous, recorded_ms: 0 };
+        let is_committed = match state.judge_evidence(&entry, header.generation, &evidence) {
+            Ok(is_committed) => is_committed,
+            Err(reason) => return refused(reason),
         };
-        if !evidence.is_empty() {
-            let (nonce, user_data, public_key) = read_document(&evidence);
-            let user_data: VersionUserData = cbor::decode(&user_data).unwrap();
-            assert_eq!((nonce.as_slice(), public_key.len()), (entry.blob_id.as_bytes().as_slice(), 0));
-            assert_eq!((user_data.version, user_data.blob_id, user_data.previous), (version, entry.blob_id, previous));
-            let kept = state.shares.iter().find(|(set, _)| set.generation == header.generation);
-            if kept.is_none_or(|(set, _)| share_set_sha256(set) != user_data.share_set_sha256) {
-                return refused("is sealed under other shares than those that are kept here");
-            }
-        }
         let register = register::sign(&entry, &self.key, &SystemRandom::new()).unwrap();
         for result in &results {
             state.commands.retain(|(id, _)| *id != result.command_id);
         }
         let since = tokio::time::Instant::now();
-        let is_committed = state.write == 1;
-        state.versions.push(Version {
-            entry,
-            blob,
-            register: register.clone(),
-            evidence,
-            is_committed,
-            results,
-            since,
-        });
+        let signed = register.clone();
+        state.keep_version(Version { entry, blob, register, evidence, is_committed, results, since });
         if is_committed {
             state.commit(version);
         }
         drop(state);
         self.changed.notify_waiters();
-        Reply::Published { register }
+        Reply::Published { register: signed }
     }
 
     fn keep(state: &mut State, results: Vec<SealedResult>) {
@@ -244,8 +258,9 @@ impl FakeCustodian {
         let lease_ms = renew.then_some(state.lease_ms);
         let empty = overlay.is_none() && register.is_none() && unseen.is_empty() && lease_ms.is_none();
         let commands = unseen.into_iter().map(|(_, signed)| signed.clone().into()).collect();
-        let is_behind = usize::try_from(seen.manifest_sequence).unwrap() <= state.successors.len();
-        let successors: Vec<_> = state.successors.iter().filter(|_| is_behind).cloned().map(Into::into).collect();
+        let successors = state.successors();
+        let is_behind = usize::try_from(seen.manifest_sequence).unwrap() <= successors.len();
+        let successors: Vec<_> = successors.into_iter().filter(|_| is_behind).map(Into::into).collect();
         let empty = empty && successors.is_empty();
         let news = Reply::News { lease_ms, overlay, register, commands, enclaves: NonZeroU32::MIN, successors };
         (!empty || is_due).then_some(news)

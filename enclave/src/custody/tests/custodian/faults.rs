@@ -1,7 +1,8 @@
 //! What goes wrong, once or all the time.
 
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What goes wrong, once, with the next ask of a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,14 +35,42 @@ pub(in crate::custody::tests) struct Hostile {
     /// Of this version and newer ones.
     pub(in crate::custody::tests) refuses_copies_from: Option<u64>,
     pub(in crate::custody::tests) refuses_deposits: bool,
+    /// Those of the generation of the newest version it holds.
+    pub(in crate::custody::tests) refuses_late_shares: bool,
+    /// The next one comes just before the next version.
+    pub(in crate::custody::tests) delays_deposit: bool,
     /// Every version is said to be committed.
     pub(in crate::custody::tests) lies_committed: bool,
     /// The overlay is not handed out.
     pub(in crate::custody::tests) withholds_blocks: bool,
     /// So many times yet the version is forgotten that is said to be committed.
     pub(in crate::custody::tests) forgets: usize,
+    /// The successors that it hands out, whatever is in force.
+    pub(in crate::custody::tests) successors: Option<Vec<Vec<u8>>>,
+    /// Before and after each request through a channel.
+    pub(in crate::custody::tests) dawdles: Option<Arc<Dawdles>>,
     /// Requests that are still answered, of all custodians together; the next one is lost, or its answer is, and all after it.
     pub(in crate::custody::tests) fuse: Option<Arc<Fuse>>,
+}
+
+/// Pauses that follow from a seed.
+pub(in crate::custody::tests) struct Dawdles(AtomicU64);
+
+impl Dawdles {
+    const LONGEST_MS: u64 = 400;
+
+    pub(in crate::custody::tests) fn of(seed: u64) -> Arc<Self> {
+        Arc::new(Self(AtomicU64::new(seed)))
+    }
+
+    /// By `SplitMix64`.
+    pub(super) fn next(&self) -> Duration {
+        const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+        let mut mixed = self.0.fetch_add(STEP, Ordering::SeqCst).wrapping_add(STEP);
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Duration::from_millis((mixed ^ (mixed >> 31)) % Self::LONGEST_MS)
+    }
 }
 
 /// See [`Hostile::fuse`].

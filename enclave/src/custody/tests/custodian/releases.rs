@@ -5,7 +5,7 @@ use std::sync::Arc;
 use holdfast_shared::cbor;
 use holdfast_shared::hpke;
 use holdfast_shared::ids::LeaseId;
-use holdfast_shared::release::{self, HeldShare, ReleaseBinding, ReleaseContent, ReleaseRequest, Share, ShareSet};
+use holdfast_shared::release::{self, HeldShare, ReleaseBinding, ReleaseContent, ReleaseRequest, Share};
 use holdfast_shared::secrets::Secret;
 use ring::rand::SystemRandom;
 
@@ -24,11 +24,10 @@ impl FakeCustodian {
             return first.clone();
         }
         let blocked = state.overlay.as_ref().is_some_and(|overlay| overlay.store) && !state.hostile.withholds_blocks;
-        let index = state.index;
         let wrong = state.hostile.wrong_share;
-        let give = |(set, value): &(ShareSet, Secret<32>)| {
-            let value = wrong.map_or_else(|| value.duplicate(), |byte| Secret::take(&mut [byte; 32]));
-            HeldShare { share: Share { index, value }, set: set.clone() }
+        let give = |held: &HeldShare| {
+            let value = wrong.map_or_else(|| held.share.value.duplicate(), |byte| Secret::take(&mut [byte; 32]));
+            HeldShare { share: Share { index: held.share.index, value }, set: held.set.clone() }
         };
         let first = state.first_share.as_ref().filter(|_| state.hostile.gives_first_set);
         let shares = match first {
@@ -38,14 +37,14 @@ impl FakeCustodian {
         let content = ReleaseContent {
             lease_id,
             lease_ms: state.lease_ms,
-            shares: if blocked { Vec::new() } else { shares },
+            shares: if blocked || state.is_removed(self.id()) { Vec::new() } else { shares },
             overlay: state.signed_overlay.clone().filter(|_| !state.hostile.withholds_blocks),
             register: state.held(),
             audit_heads: Vec::new(),
-            successors: state.successors.iter().cloned().map(Into::into).collect(),
+            successors: state.successors().into_iter().map(Into::into).collect(),
         };
         let binding = ReleaseBinding {
-            custodian_id: self.in_manifest().id(),
+            custodian_id: self.id(),
             key_store_id: request.key_store_id,
             nonce: &nonce.try_into().unwrap(),
             user_data: &user_data,
