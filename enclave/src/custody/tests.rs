@@ -34,6 +34,7 @@ mod crashes;
 mod custodian;
 mod hostile;
 mod quorum;
+mod races;
 mod succession;
 
 const NOW_MS: u64 = 1_790_000_000_000;

@@ -28,7 +28,7 @@ impl World {
     }
 
     /// The generations of the shares that each custodian holds.
-    fn generations(&self) -> Vec<Vec<u32>> {
+    pub(super) fn generations(&self) -> Vec<Vec<u32>> {
         self.custodians.iter().map(|custodian| custodian.state().generations()).collect()
     }
 }

@@ -82,10 +82,7 @@ impl FakeCustodian {
                 self.publish(version, previous, blob, results, evidence)
             }
             Ask::Copy { register, blob, evidence } => {
-                let late = self.state().late.take();
-                if let Some((set, share)) = late {
-                    self.deposit(set, &share);
-                }
+                self.arrive_late();
                 self.copy(register, blob, evidence)
             }
             Ask::Commit { version, blob_id } => self.commit(version, blob_id),
@@ -105,6 +102,19 @@ impl FakeCustodian {
             state.late = Some((set.clone(), share.clone()));
         }
         is_delayed
+    }
+
+    /// What comes just before a version.
+    fn arrive_late(&self) {
+        let mut state = self.state();
+        if core::mem::take(&mut state.hostile.crowds_out) {
+            state.shares.pop();
+        }
+        let late = state.late.take();
+        drop(state);
+        if let Some((set, share)) = late {
+            self.deposit(set, &share);
+        }
     }
 
     fn deposit(&self, set: ShareSet, sealed: &hpke::Sealed) -> Reply {

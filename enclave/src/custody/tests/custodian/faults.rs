@@ -45,6 +45,8 @@ pub(in crate::custody::tests) struct Hostile {
     pub(in crate::custody::tests) withholds_blocks: bool,
     /// So many times yet the version is forgotten that is said to be committed.
     pub(in crate::custody::tests) forgets: usize,
+    /// Before the next copy the newest share makes room for others.
+    pub(in crate::custody::tests) crowds_out: bool,
     /// The successors that it hands out, whatever is in force.
     pub(in crate::custody::tests) successors: Option<Vec<Vec<u8>>>,
     /// Before and after each request through a channel.

@@ -33,7 +33,7 @@ pub(in crate::custody::tests) struct Version {
 
 impl Version {
     /// What was attested of it; nothing of what a test made up.
-    pub(super) fn user_data(&self) -> Option<VersionUserData> {
+    pub(in crate::custody::tests) fn user_data(&self) -> Option<VersionUserData> {
         user_data(&self.evidence)
     }
 
