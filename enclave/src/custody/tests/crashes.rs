@@ -1,4 +1,5 @@
-//! An enclave that ends at any moment of a ceremony, a change, or a change of the root key, and the one that comes after it.
+//! An enclave that ends at any moment of a ceremony, a change, a change of the root key, or of the custodians, and the one that comes
+//! after it.
 //!
 //! All that an enclave asks of custodians is counted; after so many answers nothing gets through any more, and the enclave ends. What the
 //! next one finds is all that is left: it must come to one committed version, with shares that open it, at every custodian.
@@ -47,11 +48,19 @@ impl World {
     }
 }
 
+/// What is interrupted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Ceremony,
+    /// A key store in service, beside whose custodians there are so many others.
+    Serving(usize),
+}
+
 /// Lets an enclave do `begin` up to each of its requests, ends it, and looks at what the next one makes of it.
 async fn crash_everywhere(
     tries: &Tries,
     numbers: (usize, u8, u8),
-    is_new: bool,
+    stage: Stage,
     begin: impl Fn(&World),
     is_done: impl Fn(&World) -> bool,
     check: impl Fn(&World, &str),
@@ -59,15 +68,16 @@ async fn crash_everywhere(
     for &last in tries.last {
         for answers in (1..).step_by(tries.step) {
             let what = format!("{numbers:?}, {last:?}, {answers}");
-            let world = World::start_quorum(numbers, |custodians| {
-                if is_new {
+            let others = if let Stage::Serving(others) = stage { others } else { 0 };
+            let world = World::start_beside(numbers, others, |custodians| {
+                if stage == Stage::Ceremony {
                     let fuse = Arc::new(Fuse { left: AtomicUsize::new(answers), last });
                     for fake in custodians {
                         fake.state().hostile.fuse = Some(Arc::clone(&fuse));
                     }
                 }
             });
-            let (world, fuse) = if is_new {
+            let (world, fuse) = if stage == Stage::Ceremony {
                 let fuse = world.custodian.state().hostile.fuse.clone().unwrap();
                 (world, fuse)
             } else {
@@ -111,7 +121,7 @@ async fn ceremonies(tries: &Tries) {
         crash_everywhere(
             tries,
             numbers,
-            true,
+            Stage::Ceremony,
             |_| {},
             is_done,
             |world, what| {
@@ -139,7 +149,7 @@ async fn changes(tries: &Tries) {
         };
         let is_done =
             |world: &World| world.custodian.state().versions.len() > 1 && world.custodian.state().commands.is_empty();
-        crash_everywhere(tries, numbers, false, begin, is_done, |world, what| {
+        crash_everywhere(tries, numbers, Stage::Serving(0), begin, is_done, |world, what| {
             assert_eq!(world.custodian.state().versions.len(), 2, "{what}: carried out once");
             assert_eq!(world.custodian.state().results.len(), 2, "{what}: and answered");
         })
@@ -164,10 +174,46 @@ async fn root_keys(tries: &Tries) {
         };
         let is_done =
             |world: &World| world.custodian.state().versions.len() > 1 && world.custodian.state().commands.is_empty();
-        crash_everywhere(tries, numbers, false, begin, is_done, |world, what| {
+        crash_everywhere(tries, numbers, Stage::Serving(0), begin, is_done, |world, what| {
             let state = world.custodian.state();
             assert_eq!(state.versions.len(), 2, "{what}: carried out once");
             assert_eq!(state.generations(), [2], "{what}: the old share is deleted");
+            drop(state);
+            world.assert_any_two_open(what);
+        })
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_adoption_that_ends_anywhere_is_made_up_for() {
+    adoptions(&SOME).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn long_an_adoption_that_ends_anywhere_is_made_up_for() {
+    adoptions(&ALL).await;
+}
+
+async fn adoptions(tries: &Tries) {
+    for &numbers in tries.numbers {
+        let begin = |world: &World| {
+            let signed = world.with_another_third();
+            world.stage(&signed);
+            world.order(0, Action::AdoptManifest { signed });
+        };
+        let is_done = |world: &World| {
+            let home = world.custodian.state();
+            let is_adopted = home.manifest().sequence() == 2 && home.commands.is_empty();
+            drop(home);
+            is_adopted && world.generations() == [vec![2], vec![2], vec![], vec![2]]
+        };
+        crash_everywhere(tries, numbers, Stage::Serving(1), begin, is_done, |world, what| {
+            let state = world.custodian.state();
+            assert_eq!(state.versions.len(), 2, "{what}: carried out once");
+            assert_eq!(state.results.len(), 2, "{what}: and answered");
+            drop(state);
+            world.assert_any_two_open(what);
         })
         .await;
     }

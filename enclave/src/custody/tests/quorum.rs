@@ -11,16 +11,21 @@ const THREE_OF_FIVE: (usize, u8, u8) = (5, 3, 0);
 const FOUR_OF_FIVE_ONE_HOSTILE: (usize, u8, u8) = (5, 4, 1);
 
 impl World {
+    /// The custodians of the manifest that is in force at home.
+    pub(super) fn members(&self) -> Vec<&Arc<FakeCustodian>> {
+        let manifest = self.custodian.state().manifest().clone();
+        let is_member = |fake: &&Arc<FakeCustodian>| manifest.manifest().custodians.contains(&fake.in_manifest());
+        self.custodians.iter().filter(is_member).collect()
+    }
+
     /// All custodians of the manifest in force hold the newest version, know that it is committed, and have their shares of the root key in use.
     pub(super) fn is_settled(&self) -> bool {
         let home = self.custodian.state();
         let Some(newest) = home.versions.last() else { return false };
         let generation = keystore::header(&newest.blob).unwrap().generation;
         let (entry, set) = (newest.entry.clone(), home.shares.last().map(|held| held.set.clone()));
-        let members = home.manifest().manifest().custodians.clone();
         drop(home);
-        let mut members = self.custodians.iter().filter(|fake| members.contains(&fake.in_manifest()));
-        members.all(|custodian| {
+        self.members().iter().all(|custodian| {
             let state = custodian.state();
             state.versions.last().is_some_and(|held| held.entry == entry && held.is_committed)
                 && state.shares.len() == 1

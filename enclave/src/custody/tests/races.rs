@@ -40,14 +40,15 @@ impl Drop for Other {
 }
 
 impl World {
-    /// Any two custodians open the newest version.
-    fn assert_any_two_open(&self, what: &str) {
+    /// Any two custodians of the manifest in force open the newest version.
+    pub(super) fn assert_any_two_open(&self, what: &str) {
         let newest = self.custodian.state().versions.last().unwrap().clone();
+        let members = self.members();
         let named = newest.user_data().unwrap().share_set_sha256;
-        let states: Vec<_> = self.custodians.iter().map(|fake| fake.state()).collect();
+        let states: Vec<_> = members.iter().map(|fake| fake.state()).collect();
         let shares: Vec<_> =
             states.iter().flat_map(|state| &state.shares).filter(|held| share_set_sha256(&held.set) == named).collect();
-        assert_eq!(shares.len(), self.custodians.len(), "{what}: each holds its share of the set in use");
+        assert_eq!(shares.len(), members.len(), "{what}: each holds its share of the set in use");
         for (place, one) in shares.iter().enumerate() {
             for two in &shares[..place] {
                 let root = sharing::combine(&one.set, &[&one.share, &two.share]).unwrap();

@@ -6,7 +6,7 @@ use holdfast_shared::manifest::Succession;
 use super::*;
 
 impl World {
-    fn successor(&self, change: impl FnOnce(&mut Manifest)) -> Vec<u8> {
+    pub(super) fn successor(&self, change: impl FnOnce(&mut Manifest)) -> Vec<u8> {
         let mut manifest = self.manifest.manifest().clone();
         let (sequence, predecessor) = (2, self.manifest.digest());
         manifest.succession = Some(Succession { key_store_id: self.id, sequence, predecessor, overlay_epoch: 0 });
@@ -14,8 +14,13 @@ impl World {
         bytes_of(&manifest::sign(&manifest, &self.administrators[0].signing, &SystemRandom::new()).unwrap())
     }
 
+    /// The successor that puts the custodian that no manifest names in the place of the third.
+    pub(super) fn with_another_third(&self) -> Vec<u8> {
+        self.successor(|manifest| manifest.custodians[2] = self.custodians[3].in_manifest())
+    }
+
     /// Hands a successor to those that are, and to those that it brings in, who know of no other.
-    fn stage(&self, signed: &[u8]) {
+    pub(super) fn stage(&self, signed: &[u8]) {
         for custodian in &self.custodians {
             let mut state = custodian.state();
             let successor = state.manifest().succeed(signed).unwrap();
@@ -88,7 +93,7 @@ async fn custodians_change_by_a_successor_and_the_removed_one_keeps_no_share() {
     let world = World::start_beside((3, 2, 0), 1, |_| {});
     let world = world.serving().await;
 
-    let signed = world.successor(|manifest| manifest.custodians[2] = world.custodians[3].in_manifest());
+    let signed = world.with_another_third();
     world.stage(&signed);
     let command = world.order(0, Action::AdoptManifest { signed });
     world.done(command).await;
@@ -157,7 +162,7 @@ async fn a_successor_whose_custodians_do_not_answer_is_not_begun() {
     let world = World::start_beside((3, 2, 1), 1, |_| {});
     let world = world.serving().await;
     world.away(&[3], true);
-    let signed = world.successor(|manifest| manifest.custodians[2] = world.custodians[3].in_manifest());
+    let signed = world.with_another_third();
     world.stage(&signed);
     let command = world.order(0, Action::AdoptManifest { signed });
     tokio::time::sleep(Duration::from_mins(2)).await;
@@ -176,7 +181,7 @@ async fn a_successor_counts_once_those_that_were_and_those_that_will_be_hold_it(
         let world = World::start_beside((3, 2, 1), 1, |_| {});
         let world = world.serving().await;
         world.until("all copies", |world| world.custodians[2].state().versions.len() == 1).await;
-        let signed = world.successor(|manifest| manifest.custodians[2] = world.custodians[3].in_manifest());
+        let signed = world.with_another_third();
         world.stage(&signed);
         world.custodians[hostile].change(|state| state.hostile.refuses_copies_from = Some(2));
         let command = world.order(0, Action::AdoptManifest { signed });
