@@ -1,7 +1,7 @@
 //! The end of keys, new root keys, and other custodians.
 
 use holdfast_shared::keystore;
-use holdfast_shared::manifest::Succession;
+use holdfast_shared::manifest::{ManifestId, Succession};
 
 use super::*;
 
@@ -29,6 +29,12 @@ impl World {
             } else {
                 state.manifest = Some(successor);
             }
+        }
+    }
+
+    fn refuse_copies_from(&self, version: Option<u64>) {
+        for fake in &self.custodians {
+            fake.change(|state| state.hostile.refuses_copies_from = version);
         }
     }
 
@@ -208,4 +214,111 @@ async fn old_shares_stay_where_the_new_version_is_not_held() {
     assert_eq!(world.custodians[2].state().asked("retire"), 0);
     world.custodians[2].change(|state| state.hostile.refuses_copies = false);
     world.settled().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_adoption_that_ends_after_publishing_is_made_up_for() {
+    for numbers in [(3, 2, 0), (3, 2, 1)] {
+        let world = World::start_beside(numbers, 1, |_| {}).serving().await.settled().await;
+        let signed = world.with_another_third();
+        world.stage(&signed);
+        world.refuse_copies_from(Some(2));
+        world.custodian.fail("publish", Fault::AnswerLost);
+        let command = world.order(0, Action::AdoptManifest { signed });
+        world.until("version 2 at home", |world| world.custodian.state().versions.len() == 2).await;
+        world.task.abort();
+        world.refuse_copies_from(None);
+        // Whoever comes next knows the first manifest only.
+        let world = world.reboot().await.serving().await;
+        world.done(command).await;
+        world.until("shares", |world| world.generations() == [vec![2], vec![2], vec![], vec![2]]).await;
+        assert_eq!(world.settled().await.version(), Some(2), "{numbers:?}");
+    }
+}
+
+/// A successor that all who must have signed, and that was withdrawn before it was adopted.
+type Withdrawn = fn(&World, &mut Manifest);
+
+const WITHDRAWN: [Withdrawn; 3] = [
+    |world, manifest| manifest.custodians[1] = world.custodians[3].in_manifest(),
+    |_, manifest| drop(manifest.administrators.remove(0)),
+    |_, manifest| {
+        manifest.custodians.truncate(1);
+        manifest.shares_needed = 1;
+    },
+];
+
+impl World {
+    /// The manifest under which the newest version was made.
+    fn made_under(&self) -> ManifestId {
+        self.custodian.state().versions.last().and_then(custodian::Version::manifest).unwrap()
+    }
+
+    /// Changes something, and boots anew with none away, and with each of these.
+    async fn served_under(mut self, manifest: ManifestId, away: &[usize]) -> Self {
+        let command = self.create(&format!("key-{}", self.version().unwrap()));
+        self.done(command).await;
+        self = self.settled().await;
+        assert_eq!(self.made_under(), manifest);
+        let version = self.custodian.state().versions.last().map(|newest| newest.entry.version);
+        self = self.reboot().await.serving().await;
+        for away in away {
+            self.away(&[*away], true);
+            self = self.reboot().await.serving().await;
+            assert_eq!(self.version(), version, "{away} away");
+            self.away(&[*away], false);
+        }
+        self.settled().await
+    }
+}
+
+async fn withdrawn(hostile: usize, change: Withdrawn) {
+    let world = World::start_beside((3, 2, 0), 1, |_| {}).serving().await.settled().await;
+    let signed = world.successor(|manifest| change(&world, manifest));
+    world.custodians[hostile].change(|state| state.hostile.successors = Some(vec![signed]));
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    let first = world.manifest.manifest_id();
+    let world = world.served_under(first, &[0, 1, 2]).await;
+    let signed = world.with_another_third();
+    let adopted = world.manifest.succeed(&signed).unwrap().manifest_id();
+    world.stage(&signed);
+    let command = world.order(0, Action::AdoptManifest { signed });
+    world.done(command).await;
+    let world = world.settled().await;
+    assert_eq!(world.made_under(), adopted);
+    // Of the first two, one must be there that hands out what was adopted: nobody else knows the one that came.
+    let away: &[usize] = if hostile == 2 { &[0, 1, 2, 3] } else { &[2, 3] };
+    world.served_under(adopted, away).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_withdrawn_successor_that_a_custodian_hands_out_is_never_in_force() {
+    for change in WITHDRAWN {
+        withdrawn(1, change).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn long_a_withdrawn_successor_that_a_custodian_hands_out_is_never_in_force() {
+    for change in WITHDRAWN {
+        for hostile in [0, 2] {
+            withdrawn(hostile, change).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_successor_is_in_force_where_another_was_handed_in() {
+    for change in WITHDRAWN {
+        let world = World::start_beside((3, 2, 0), 1, |_| {}).serving().await.settled().await;
+        let other = world.successor(|manifest| change(&world, manifest));
+        let signed = world.with_another_third();
+        let adopted = world.manifest.succeed(&signed).unwrap().manifest_id();
+        world.stage(&signed);
+        world.custodians[1].state().staged = Some(world.manifest.succeed(&other).unwrap());
+        let command = world.order(0, Action::AdoptManifest { signed });
+        world.done(command).await;
+        let world = world.settled().await.served_under(adopted, &[1, 2, 3]).await;
+        assert_eq!(world.custodians[1].state().manifest(), &world.manifest, "no version names what it was handed");
+    }
 }
