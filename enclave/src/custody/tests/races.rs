@@ -144,6 +144,32 @@ async fn old_shares_stay_until_enough_hold_the_new_version_and_its_shares() {
     world.settled().await;
 }
 
+/// More sets of one generation come than custodians keep.
+#[tokio::test(start_paused = true)]
+async fn root_keys_without_a_version_leave_shares_that_do_no_harm() {
+    let break_off = |world: &World| (0..6).for_each(|_| world.custodian.fail("publish", Fault::Lost));
+    let tried = |world: &World| world.custodian.state().faults.is_empty();
+    let world = World::start_quorum(TWO_OF_THREE, |_| {});
+    break_off(&world);
+    world.until("four sets", |world| world.generations() == [[1; 4]; 3]).await;
+    let world = world.reboot().await;
+    world.until("six tries", tried).await;
+    let world = world.serving().await.settled().await;
+    world.assert_any_two_open("a ceremony");
+    break_off(&world);
+    let command = world.order(0, Action::RotateRootKey);
+    let again = |world: &World| {
+        // A command that failed is put off.
+        world.clock.advance_ms(100);
+        tried(world)
+    };
+    world.until("six tries", again).await;
+    assert_eq!(world.generations(), [[1, 2, 2, 2, 2]; 3]);
+    let world = world.reboot().await.serving().await;
+    world.done(command).await;
+    world.settled().await.assert_any_two_open("a new root key");
+}
+
 fn dawdle(custodians: &[Arc<FakeCustodian>], seed: u64) {
     let dawdles = Dawdles::of(seed);
     for fake in custodians {
