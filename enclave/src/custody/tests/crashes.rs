@@ -204,7 +204,9 @@ async fn adoptions(tries: &Tries) {
         };
         let is_done = |world: &World| {
             let home = world.custodian.state();
-            home.manifest().sequence() == 2 && home.commands.is_empty()
+            let is_adopted = home.manifest().sequence() == 2 && home.commands.is_empty();
+            drop(home);
+            is_adopted && world.generations() == [vec![2], vec![2], vec![], vec![2]]
         };
         crash_everywhere(tries, numbers, Stage::Serving(1), begin, is_done, |world, what| {
             let state = world.custodian.state();

@@ -236,6 +236,22 @@ async fn an_adoption_that_ends_after_publishing_is_made_up_for() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_removed_custodian_deletes_its_shares_whoever_tells_it() {
+    let world = World::start_beside((3, 2, 0), 1, |_| {}).serving().await.settled().await;
+    let signed = world.with_another_third();
+    world.stage(&signed);
+    world.custodians[2].fail("retire", Fault::Lost);
+    let command = world.order(0, Action::AdoptManifest { signed });
+    world.done(command).await;
+    world.until("it is told", |world| world.custodians[2].state().asked("retire") == 1).await;
+    world.task.abort();
+    assert_eq!(world.custodians[2].state().generations(), [1]);
+    // From now on it shows no share to anybody.
+    let world = world.reboot().await.serving().await;
+    world.until("nothing is left", |world| world.custodians[2].state().shares.is_empty()).await;
+}
+
 /// A successor that all who must have signed, and that was withdrawn before it was adopted.
 type Withdrawn = fn(&World, &mut Manifest);
 
