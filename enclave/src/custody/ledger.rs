@@ -100,6 +100,8 @@ struct LinkState<C> {
     holds: BTreeSet<(u32, SetHash)>,
     /// Generations whose share it took before it held a version of that generation: until then it may have made room for others.
     unsure: BTreeSet<u32>,
+    /// It said that it keeps no share below this generation.
+    retired: u32,
     deposit: Option<(ShareSet, hpke::Sealed)>,
     /// Epoch of the block overlay that it told last.
     told_epoch: u64,
@@ -238,6 +240,7 @@ impl<C: Connect + 'static> Ledger<C> {
             attested_key: None,
             proven: BTreeSet::new(),
             holds: BTreeSet::new(),
+            retired: 0,
             unsure: BTreeSet::new(),
             deposit: None,
             told_epoch: 0,

@@ -74,7 +74,9 @@ impl<C: Connect + 'static> Ledger<C> {
         let target = state.target.as_ref().filter(|target| target.is_committed)?;
         let generation = target.version.generation;
         let is_there = told.entry.as_ref() == Some(&target.version.entry) && told.is_committed;
-        let has_old = link.holds.iter().any(|(held, _)| *held < generation);
+        // One that was removed shows none of the shares that it holds.
+        let may_hide = state.place(id).is_none() && link.retired < generation;
+        let has_old = may_hide || link.holds.iter().any(|(held, _)| *held < generation);
         // One that was removed gets no new share, and keeps the old ones no longer either.
         let set =
             state.unsealed.as_ref().map(|unsealed| unsealed.root().set()).filter(|set| set.generation == generation)?;
@@ -135,6 +137,7 @@ impl<C: Connect + 'static> Ledger<C> {
     /// It keeps no share below this generation.
     pub(in crate::custody) fn retired(&self, id: CustodianId, generation: u32) {
         if let Some(link) = self.lock().links.get_mut(&id) {
+            link.retired = generation;
             link.holds.retain(|(held, _)| *held >= generation);
             link.unsure.retain(|unsure| *unsure >= generation);
         }
@@ -218,7 +221,7 @@ impl<C: Connect + 'static> Ledger<C> {
         // Before the version that removed it is in service, nothing tells it to delete anything.
         state.unsealed.as_ref().is_some_and(|unsealed| {
             let generation = unsealed.root().set().generation;
-            link.holds.iter().all(|(held, _)| *held >= generation)
+            link.retired >= generation
         })
     }
 }
