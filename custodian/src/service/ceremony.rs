@@ -3,8 +3,8 @@
 //! Guarantees: a share is the one that its own set commits to, at this custodian's place in the manifest in force or in the staged
 //! one, with as many shares as that manifest says; it is wrapped before it touches the disk, and the attestation document of the
 //! enclave that made it stays beside it as the record of where the root key came from. The same set again is acknowledged again;
-//! another set replaces it until a version sealed under its generation is held here, so that a ceremony or a rotation that broke
-//! off can be repeated, and is a conflict from then on. Generations come one after the other; only a custodian that a successor
+//! until a version sealed under its generation is held here, shares of other sets stay beside it, so that a ceremony or a rotation
+//! that broke off can be repeated and of two that run at once none harms the other; from then on they are a conflict. Generations come one after the other; only a custodian that a successor
 //! manifest brings in starts with a later one.
 
 use std::sync::Arc;

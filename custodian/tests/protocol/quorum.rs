@@ -125,7 +125,7 @@ async fn a_copy_is_kept_as_home_signed_it() {
         ("no evidence", copy(&register, &one, &[]), "not an attestation document"),
         ("a release's document", copy(&register, &one, &enclave.document), "was not made for a version"),
         ("another version's", copy(&register, &one, &world.evidence(&next, &three.set, 1)), "another version"),
-        ("of no manifest", copy(&register, &one, &world.evidence_of(&unlike)), "names no manifest"),
+        ("of no manifest", copy(&register, &one, &world.evidence_of(&unlike)), "was not made for a version"),
     ];
     for (what, ask, words) in table {
         let reason = refused(enclave.ask(world, &ask).await.unwrap());
@@ -280,6 +280,28 @@ async fn a_share_that_lost_is_given_up_and_the_winner_may_come_late() {
     assert_eq!(world.obtain().await.content.shares[0].share.value.expose(), &[8; 32]);
 }
 
+/// Two changes of the root key at once: the loser's share comes last, and the winner's is still here.
+#[tokio::test]
+async fn a_late_share_of_the_loser_costs_the_winner_nothing() {
+    let mut three = Three::with_own_place(1).await;
+    let mut enclave = three.world.obtain().await;
+    enclave.ask(&three.world, &three.deposit(2, 8)).await.unwrap();
+    let one = three.world.blob(1, None);
+    enclave.ask(&three.world, &three.copy(&one)).await.unwrap();
+    three.set = ShareSet { generation: 2, ..three.world.set(&[1, 2, 3]) };
+    assert_eq!(enclave.ask(&three.world, &three.deposit(2, 2)).await.unwrap(), Reply::Deposited);
+    let lost = ShareSet { generation: 2, ..three.world.set(&[4, 5, 6]) };
+    let late = Ask::Deposit { set: lost, share: three.world.seal_share(2, 5) };
+    assert_eq!(three.world.obtain().await.ask(&three.world, &late).await.unwrap(), Reply::Deposited);
+    assert_eq!(three.world.obtain().await.content.shares.len(), 3, "one of the generation in force, and both");
+    let key_store_id = three.world.key_store_id;
+    let two = three.world.blob_at(&Place { key_store_id, version: 2, previous: Some(one.id), generation: 2 });
+    enclave.ask(&three.world, &three.copy(&two)).await.unwrap();
+    let shares = three.world.obtain().await.content.shares;
+    let kept: Vec<_> = shares.iter().map(|held| (held.set.generation, held.share.value.expose()[0])).collect();
+    assert_eq!(kept, [(1, 8), (2, 2)]);
+}
+
 #[tokio::test]
 async fn a_new_root_key_brings_new_shares_and_the_old_ones_go_when_told() {
     let world = World::start().await;
@@ -295,7 +317,8 @@ async fn a_new_root_key_brings_new_shares_and_the_old_ones_go_when_told() {
     for byte in [9, 8] {
         assert_eq!(enclave.ask(&world, &deposit(2, byte)).await.unwrap(), Reply::Deposited, "provisional");
     }
-    assert_eq!(generations().await, [1, 2]);
+    assert_eq!(generations().await, [1, 2, 2]);
+    assert_eq!(status(&world).await.generations, [1, 2]);
     for generation in [1, 2, 3] {
         let reply = enclave.ask(&world, &Ask::Retire { generation }).await.unwrap();
         if generation == 1 {
@@ -304,7 +327,7 @@ async fn a_new_root_key_brings_new_shares_and_the_old_ones_go_when_told() {
             assert!(refused(reply).contains("is committed"));
         }
     }
-    assert_eq!(generations().await, [1, 2]);
+    assert_eq!(generations().await, [1, 2, 2]);
 
     let place = Place { key_store_id: world.key_store_id, version: 2, previous: Some(one.id), generation: 2 };
     let two = world.blob_at(&place);
@@ -312,6 +335,7 @@ async fn a_new_root_key_brings_new_shares_and_the_old_ones_go_when_told() {
     let publish =
         Ask::Publish { version: 2, previous: Some(one.id), blob: two.bytes.clone(), results: Vec::new(), evidence };
     assert!(matches!(enclave.ask(&world, &publish).await.unwrap(), Reply::Published { .. }));
+    assert_eq!(generations().await, [1, 2]);
     assert!(
         refused(enclave.ask(&world, &Ask::Retire { generation: 1 }).await.unwrap()).contains("under this generation")
     );

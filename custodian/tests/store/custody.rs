@@ -1,8 +1,8 @@
 //! Key stores, manifests, policies, shares, versions.
 
 use holdfast_custodian::store::{
-    Committed, Copied, CopiedVersion, Deposited, NewShare, NewVersion, Published, Retired, Staged, StagedManifest,
-    StoreError, StoredOverlay, StoredPolicy, StoredRegister,
+    Committed, Copied, CopiedVersion, Deposited, NewShare, NewVersion, Origin, Published, Retired, Staged,
+    StagedManifest, StoreError, StoredOverlay, StoredPolicy, StoredRegister,
 };
 use holdfast_shared::ids::KeyStoreId;
 
@@ -92,8 +92,11 @@ pub(crate) async fn policies_follow_each_other(place: Place) {
 /// Generations and first bytes of the shares that are kept.
 async fn shares(place: &Place) -> Vec<(u32, u8)> {
     let shares = place.two.shares(KEY_STORE).await.unwrap();
-    assert!(shares.iter().all(|share| share.share_set[0] == share.wrapped[0] && share.deposited_ms == NOW_MS));
-    shares.iter().map(|share| (share.generation, share.wrapped[0])).collect()
+    assert!(shares.iter().all(|share| share.share_set[0] == share.wrapped[0]));
+    assert!(shares.is_sorted_by_key(|share| share.generation), "oldest first");
+    let mut kept: Vec<_> = shares.iter().map(|share| (share.generation, share.wrapped[0])).collect();
+    kept.sort_unstable();
+    kept
 }
 
 pub(crate) async fn a_share_is_provisional_until_its_version_is_held(place: Place) {
@@ -109,14 +112,40 @@ pub(crate) async fn a_share_is_provisional_until_its_version_is_held(place: Plac
         (4, late, kept, vec![(3, 31)]),
         // A ceremony that broke off is repeated with another root key.
         (5, share(1, 11), kept, vec![(1, 11)]),
+        // Another one runs at the same time: which will be named is not known yet.
+        (6, share(1, 13), kept, vec![(1, 11), (1, 13)]),
+        (7, share(1, 11), kept, vec![(1, 11), (1, 13)]),
     ] {
         assert_eq!(store.deposit(&share, message(counter)).await.unwrap(), expected, "{counter}");
         assert_eq!(shares(&place).await, held, "{counter}");
     }
-    assert!(matches!(store.publish(&version(1, 1), message(6)).await.unwrap(), Published::Newest(_)));
-    assert_eq!(store.deposit(&share(1, 13), message(7)).await.unwrap(), Deposited::Conflict);
-    assert_eq!(store.deposit(&share(1, 11), message(8)).await.unwrap(), kept, "the same again");
+    assert!(matches!(store.publish(&version(1, 1), message(8)).await.unwrap(), Published::Newest(_)));
+    assert_eq!(shares(&place).await, [(1, 11)], "the one that version 1 names");
+    assert_eq!(store.deposit(&share(1, 13), message(9)).await.unwrap(), Deposited::Conflict);
+    assert_eq!(store.deposit(&share(1, 11), message(10)).await.unwrap(), kept, "the same again");
     assert_eq!(shares(&place).await, [(1, 11)]);
+}
+
+pub(crate) async fn of_too_many_provisional_shares_the_oldest_goes(place: Place) {
+    let place = place.founded().await;
+    let store = &place.one;
+    store.publish(&version(1, 1), message(2)).await.unwrap();
+    for (counter, byte, at_ms, held) in [
+        (3, 23, 3, &[23][..]),
+        (4, 22, 1, &[22, 23]),
+        (5, 24, 2, &[22, 23, 24]),
+        (6, 21, 4, &[21, 22, 23, 24]),
+        (7, 25, 5, &[21, 23, 24, 25]),
+        (8, 21, 6, &[21, 23, 24, 25]),
+        // The clock was set back. Whoever gave this one was just told that it is kept.
+        (9, 26, 0, &[21, 23, 25, 26]),
+        (10, 27, 7, &[21, 23, 25, 27]),
+    ] {
+        let origin = Origin { now_ms: NOW_MS + at_ms, ..message(counter) };
+        assert_eq!(store.deposit(&share(2, byte), origin).await.unwrap(), Deposited::Kept, "{counter}");
+        let expected: Vec<_> = [(1, 11)].into_iter().chain(held.iter().map(|byte| (2, *byte))).collect();
+        assert_eq!(shares(&place).await, expected, "{counter}");
+    }
 }
 
 pub(crate) async fn the_next_generation_may_come_and_the_old_one_go(place: Place) {
@@ -124,15 +153,16 @@ pub(crate) async fn the_next_generation_may_come_and_the_old_one_go(place: Place
     let store = &place.one;
     store.publish(&version(1, 1), message(2)).await.unwrap();
     assert_eq!(store.deposit(&share(3, 31), message(3)).await.unwrap(), Deposited::Conflict, "skips one");
-    // A rotation that broke off, and the one after it.
-    assert_eq!(store.deposit(&share(2, 21), message(4)).await.unwrap(), Deposited::Kept);
-    assert_eq!(store.deposit(&share(2, 22), message(5)).await.unwrap(), Deposited::Kept);
-    assert_eq!(shares(&place).await, [(1, 11), (2, 22)]);
+    // A rotation that broke off, or is slow, and the one after it.
+    assert_eq!(store.deposit(&share(2, 22), message(4)).await.unwrap(), Deposited::Kept);
+    assert_eq!(store.deposit(&share(2, 21), message(5)).await.unwrap(), Deposited::Kept);
+    assert_eq!(shares(&place).await, [(1, 11), (2, 21), (2, 22)]);
     let retire =
         async |generation, counter| store.retire(KEY_STORE, generation, false, message(counter)).await.unwrap();
     assert_eq!(retire(2, 6).await, Retired::TooEarly, "no version is sealed under it");
     let second = NewVersion { generation: 2, share_set_sha256: set_sha256(22), commit_now: false, ..version(2, 1) };
     newest(store.publish(&second, message(7)).await.unwrap());
+    assert_eq!(shares(&place).await, [(1, 11), (2, 22)], "the other rotation lost");
     assert_eq!(retire(2, 8).await, Retired::TooEarly, "it is not committed");
     assert_eq!(
         store.deposit(&share(2, 23), message(9)).await.unwrap(),
@@ -158,14 +188,17 @@ pub(crate) async fn old_shares_stay_until_the_new_one_is_here(place: Place) {
     let place = place.founded().await;
     let store = &place.one;
     store.copy(&copy(1, 1), message(2)).await.unwrap();
+    store.deposit(&share(2, 21), message(3)).await.unwrap();
     let second = CopiedVersion { generation: 2, share_set_sha256: set_sha256(22), ..copy(2, 1) };
-    assert_eq!(store.copy(&second, message(3)).await.unwrap(), Copied::Kept);
-    store.commit(KEY_STORE, 2, blob_id(2, 1), message(4)).await.unwrap();
+    assert_eq!(store.copy(&second, message(4)).await.unwrap(), Copied::Kept);
+    store.commit(KEY_STORE, 2, blob_id(2, 1), message(5)).await.unwrap();
     let retire = async |needs_none, counter| store.retire(KEY_STORE, 2, needs_none, message(counter)).await.unwrap();
-    assert_eq!(retire(false, 5).await, Retired::TooEarly);
+    assert_eq!(retire(false, 6).await, Retired::TooEarly, "its share is of a set that lost");
     assert_eq!(shares(&place).await, [(1, 11)]);
-    assert_eq!(retire(true, 6).await, Retired::Deleted(1), "a custodian that is not to hold one");
+    assert_eq!(retire(true, 7).await, Retired::Deleted(1), "a custodian that is not to hold one");
     assert_eq!(shares(&place).await, []);
+    assert_eq!(store.deposit(&share(2, 22), message(8)).await.unwrap(), Deposited::Kept, "it may come back");
+    assert_eq!(retire(false, 9).await, Retired::Deleted(0));
 }
 
 fn newest(published: Published) -> StoredRegister {
@@ -200,16 +233,15 @@ pub(crate) async fn a_version_names_its_shares(place: Place) {
     let place = place.enrolled().await;
     let store = &place.one;
     assert_eq!(store.publish(&version(1, 1), message(1)).await.unwrap(), Published::OtherShares, "there is no share");
-    store.deposit(&share(1, 11), message(2)).await.unwrap();
-    store.deposit(&share(1, 12), message(3)).await.unwrap();
-    assert_eq!(
-        store.publish(&version(1, 1), message(4)).await.unwrap(),
-        Published::OtherShares,
-        "lost to another ceremony"
-    );
+    store.deposit(&share(1, 12), message(2)).await.unwrap();
+    assert_eq!(store.publish(&version(1, 1), message(3)).await.unwrap(), Published::OtherShares, "is not here");
+    store.deposit(&share(1, 11), message(4)).await.unwrap();
+    let later = NewVersion { generation: 2, ..version(1, 1) };
+    assert_eq!(store.publish(&later, message(5)).await.unwrap(), Published::OtherShares, "of another generation");
     assert_eq!(place.two.register(KEY_STORE).await.unwrap(), None);
     let named = NewVersion { share_set_sha256: set_sha256(12), ..version(1, 1) };
-    newest(store.publish(&named, message(5)).await.unwrap());
+    newest(store.publish(&named, message(6)).await.unwrap());
+    assert_eq!(shares(&place).await, [(1, 12)], "though it came first");
 }
 
 pub(crate) async fn results_show_once_their_version_is_committed(place: Place) {
@@ -261,7 +293,7 @@ pub(crate) async fn copies_are_kept_in_order(place: Place) {
     assert_eq!(store.copy(&copy(4, 1), message(6)).await.unwrap(), Copied::Kept);
     assert_eq!(store.copy(&copy(3, 1), message(7)).await.unwrap(), Copied::Same, "is held, though not the newest");
     assert_eq!(store.copy(&copy(9, 5), message(8)).await.unwrap(), Copied::Kept, "away again");
-    // The share that lost to the one under which a version is sealed goes, and the right one may come.
+    // Shares that lost to the one under which a version is sealed go, and the right one may come, or is here.
     store.deposit(&share(2, 21), message(9)).await.unwrap();
     let sealed = CopiedVersion { generation: 2, share_set_sha256: set_sha256(22), ..copy(10, 5) };
     assert_eq!(store.copy(&sealed, message(10)).await.unwrap(), Copied::Kept);
@@ -269,6 +301,11 @@ pub(crate) async fn copies_are_kept_in_order(place: Place) {
     assert_eq!(store.deposit(&share(2, 22), message(11)).await.unwrap(), Deposited::Kept);
     assert_eq!(store.deposit(&share(2, 21), message(12)).await.unwrap(), Deposited::Conflict);
     assert_eq!(shares(&place).await, [(1, 11), (2, 22)]);
+    store.deposit(&share(3, 32), message(13)).await.unwrap();
+    store.deposit(&share(3, 31), message(14)).await.unwrap();
+    let next = CopiedVersion { generation: 3, share_set_sha256: set_sha256(32), ..copy(11, 5) };
+    assert_eq!(store.copy(&next, message(15)).await.unwrap(), Copied::Kept);
+    assert_eq!(shares(&place).await, [(2, 22), (3, 32)]);
 }
 
 pub(crate) async fn the_history_names_what_each_version_carried_out(place: Place) {
