@@ -192,7 +192,7 @@ impl Custodian {
             let membership =
                 Membership::verify(&stored, self.id).map_err(|source| StartError::Manifest { key_store_id, source })?;
             // A custodian that was removed stays to answer queries; of one that never was any, this is not the database.
-            let is_ours = stored.manifests.iter().any(|signed| succession::names(signed, self.id));
+            let is_ours = stored.manifests.iter().any(|manifest| succession::names(&manifest.signed, self.id));
             if !is_ours && membership.places().all(|place| place.index.is_none()) {
                 return Err(StartError::NotOurs(key_store_id));
             }

@@ -26,12 +26,12 @@ use holdfast_shared::ids::{CustodianId, KeyStoreId, LeaseId};
 pub use changes::{Change, Changes};
 pub use commands::{Merged, Queued, StoredCommand};
 pub use leases::{Granted, LeaseHolder, LeaseTimes, NewLease, StoredLease};
-pub use manifests::{ManifestMark, Staged, StagedManifest, StoredKeyStore};
-pub use overlays::{News, StoredOverlay};
+pub use manifests::{ManifestMark, Staged, StoredKeyStore, StoredManifest, Successors};
+pub use overlays::{JudgedBy, News, StoredOverlay};
 pub use policies::{Approved, NewApproval, StoredPolicy, WaitingRelease};
 pub use records::{ReleaseRecord, StoredRecord};
 pub use shares::{Deposited, NewShare, Retired, StoredShare};
-pub use versions::{Committed, Copied, CopiedVersion, HistoryEntry, NewVersion, Published, StoredBlob, StoredRegister};
+pub use versions::{Committed, Copied, HistoryEntry, NewVersion, Published, StoredBlob, StoredRegister, Version};
 pub use window::{ReplayWindow, Replayed};
 
 use crate::config::Config;

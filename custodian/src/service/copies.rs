@@ -17,7 +17,7 @@ use super::lease::Lease;
 use super::membership::{KeyStore, Membership};
 use super::versions::held;
 use super::{Custodian, ServiceError, provenance};
-use crate::store::{Committed, Copied, CopiedVersion, Origin, Retired, StoredRegister};
+use crate::store::{Committed, Copied, Origin, Retired, StoredRegister, Version};
 
 /// A copy as it travels.
 pub(super) struct Copy {
@@ -43,7 +43,7 @@ impl Custodian {
             Ok(copied) => copied,
             Err(reason) => return Ok(refused(lease, reason)),
         };
-        let (version, blob_id) = (copied.version, copied.blob_id);
+        let (version, blob_id) = (copied.number, copied.blob_id);
         match self.store.copy(&copied, origin).await? {
             Copied::Kept => {
                 key_store.wake();
@@ -137,7 +137,7 @@ impl Custodian {
     }
 }
 
-fn judge(id: KeyStoreId, membership: &Membership, copy: Copy, boot_id: BootId) -> Result<CopiedVersion, String> {
+fn judge(id: KeyStoreId, membership: &Membership, copy: Copy, boot_id: BootId) -> Result<Version, String> {
     let Copy { register, blob, evidence } = copy;
     let home = membership.manifest().home_custodian().ok_or("the manifest names no custodian")?;
     let entry = register::open(&register, id, &home.signing_key).map_err(|error| error.to_string())?;
@@ -150,15 +150,15 @@ fn judge(id: KeyStoreId, membership: &Membership, copy: Copy, boot_id: BootId) -
         return Err("the sealed key store's header says something else than the register entry".to_owned());
     }
     let named = provenance::read(&evidence, &entry)?;
-    Ok(CopiedVersion {
+    Ok(Version {
         key_store_id: id,
-        version: entry.version,
+        number: entry.version,
         previous: entry.previous,
         blob_id,
         blob,
         generation: header.generation,
         share_set_sha256: named.share_set_sha256,
-        manifest_sequence: named.manifest.sequence,
+        manifest: named.manifest,
         register,
         evidence,
         boot_id,

@@ -116,10 +116,11 @@ impl Custodian {
 
     async fn holdings(self: &Arc<Self>, key_store: &KeyStore) -> Result<Holdings, ServiceError> {
         Ok(Holdings {
-            membership: self.membership(key_store).await?,
             overlay: self.store.overlay(key_store.id()).await?,
             shares: self.store.shares(key_store.id()).await?,
             register: self.store.register(key_store.id()).await?,
+            // Last, so that it knows the manifest that the register's version names.
+            membership: self.membership(key_store).await?,
         })
     }
 
@@ -142,9 +143,7 @@ impl Custodian {
             None if shares.is_empty() => "granted a lease without a share: there was no ceremony yet",
             None => "released the share",
         };
-        let newest = holdings.register.as_ref().map(|register| register.manifest_sequence);
-        let successors: Vec<_> =
-            holdings.membership.successors_for(newest).map(|signed| signed.to_vec().into()).collect();
+        let successors = holdings.membership.successors().map(|signed| signed.to_vec().into()).collect();
         let content = ReleaseContent {
             lease_id,
             lease_ms: policy.lease_ms,

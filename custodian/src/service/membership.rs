@@ -1,13 +1,14 @@
 //! Which manifest of a key store is in force here, which one is staged, and this custodian's place in them.
 //!
 //! Guarantees: what is shown was verified as one chain from the first manifest on; [`Custodian::membership`] is as new as the
-//! database, whichever replica changed it. A successor comes into force with the committed version that names it, never earlier.
+//! database, whichever replica changed it. A successor comes into force with the committed version that names it by its digest, never
+//! earlier; once a version names it that is held, it will: then enclaves are told of it, and further blocks are signed under it.
 //! A custodian that a successor left out stays: it answers queries, deletes its shares when told, and releases none.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
 use holdfast_shared::ids::{CustodianId, KeyStoreId};
-use holdfast_shared::manifest::{Administrator, ManifestError, VerifiedManifest};
+use holdfast_shared::manifest::{Administrator, ManifestError, ManifestId, VerifiedManifest};
 use holdfast_shared::quorum::Quorum;
 use tokio::sync::watch;
 
@@ -35,16 +36,19 @@ impl Place {
 pub(super) struct Membership {
     in_force: Place,
     staged: Option<Place>,
+    is_staged_named: bool,
     mark: ManifestMark,
 }
 
 impl Membership {
     /// Verifies what the database holds.
     pub(super) fn verify(stored: &StoredKeyStore, own: CustodianId) -> Result<Self, ManifestError> {
-        let manifest = VerifiedManifest::verify_chain(stored.manifests.iter().map(Vec::as_slice))?;
-        let staged = stored.staged.as_ref().map(|signed| manifest.succeed(signed)).transpose()?;
+        let chain = stored.manifests.iter().map(|manifest| manifest.signed.as_slice());
+        let manifest = VerifiedManifest::verify_chain(chain)?;
+        let staged = stored.staged.as_ref().map(|staged| manifest.succeed(&staged.signed)).transpose()?;
         let place = |manifest| Place::new(manifest, own);
-        Ok(Self { in_force: place(manifest), staged: staged.map(place), mark: stored.mark })
+        let (in_force, staged) = (place(manifest), staged.map(place));
+        Ok(Self { in_force, staged, is_staged_named: stored.is_staged_named, mark: stored.mark })
     }
 
     /// The manifest in force.
@@ -72,26 +76,36 @@ impl Membership {
         core::iter::once(&self.in_force).chain(&self.staged)
     }
 
-    /// Whether a version made under the manifest of this sequence counts once home holds it; none where that manifest is neither in
-    /// force nor staged. What puts a successor in force counts under both.
-    pub(super) fn commits_at_once(&self, sequence: u32) -> Option<bool> {
-        let place = self.places().find(|place| place.manifest.sequence() == sequence)?;
-        let is_home_enough = |place: &Place| Quorum::of(place.manifest.manifest()).write() == 1;
-        Some(is_home_enough(place) && is_home_enough(&self.in_force))
+    /// The manifest in force or the staged one, if it is this one.
+    pub(super) fn find(&self, id: ManifestId) -> Option<&VerifiedManifest> {
+        self.places().map(|place| &place.manifest).find(|manifest| manifest.manifest_id() == id)
     }
 
-    /// The block overlay that the staged manifest knows of, if a version made under this sequence is made under it.
-    pub(super) fn overlay_known_to(&self, sequence: u32) -> Option<u64> {
-        let staged = self.staged.as_ref().filter(|place| place.manifest.sequence() == sequence)?;
-        staged.manifest.manifest().succession.map(|succession| succession.overlay_epoch)
+    /// Whether a version made under one of these manifests counts once home holds it. What puts a successor in force counts under both.
+    pub(super) fn commits_at_once(&self, manifest: &VerifiedManifest) -> bool {
+        [manifest, self.manifest()].iter().all(|manifest| Quorum::of(manifest.manifest()).write() == 1)
     }
 
-    /// The successors to be told to an enclave that asks for a release: those in force, and the staged one if the newest version that
-    /// is held was made under it. Whoever made that may have ended, and without the manifest nobody could finish it.
-    pub(super) fn successors_for(&self, newest_sequence: Option<u32>) -> impl Iterator<Item = &[u8]> {
-        let is_named = |place: &&Place| newest_sequence >= Some(place.manifest.sequence());
-        let staged = self.staged.as_ref().filter(is_named).and_then(|place| place.manifest.successors().last());
-        self.manifest().successors().chain(staged)
+    /// The staged manifest if a version that is held names it, and otherwise the one in force: under it further block overlays are
+    /// signed.
+    pub(super) fn coming(&self) -> &VerifiedManifest {
+        self.staged.as_ref().filter(|_| self.is_staged_named).map_or(self.manifest(), |staged| &staged.manifest)
+    }
+
+    /// The successors to be told to enclaves: those in force, and the staged one if a version that is held names it. Whoever made that
+    /// may have ended, and without the manifest nobody could finish it.
+    pub(super) fn successors(&self) -> impl Iterator<Item = &[u8]> {
+        self.coming().successors()
+    }
+
+    /// Verifies successors, oldest first, of the manifest in force or of the staged one: the last of them.
+    pub(super) fn succeed(&self, signed: &[Vec<u8>]) -> Result<VerifiedManifest, ManifestError> {
+        let follow =
+            |from: &VerifiedManifest| signed.iter().try_fold(from.clone(), |newest, next| newest.succeed(next));
+        match (follow(self.manifest()), &self.staged) {
+            (Err(ManifestError::Place(_)), Some(staged)) => follow(&staged.manifest),
+            (followed, _) => followed,
+        }
     }
 }
 

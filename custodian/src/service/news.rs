@@ -15,6 +15,7 @@ use minicbor::bytes::ByteVec;
 use tokio::time::Instant;
 
 use super::lease::Lease;
+use super::membership::KeyStore;
 use super::{Custodian, ServiceError, carried_through};
 use crate::store::{News, Origin};
 
@@ -46,9 +47,10 @@ impl Custodian {
                 return self.end(lease, reason).await;
             }
             let news = self.store.news(lease.key_store.id(), seen, self.clock.now_ms()).await?;
+            let successors = self.unseen_successors(&lease.key_store, seen).await?;
             let due = Instant::now() >= deadline || *stopping.borrow_and_update();
-            if lease_ms.is_some() || due || !news.is_empty() {
-                return Ok(reply(lease_ms, news, self.enclaves_of(lease.key_store.id()).await?));
+            if lease_ms.is_some() || due || !news.is_empty() || !successors.is_empty() {
+                return Ok(reply(lease_ms, news, successors, self.enclaves_of(lease.key_store.id()).await?));
             }
             let look_again = Instant::now() + Duration::from_millis(news.held_back_ms.unwrap_or(limits::WATCH_HOLD_MS));
             tokio::select! {
@@ -58,6 +60,19 @@ impl Custodian {
             }
             self.check_live(lease.id).await?;
         }
+    }
+
+    /// All successors of the first manifest, if there are more than were seen.
+    async fn unseen_successors(
+        self: &Arc<Self>,
+        key_store: &KeyStore,
+        seen: &Seen,
+    ) -> Result<Vec<ByteVec>, ServiceError> {
+        let membership = self.membership(key_store).await?;
+        if membership.coming().sequence() <= seen.manifest_sequence {
+            return Ok(Vec::new());
+        }
+        Ok(membership.successors().map(|signed| signed.to_vec().into()).collect())
     }
 
     /// Why an enclave is accepted no more, if so.
@@ -83,7 +98,7 @@ impl Custodian {
     }
 }
 
-fn reply(lease_ms: Option<u64>, news: News, enclaves: NonZeroU32) -> Reply {
+fn reply(lease_ms: Option<u64>, news: News, successors: Vec<ByteVec>, enclaves: NonZeroU32) -> Reply {
     let commands = news.commands.into_iter().map(ByteVec::from).collect();
     Reply::News {
         lease_ms,
@@ -91,6 +106,6 @@ fn reply(lease_ms: Option<u64>, news: News, enclaves: NonZeroU32) -> Reply {
         register: news.register.map(super::versions::held),
         commands,
         enclaves,
-        successors: news.successors.into_iter().map(ByteVec::from).collect(),
+        successors,
     }
 }

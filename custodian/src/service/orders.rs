@@ -11,9 +11,9 @@ use holdfast_shared::cbor;
 use holdfast_shared::command::{self, Action, Command};
 use holdfast_shared::signature::Envelope;
 
-use super::membership::KeyStore;
+use super::membership::{KeyStore, Membership};
 use super::{Custodian, ServiceError, carried_through};
-use crate::store::{Merged, Queued, StoreError, StoredCommand, StoredOverlay};
+use crate::store::{JudgedBy, Merged, Queued, StoreError, StoredCommand, StoredOverlay};
 
 /// How often a block is judged again because another one came between.
 const BLOCK_TRIES: usize = 8;
@@ -52,7 +52,7 @@ impl Custodian {
         carried_through(async move {
             // An order to adopt a successor that would be refused is refused where its author hears of it.
             if let Action::AdoptManifest { signed } = command.action {
-                custodian.stage(&key_store, signed).await?;
+                custodian.stage(&key_store, vec![signed]).await?;
             }
             custodian.queue(&key_store, stored, &envelope).await
         })
@@ -110,7 +110,9 @@ impl Custodian {
                 return Ok(());
             }
             let against = current.as_ref().map_or(0, |current| current.epoch);
-            let overlay = self.judge_block(key_store, current, body.clone()).await?;
+            let membership = self.membership(key_store).await?;
+            let judged_by = JudgedBy { epoch: against, manifest: membership.coming().manifest_id() };
+            let overlay = self.judge_block(key_store, membership, current, body.clone()).await?;
             // No single order may use up the epochs that lifting it needs.
             let highest = against.saturating_add(holdfast_shared::limits::BLOCK_EPOCH_STEP_MAX);
             if overlay.epoch > highest {
@@ -119,7 +121,7 @@ impl Custodian {
                 return Err(ServiceError::Conflict(text));
             }
             let new = StoredOverlay { epoch: overlay.epoch, signed: body.clone() };
-            if self.store.put_overlay(key_store.id(), against, &new, self.clock.now_ms()).await? {
+            if self.store.put_overlay(key_store.id(), judged_by, &new, self.clock.now_ms()).await? {
                 key_store.wake();
                 tracing::warn!(key_store_id = %key_store.id(), epoch = overlay.epoch, store = overlay.store,
                     keys = overlay.keys.len(), "a block overlay is in force");
@@ -132,10 +134,11 @@ impl Custodian {
     async fn judge_block(
         self: &Arc<Self>,
         key_store: &Arc<KeyStore>,
+        membership: Arc<Membership>,
         current: Option<StoredOverlay>,
         body: Vec<u8>,
     ) -> Result<BlockOverlay, ServiceError> {
-        let (key_store, membership) = (Arc::clone(key_store), self.membership(key_store).await?);
+        let key_store = Arc::clone(key_store);
         let judged = self
             .blocking(move |_| {
                 let current = match &current {
@@ -143,16 +146,26 @@ impl Custodian {
                     None => None,
                 };
                 // Up to the epoch that a successor names, its predecessor's administrators count: so it is for enclaves.
-                let opened = block::open_under(&body, membership.manifest(), current.as_ref());
+                let opened = block::open_under(&body, membership.coming(), current.as_ref());
                 opened.map_err(|error| match error {
                     BlockError::Decode(error) => error.into(),
                     BlockError::Stale { .. } => ServiceError::Conflict(error.to_string()),
-                    BlockError::Signature(_) | BlockError::OtherKeyStore => ServiceError::Denied(error.to_string()),
+                    BlockError::Signature(_) => ServiceError::Denied(unsigned(&error, &membership)),
+                    BlockError::OtherKeyStore => ServiceError::Denied(error.to_string()),
                 })
             })
             .await??;
         Ok(judged)
     }
+}
+
+/// Why an overlay's signatures are not enough: maybe they were, before a version that is held named another manifest.
+fn unsigned(error: &BlockError, membership: &Membership) -> String {
+    let (coming, in_force) = (membership.coming().sequence(), membership.manifest().sequence());
+    if coming == in_force {
+        return error.to_string();
+    }
+    format!("{error}; manifest {coming} is being put in force, and blocks are signed under it: sign under it")
 }
 
 /// Both copies' signatures on one command: each copy was verified when it came.

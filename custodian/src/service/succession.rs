@@ -3,7 +3,8 @@
 //! Guarantees: a first manifest, or a chain of manifests, is accepted only if an administrator whom the custodian's own
 //! configuration names signed one of them, so that strangers cannot fill its disk: a successor may name anybody, so being named
 //! is not enough. A successor is signed as its predecessor demands; it is *staged*, durably, and comes into force with the
-//! committed version that names it. Refuses: a successor that knows less of blocks than this custodian, since whoever ordered
+//! committed version that names it by its digest; one that such a version waits for is put in force at once, with those that lead to
+//! it. Refuses: a successor that knows less of blocks than this custodian, since whoever ordered
 //! that block might count for nothing afterwards.
 
 use std::sync::Arc;
@@ -12,14 +13,13 @@ use std::time::Instant;
 use holdfast_shared::cbor;
 use holdfast_shared::ids::{AdministratorId, CustodianId};
 use holdfast_shared::labels;
-use holdfast_shared::limits;
-use holdfast_shared::manifest::{Administrator, Manifest, ManifestChain, ManifestError, VerifiedManifest};
+use holdfast_shared::manifest::{self, Administrator, Manifest, ManifestChain, ManifestError, VerifiedManifest};
 use holdfast_shared::signature::Envelope;
 
 use super::membership::{KeyStore, Membership, Place};
 use super::policies::encode_policy;
 use super::{Custodian, ServiceError, carried_through};
-use crate::store::{Staged, StagedManifest};
+use crate::store::{Staged, StoredManifest, Successors};
 
 impl Custodian {
     /// `manifests`: a key store for which this custodian will hold a share.
@@ -51,7 +51,7 @@ impl Custodian {
         let id = manifest.id();
         let policy = encode_policy(&manifest.manifest().release_policy);
         let sequence = manifest.sequence();
-        let is_new = self.store.enrol(id, &manifests, &policy, self.clock.now_ms()).await?;
+        let is_new = self.store.enrol(id, &stored(manifest), &policy, self.clock.now_ms()).await?;
         if self.known_key_store(id).is_none() {
             let stored = self.store.key_store(id).await?;
             let stored = stored.ok_or_else(|| ServiceError::Internal("a key store is missing".to_owned()))?;
@@ -63,25 +63,24 @@ impl Custodian {
             tracing::info!(key_store_id = %id, name = manifest.manifest().name, sequence, "enrolled a key store");
             return Ok(());
         }
-        self.keep_more(&self.key_store(id)?, manifests).await
+        self.keep_more(&self.key_store(id)?, manifest, manifests).await
     }
 
     /// Manifests of a key store that is known.
     async fn keep_more(
         self: &Arc<Self>,
         key_store: &Arc<KeyStore>,
-        manifests: Vec<Vec<u8>>,
+        manifest: &VerifiedManifest,
+        mut manifests: Vec<Vec<u8>>,
     ) -> Result<(), ServiceError> {
         let membership = self.membership(key_store).await?;
-        let in_force = membership.manifest();
-        let known: Vec<_> = core::iter::once(in_force.signed_bytes()).chain(in_force.successors()).collect();
-        // Signatures differ from copy to copy of one manifest, so only successors, which name their predecessor's bytes, are compared.
-        let is_same = manifests.iter().zip(&known).skip(1).all(|(offered, known)| offered == known);
-        let more = manifests.get(known.len()..).unwrap_or_default();
+        let known: Vec<_> = membership.manifest().lineage().collect();
+        let is_same = manifest.lineage().zip(&known).all(|(offered, known)| offered == *known);
+        let more = manifests.split_off(known.len().min(manifests.len()));
         if is_same && more.is_empty() {
             return Ok(());
         }
-        if self.store.replace_successors(key_store.id(), &manifests, self.clock.now_ms()).await? {
+        if self.store.replace_successors(key_store.id(), &stored(manifest), self.clock.now_ms()).await? {
             tracing::warn!(key_store_id = %key_store.id(), "other successors of the first manifest are enrolled");
             self.membership(key_store).await?;
             return Ok(());
@@ -90,10 +89,7 @@ impl Custodian {
             let reason = "manifest: another successor of the first manifest is in force here";
             return Err(ServiceError::Conflict(reason.to_owned()));
         }
-        for signed in more {
-            self.stage(key_store, signed.clone()).await?;
-        }
-        Ok(())
+        self.stage(key_store, more).await
     }
 
     /// Whether this custodian takes part in the newest of these manifests, and somebody vouches for them.
@@ -140,59 +136,53 @@ impl Custodian {
         let key_store = self.key_store(succession.key_store_id)?;
         self.take_order()?;
         let custodian = Arc::clone(self);
-        carried_through(async move { custodian.stage(&key_store, body).await }).await
+        carried_through(async move { custodian.stage(&key_store, vec![body]).await }).await
     }
 
-    /// Keeps a successor until a version adopts it.
+    /// Puts successors in force that a committed version names, oldest first, and keeps one more until a version adopts it.
     pub(super) async fn stage(
         self: &Arc<Self>,
         key_store: &Arc<KeyStore>,
-        signed: Vec<u8>,
+        signed: Vec<Vec<u8>>,
     ) -> Result<(), ServiceError> {
         let membership = self.membership(key_store).await?;
-        if membership.manifest().successors().last() == Some(signed.as_slice()) {
+        let digest = signed.last().map(|last| manifest::claimed_digest(last)).transpose()?;
+        if digest == Some(membership.manifest().digest()) {
             return Ok(());
         }
-        let was_staged = membership.places().any(|place| place.manifest.successors().last() == Some(signed.as_slice()));
-        let (verified, signed) = {
+        let was_staged = membership.places().any(|place| Some(place.manifest.digest()) == digest);
+        let verified = {
             let membership = Arc::clone(&membership);
-            self.blocking(move |_| (membership.manifest().succeed(&signed), signed)).await?
+            self.blocking(move |_| membership.succeed(&signed)).await?
         };
-        let next = verified.map_err(|error| refused(&error))?;
-        self.check_own_key(&next)?;
-        let overlay_epoch = next.manifest().succession.map_or(0, |succession| succession.overlay_epoch);
-        let in_force = self.store.overlay(key_store.id()).await?.map_or(0, |overlay| overlay.epoch);
-        // Overlays up to this epoch are its predecessors' affair: its own administrators could never order a block.
-        if overlay_epoch > in_force.saturating_add(limits::BLOCK_EPOCH_STEP_MAX) {
-            return Err(ServiceError::Conflict(
-                "manifest: names a block overlay that there is none of; make it anew".to_owned(),
-            ));
-        }
+        let last = verified.map_err(|error| refused(&error))?;
+        self.check_own_key(&last)?;
+        let (sequence, overlay_epoch) = (last.sequence(), overlay_known(&last));
         let in_force = membership.manifest();
-        let staged = StagedManifest {
+        let successors = Successors {
             key_store_id: key_store.id(),
-            sequence: next.sequence(),
-            predecessor: in_force.successors().last().unwrap_or(in_force.signed_bytes()),
-            signed: &signed,
+            predecessor: in_force.manifest_id(),
+            manifests: stored(&last).split_off(in_force.lineage().count()),
             overlay_epoch,
         };
-        let sequence = staged.sequence;
-        match self.store.stage_manifest(&staged, self.clock.now_ms()).await? {
+        let staged = self.store.stage_manifests(&successors, self.clock.now_ms()).await?;
+        self.after_commit(key_store, &membership).await?;
+        match staged {
             Staged::Waits if was_staged => Ok(()),
             Staged::Waits => {
                 tracing::warn!(key_store_id = %key_store.id(), sequence, "a successor manifest is staged");
                 self.note(key_store, format!("manifest {sequence} is staged"), None).await
             }
-            Staged::Adopted => {
-                self.membership(key_store).await?;
-                self.note(key_store, format!("manifest {sequence} is in force"), None).await
-            }
+            Staged::Adopted => Ok(()),
             Staged::Conflict(_) => {
                 Err(ServiceError::Conflict("manifest: does not succeed the manifest in force; make it anew".to_owned()))
             }
             Staged::Blocked(epoch) => Err(ServiceError::Conflict(format!(
                 "manifest: a block came between (block overlay {epoch} is in force, it knows of {overlay_epoch}); make it anew"
             ))),
+            Staged::Ahead => Err(ServiceError::Conflict(
+                "manifest: names a block overlay that there is none of; make it anew".to_owned(),
+            )),
         }
     }
 
@@ -203,6 +193,17 @@ impl Custodian {
         }
         Err(ServiceError::TooMany("too many orders at a time; try again in a second".to_owned()))
     }
+}
+
+/// The newest block overlay that a manifest knows of: newer ones are signed under it.
+pub(super) fn overlay_known(manifest: &VerifiedManifest) -> u64 {
+    manifest.manifest().succession.map_or(0, |succession| succession.overlay_epoch)
+}
+
+/// The manifests of a chain as they are kept.
+fn stored(manifest: &VerifiedManifest) -> Vec<StoredManifest> {
+    let signed = core::iter::once(manifest.signed_bytes()).chain(manifest.successors());
+    manifest.lineage().zip(signed).map(|(id, signed)| StoredManifest { id, signed: signed.to_vec() }).collect()
 }
 
 fn denied(reason: &str) -> ServiceError {

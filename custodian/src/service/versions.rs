@@ -20,8 +20,11 @@ use holdfast_shared::release::HeldEntry;
 use super::channel::refused;
 use super::lease::Lease;
 use super::membership::Membership;
+use super::succession::overlay_known;
 use super::{Custodian, ServiceError, provenance};
-use crate::store::{NewVersion, Origin, Published, StoredBlob, StoredRegister};
+use crate::store::{NewVersion, Origin, Published, StoredBlob, StoredRegister, Version};
+
+const OTHER_MANIFEST: &str = "the version was made under a manifest that is neither in force nor staged here";
 
 /// A version as it is offered.
 pub(super) struct Offer {
@@ -63,17 +66,7 @@ impl Custodian {
             Ok(judged) => NewVersion { results: encode(results), ..judged },
             Err(reason) => return Ok(refused(lease, reason)),
         };
-        if let Some(known_epoch) = membership.overlay_known_to(new.manifest_sequence) {
-            // Newer ones would have to be signed under the successor: blocks that were acknowledged would be in force no more.
-            let overlay = self.store.overlay(key_store.id()).await?;
-            if overlay.map_or(0, |overlay| overlay.epoch) > known_epoch {
-                return Ok(refused(
-                    lease,
-                    "a block came between the making of the successor and its adoption; make it anew",
-                ));
-            }
-        }
-        let (key_store_id, version, blob_id, boot_id) = (new.key_store_id, new.version, new.blob_id, new.boot_id);
+        let Version { key_store_id, number: version, blob_id, boot_id, .. } = new.version;
         match self.store.publish(&new, origin).await? {
             Published::Newest(register) => {
                 tracing::info!(%key_store_id, version, %blob_id, %boot_id, committed = register.committed, "new version");
@@ -89,8 +82,14 @@ impl Custodian {
                 "the version is sealed under another share set than the one that is kept here: another ceremony, or another \
                  change of the root key, came first",
             )),
-            Published::Backwards => {
-                Ok(refused(lease, "the version is sealed under an older root key or manifest than the newest one"))
+            Published::Backwards => Ok(refused(
+                lease,
+                "the version is sealed under an older root key or manifest than the newest one, or made under a manifest in whose \
+                 stead another one came",
+            )),
+            Published::OtherManifest => Ok(refused(lease, OTHER_MANIFEST)),
+            Published::Blocked => {
+                Ok(refused(lease, "a block came between the making of the successor and its adoption; make it anew"))
             }
         }
     }
@@ -121,25 +120,27 @@ impl Custodian {
             Ok(named) => named,
             Err(reason) => return Ok(Err(reason)),
         };
-        let Some(commit_now) = membership.commits_at_once(named.manifest.sequence) else {
-            return Ok(Err("the version was made under a manifest that is neither in force nor staged here"));
-        };
+        let Some(manifest) = membership.find(named.manifest) else { return Ok(Err(OTHER_MANIFEST)) };
         let register = register::sign(&entry, &self.signing_key, &self.rng)
             .map_err(|error| ServiceError::Internal(error.to_string()))?;
-        Ok(Ok(NewVersion {
+        let version = Version {
             key_store_id,
-            version,
+            number: version,
             previous,
             blob_id: entry.blob_id,
             blob,
             generation: header.generation,
             share_set_sha256: named.share_set_sha256,
-            manifest_sequence: named.manifest.sequence,
+            manifest: named.manifest,
             register,
             evidence,
-            results: Vec::new(),
             boot_id,
-            commit_now,
+        };
+        Ok(Ok(NewVersion {
+            version,
+            results: Vec::new(),
+            commit_now: membership.commits_at_once(manifest),
+            overlay_known: overlay_known(manifest),
         }))
     }
 

@@ -1,28 +1,42 @@
 //! Key stores with their manifests: those in force, and one that is staged.
 //!
-//! A successor is *staged* until a committed version names its sequence: then it is *adopted*, in the transaction that commits
-//! the version. One that comes later than such a version is adopted at once.
+//! A successor is *staged* until a committed version names it, by its digest: then it is *adopted*, in the transaction that commits
+//! the version. One that comes later than such a version is adopted at once, together with those that lead to it. Of two successors
+//! of one manifest only that comes into force which a version names.
 
 use holdfast_shared::ids::KeyStoreId;
+use holdfast_shared::limits;
+use holdfast_shared::manifest::ManifestId;
 
 use super::database::{Lock, Session, Transaction, write_transaction};
 use super::overlays::overlay_epoch;
 use super::{Store, StoreError, array, sequence_from, to_integer};
+
+/// A manifest as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredManifest {
+    /// Which it is.
+    pub id: ManifestId,
+    /// As it was signed.
+    pub signed: Vec<u8>,
+}
 
 /// A key store as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredKeyStore {
     /// Its id.
     pub key_store_id: KeyStoreId,
-    /// The signed manifests in force: the first, then its successors in order.
-    pub manifests: Vec<Vec<u8>>,
-    /// The signed successor that is staged.
-    pub staged: Option<Vec<u8>>,
+    /// The manifests in force: the first, then its successors in order.
+    pub manifests: Vec<StoredManifest>,
+    /// The successor that is staged.
+    pub staged: Option<StoredManifest>,
+    /// Whether a version that is held, committed or not, names the staged one: it will come into force.
+    pub is_staged_named: bool,
     /// Tells these manifests from others.
     pub mark: ManifestMark,
 }
 
-/// Tells whether other manifests are in force or staged than before.
+/// Tells whether other manifests are in force, staged or named than before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ManifestMark {
     /// Sequence of the newest manifest in force.
@@ -30,32 +44,32 @@ pub struct ManifestMark {
     changed: i64,
 }
 
-/// A successor to be staged.
-#[derive(Clone, Copy, Debug)]
-pub struct StagedManifest<'a> {
+/// Successors that come, each of which succeeds the one before it.
+#[derive(Clone, Debug)]
+pub struct Successors {
     /// The key store.
     pub key_store_id: KeyStoreId,
-    /// One more than that of the manifest in force, which `predecessor` is.
-    pub sequence: u32,
-    /// The signed manifest under which it was verified.
-    pub predecessor: &'a [u8],
-    /// The signed successor.
-    pub signed: &'a [u8],
-    /// The newest block overlay that it knows of.
+    /// The manifest in force, under which the first was verified.
+    pub predecessor: ManifestId,
+    /// Oldest first.
+    pub manifests: Vec<StoredManifest>,
+    /// The newest block overlay that the last of them knows of.
     pub overlay_epoch: u64,
 }
 
-/// What came of staging a successor.
+/// What came of successors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Staged {
-    /// It waits for the version that adopts it, now or since an earlier try.
+    /// The last waits for the version that adopts it, now or since an earlier try; those before it are in force.
     Waits,
-    /// It is in force: a committed version names it.
+    /// All are in force: a committed version names the last.
     Adopted,
-    /// It does not succeed the manifest in force, whose sequence this is.
+    /// The last does not succeed the manifest that is in force now, whose sequence this is.
     Conflict(u32),
-    /// A block overlay of this epoch came between.
+    /// A block overlay of this epoch, of which the last does not know, came between.
     Blocked(u64),
+    /// The last names a block overlay that there is none of.
+    Ahead,
 }
 
 impl Store {
@@ -67,7 +81,7 @@ impl Store {
     pub async fn enrol(
         &self,
         key_store_id: KeyStoreId,
-        manifests: &[Vec<u8>],
+        manifests: &[StoredManifest],
         policy: &[u8],
         now_ms: u64,
     ) -> Result<bool, StoreError> {
@@ -82,18 +96,19 @@ impl Store {
     pub async fn replace_successors(
         &self,
         key_store_id: KeyStoreId,
-        manifests: &[Vec<u8>],
+        manifests: &[StoredManifest],
         now_ms: u64,
     ) -> Result<bool, StoreError> {
         write_transaction!(self, Lock::KeyStore(key_store_id), replace_successors(key_store_id, manifests, now_ms))
     }
 
-    /// Keeps a successor until a version adopts it, in the place of another that was staged.
+    /// Puts in force what a committed version names, with all before it, and keeps one more until a version adopts it, in the place
+    /// of another that was staged.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn stage_manifest(&self, staged: &StagedManifest<'_>, now_ms: u64) -> Result<Staged, StoreError> {
-        write_transaction!(self, Lock::KeyStore(staged.key_store_id), stage_manifest(staged, now_ms))
+    pub async fn stage_manifests(&self, successors: &Successors, now_ms: u64) -> Result<Staged, StoreError> {
+        write_transaction!(self, Lock::KeyStore(successors.key_store_id), stage_manifests(successors, now_ms))
     }
 
     /// All key stores.
@@ -140,7 +155,7 @@ impl Store {
 async fn enrol(
     transaction: &mut Transaction,
     key_store_id: KeyStoreId,
-    manifests: &[Vec<u8>],
+    manifests: &[StoredManifest],
     policy: &[u8],
     now_ms: u64,
 ) -> Result<bool, StoreError> {
@@ -155,7 +170,9 @@ async fn enrol(
     if added == 0 {
         return Ok(false);
     }
-    insert_adopted(transaction, key_store_id, manifests.iter().zip(1..), now).await?;
+    for manifest in manifests {
+        insert(transaction, key_store_id, manifest, true, now).await?;
+    }
     transaction
         .execute(
             "INSERT INTO release_policies (key_store_id, epoch, policy, recorded_ms) VALUES ($1, 1, $2, $3)",
@@ -166,104 +183,168 @@ async fn enrol(
     Ok(true)
 }
 
-async fn insert_adopted(
+async fn insert(
     transaction: &mut Transaction,
     key_store_id: KeyStoreId,
-    manifests: impl Iterator<Item = (&Vec<u8>, u32)>,
+    manifest: &StoredManifest,
+    is_adopted: bool,
     now: i64,
 ) -> Result<(), StoreError> {
-    for (signed, sequence) in manifests {
-        transaction
-            .execute(
-                "INSERT INTO manifests (key_store_id, sequence, signed, adopted, recorded_ms) VALUES ($1, $2, $3, 1, $4)",
-                &[key_store_id.as_bytes().into(), sequence.into(), signed.into(), now.into()],
-            )
-            .await?;
-    }
+    transaction
+        .execute(
+            "INSERT INTO manifests (key_store_id, sequence, digest, signed, adopted, recorded_ms) \
+             VALUES ($1, $2, $3, $4, $5, $6)",
+            &[
+                key_store_id.as_bytes().into(),
+                manifest.id.sequence.into(),
+                (&manifest.id.digest).into(),
+                (&manifest.signed).into(),
+                is_adopted.into(),
+                now.into(),
+            ],
+        )
+        .await?;
     Ok(())
 }
 
 async fn replace_successors(
     transaction: &mut Transaction,
     key_store_id: KeyStoreId,
-    manifests: &[Vec<u8>],
+    manifests: &[StoredManifest],
     now_ms: u64,
 ) -> Result<bool, StoreError> {
     let id = key_store_id.as_bytes();
     let (versions,): (i64,) =
         transaction.fetch_one("SELECT count(*) FROM versions WHERE key_store_id = $1", &[id.into()]).await?;
     let kept = key_store(transaction, key_store_id).await?;
-    let first = kept.as_ref().and_then(|kept| kept.manifests.first());
-    if versions != 0 || first.is_none() || first != manifests.first() {
+    let first = kept.as_ref().and_then(|kept| kept.manifests.first()).map(|first| first.id);
+    if versions != 0 || first.is_none() || first != manifests.first().map(|first| first.id) {
         return Ok(false);
     }
     transaction.execute("DELETE FROM manifests WHERE key_store_id = $1 AND sequence > 1", &[id.into()]).await?;
-    let successors = manifests.iter().zip(1..).skip(1);
-    insert_adopted(transaction, key_store_id, successors, to_integer(now_ms, "time")?).await?;
+    for manifest in manifests.iter().skip(1) {
+        insert(transaction, key_store_id, manifest, true, to_integer(now_ms, "time")?).await?;
+    }
     count_change(transaction, key_store_id).await?;
     Ok(true)
 }
 
-async fn stage_manifest(
+async fn stage_manifests(
     transaction: &mut Transaction,
-    staged: &StagedManifest<'_>,
+    successors: &Successors,
     now_ms: u64,
 ) -> Result<Staged, StoreError> {
-    let id = staged.key_store_id.as_bytes();
-    let Some(kept) = key_store(transaction, staged.key_store_id).await? else { return Ok(Staged::Conflict(0)) };
-    let in_force = kept.mark.sequence;
-    let newest = kept.manifests.last().map_or(&[][..], Vec::as_slice);
-    if in_force == staged.sequence && newest == staged.signed {
-        return Ok(Staged::Adopted);
+    let id = successors.key_store_id;
+    let Some(kept) = key_store(transaction, id).await? else { return Ok(Staged::Conflict(0)) };
+    let Some(in_force) = kept.manifests.last().map(|manifest| manifest.id) else { return Ok(Staged::Conflict(0)) };
+    let Some(new) = after(successors, in_force) else { return Ok(Staged::Conflict(in_force.sequence)) };
+    let named = named_since(transaction, id, in_force.sequence).await?;
+    let last_named = new.iter().rposition(|manifest| named.contains(&manifest.id));
+    let (adopted, waiting) = new.split_at(last_named.map_or(0, |last| last.saturating_add(1)));
+    let now = to_integer(now_ms, "time")?;
+    if !adopted.is_empty() {
+        delete_staged(transaction, id).await?;
+        for manifest in adopted {
+            insert(transaction, id, manifest, true, now).await?;
+        }
+        count_change(transaction, id).await?;
     }
-    if in_force.checked_add(1) != Some(staged.sequence) || newest != staged.predecessor {
-        return Ok(Staged::Conflict(in_force));
-    }
-    let (named,): (i64,) = transaction
-        .fetch_one(
-            "SELECT count(*) FROM versions WHERE key_store_id = $1 AND committed = 1 AND manifest_sequence >= $2",
-            &[id.into(), staged.sequence.into()],
-        )
-        .await?;
-    let epoch = overlay_epoch(transaction, staged.key_store_id).await?;
-    // What was adopted already must come into force here too.
-    if named == 0 && epoch > staged.overlay_epoch {
+    let [next] = waiting else {
+        let in_force = adopted.last().map_or(in_force, |newest| newest.id);
+        return Ok(if waiting.is_empty() { Staged::Adopted } else { Staged::Conflict(in_force.sequence) });
+    };
+    let epoch = overlay_epoch(transaction, id).await?;
+    if epoch > successors.overlay_epoch {
         return Ok(Staged::Blocked(epoch));
     }
-    if kept.staged.as_deref() == Some(staged.signed) {
-        return Ok(Staged::Waits);
+    // Overlays up to that epoch are its predecessors' affair: its own administrators could never order a block.
+    if successors.overlay_epoch > epoch.saturating_add(limits::BLOCK_EPOCH_STEP_MAX) {
+        return Ok(Staged::Ahead);
     }
-    transaction.execute("DELETE FROM manifests WHERE key_store_id = $1 AND adopted = 0", &[id.into()]).await?;
-    transaction
-        .execute(
-            "INSERT INTO manifests (key_store_id, sequence, signed, adopted, recorded_ms) VALUES ($1, $2, $3, $4, $5)",
-            &[
-                id.into(),
-                staged.sequence.into(),
-                staged.signed.into(),
-                (named != 0).into(),
-                to_integer(now_ms, "time")?.into(),
-            ],
+    if kept.staged.is_none_or(|staged| staged.id != next.id) {
+        delete_staged(transaction, id).await?;
+        insert(transaction, id, next, false, now).await?;
+        count_change(transaction, id).await?;
+    }
+    Ok(Staged::Waits)
+}
+
+/// Those that come after the manifest in force: some of them may be in force by now.
+fn after(successors: &Successors, in_force: ManifestId) -> Option<&[StoredManifest]> {
+    let mut lineage = core::iter::once(successors.predecessor).chain(successors.manifests.iter().map(|next| next.id));
+    successors.manifests.get(lineage.position(|id| id == in_force)?..)
+}
+
+/// The manifests beyond this sequence that committed versions name.
+async fn named_since(
+    session: &mut Session,
+    key_store_id: KeyStoreId,
+    sequence: u32,
+) -> Result<Vec<ManifestId>, StoreError> {
+    let rows: Vec<(i64, Vec<u8>)> = session
+        .fetch_all(
+            "SELECT DISTINCT manifest_sequence, manifest_sha256 FROM versions \
+             WHERE key_store_id = $1 AND committed = 1 AND manifest_sequence > $2",
+            &[key_store_id.as_bytes().into(), sequence.into()],
         )
         .await?;
-    count_change(transaction, staged.key_store_id).await?;
-    Ok(if named == 0 { Staged::Waits } else { Staged::Adopted })
+    rows.into_iter().map(|(sequence, digest)| manifest_id(sequence, &digest)).collect()
+}
+
+pub(super) fn manifest_id(sequence: i64, digest: &[u8]) -> Result<ManifestId, StoreError> {
+    Ok(ManifestId { sequence: sequence_from(sequence)?, digest: array(digest, "manifest's hash")? })
+}
+
+async fn delete_staged(transaction: &mut Transaction, key_store_id: KeyStoreId) -> Result<(), StoreError> {
+    let id = key_store_id.as_bytes();
+    transaction.execute("DELETE FROM manifests WHERE key_store_id = $1 AND adopted = 0", &[id.into()]).await?;
+    Ok(())
 }
 
 /// Puts the staged successor in force if a committed version names it.
 pub(super) async fn adopt_named(transaction: &mut Transaction, key_store_id: KeyStoreId) -> Result<(), StoreError> {
     let adopted = transaction
         .execute(
-            "UPDATE manifests SET adopted = 1 WHERE key_store_id = $1 AND adopted = 0 AND sequence <= \
-             (SELECT max(manifest_sequence) FROM versions WHERE key_store_id = $1 AND committed = 1)",
+            "UPDATE manifests SET adopted = 1 WHERE key_store_id = $1 AND adopted = 0 AND digest IN \
+             (SELECT manifest_sha256 FROM versions WHERE key_store_id = $1 AND committed = 1)",
             &[key_store_id.as_bytes().into()],
         )
         .await?;
     if adopted > 0 { count_change(transaction, key_store_id).await } else { Ok(()) }
 }
 
+/// Whether a manifest is in force, or was; none where it is not kept.
+pub(super) async fn is_adopted(
+    session: &mut Session,
+    key_store_id: KeyStoreId,
+    manifest: ManifestId,
+) -> Result<Option<bool>, StoreError> {
+    let row: Option<(i64,)> = session
+        .fetch_optional(
+            "SELECT adopted FROM manifests WHERE key_store_id = $1 AND sequence = $2 AND digest = $3",
+            &[key_store_id.as_bytes().into(), manifest.sequence.into(), (&manifest.digest).into()],
+        )
+        .await?;
+    Ok(row.map(|(adopted,)| adopted != 0))
+}
+
+/// The manifest under which further block overlays are signed: the newest that is in force, or that a version names.
+pub(super) async fn manifest_of_blocks(
+    session: &mut Session,
+    key_store_id: KeyStoreId,
+) -> Result<Option<ManifestId>, StoreError> {
+    let row: Option<(i64, Vec<u8>)> = session
+        .fetch_optional(
+            "SELECT sequence, digest FROM manifests WHERE key_store_id = $1 AND (adopted = 1 OR digest IN \
+             (SELECT manifest_sha256 FROM versions WHERE key_store_id = $1)) ORDER BY sequence DESC LIMIT 1",
+            &[key_store_id.as_bytes().into()],
+        )
+        .await?;
+    row.map(|(sequence, digest)| manifest_id(sequence, &digest)).transpose()
+}
+
 /// Makes every replica look at the manifests anew.
-async fn count_change(transaction: &mut Transaction, key_store_id: KeyStoreId) -> Result<(), StoreError> {
+pub(super) async fn count_change(transaction: &mut Transaction, key_store_id: KeyStoreId) -> Result<(), StoreError> {
     transaction
         .execute(
             "UPDATE key_stores SET changes = changes + 1 WHERE key_store_id = $1",
@@ -279,34 +360,38 @@ async fn key_store_ids(session: &mut Session) -> Result<Vec<KeyStoreId>, StoreEr
     ids.into_iter().map(|(id,)| Ok(KeyStoreId(array(&id, "key store id")?))).collect()
 }
 
+#[derive(sqlx::FromRow)]
+struct ManifestRow {
+    sequence: i64,
+    digest: Vec<u8>,
+    signed: Vec<u8>,
+    adopted: i64,
+    changes: i64,
+    versions: i64,
+}
+
 async fn key_store(session: &mut Session, key_store_id: KeyStoreId) -> Result<Option<StoredKeyStore>, StoreError> {
-    let rows: Vec<(i64, Vec<u8>, i64, i64)> = session
+    let rows: Vec<ManifestRow> = session
         .fetch_all(
-            "SELECT sequence, signed, adopted, changes FROM manifests JOIN key_stores USING (key_store_id) \
-             WHERE key_store_id = $1 ORDER BY sequence",
+            "SELECT sequence, digest, signed, adopted, changes, (SELECT count(*) FROM versions \
+             WHERE key_store_id = $1 AND adopted = 0 AND manifest_sha256 = digest) AS versions \
+             FROM manifests JOIN key_stores USING (key_store_id) WHERE key_store_id = $1 ORDER BY sequence",
             &[key_store_id.as_bytes().into()],
         )
         .await?;
     let (mut manifests, mut staged, mut mark) = (Vec::new(), None, ManifestMark::default());
-    for (sequence, signed, adopted, changes) in rows {
-        mark.changed = changes;
-        if adopted == 0 {
-            staged = Some(signed);
+    let mut is_staged_named = false;
+    for row in rows {
+        let manifest = StoredManifest { id: manifest_id(row.sequence, &row.digest)?, signed: row.signed };
+        mark.changed = row.changes;
+        if row.adopted == 0 {
+            staged = Some(manifest);
+            is_staged_named = row.versions != 0;
         } else {
-            mark.sequence = sequence_from(sequence)?;
-            manifests.push(signed);
+            mark.sequence = manifest.id.sequence;
+            manifests.push(manifest);
         }
     }
-    Ok((!manifests.is_empty()).then_some(StoredKeyStore { key_store_id, manifests, staged, mark }))
-}
-
-/// The signed successors in force, oldest first.
-pub(super) async fn successors(session: &mut Session, key_store_id: KeyStoreId) -> Result<Vec<Vec<u8>>, StoreError> {
-    let rows: Vec<(Vec<u8>,)> = session
-        .fetch_all(
-            "SELECT signed FROM manifests WHERE key_store_id = $1 AND adopted = 1 AND sequence > 1 ORDER BY sequence",
-            &[key_store_id.as_bytes().into()],
-        )
-        .await?;
-    Ok(rows.into_iter().map(|(signed,)| signed).collect())
+    let kept = StoredKeyStore { key_store_id, manifests, staged, is_staged_named, mark };
+    Ok((!kept.manifests.is_empty()).then_some(kept))
 }

@@ -3,10 +3,11 @@
 use holdfast_shared::channel::Seen;
 use holdfast_shared::ids::KeyStoreId;
 use holdfast_shared::limits;
+use holdfast_shared::manifest::ManifestId;
 
 use super::commands::pending;
 use super::database::{Lock, Session, Transaction, write_transaction};
-use super::manifests::successors;
+use super::manifests::manifest_of_blocks;
 use super::versions::newest;
 use super::{Store, StoreError, StoredRegister, from_integer, to_integer};
 
@@ -17,6 +18,16 @@ pub struct StoredOverlay {
     pub epoch: u64,
     /// The signed overlay.
     pub signed: Vec<u8>,
+}
+
+/// What decided on an overlay that is to be put in force.
+#[derive(Clone, Copy, Debug)]
+pub struct JudgedBy {
+    /// Epoch of the overlay in force, 0 for none.
+    pub epoch: u64,
+    /// Whose administrators' signatures count from that overlay on: the manifest in force, or the staged one if a version that is held
+    /// names it.
+    pub manifest: ManifestId,
 }
 
 /// What an enclave has not seen.
@@ -30,15 +41,13 @@ pub struct News {
     pub held_back_ms: Option<u64>,
     /// Signed commands that wait, oldest first.
     pub commands: Vec<Vec<u8>>,
-    /// The signed successors of the first manifest that are in force, oldest first, if there are more than were seen.
-    pub successors: Vec<Vec<u8>>,
 }
 
 impl News {
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.overlay.is_none() && self.register.is_none() && self.commands.is_empty() && self.successors.is_empty()
+        self.overlay.is_none() && self.register.is_none() && self.commands.is_empty()
     }
 }
 
@@ -51,22 +60,18 @@ impl Store {
         overlay(&mut self.database.read().await?, key_store_id).await
     }
 
-    /// Puts an overlay in force, if the one that it was judged against still is. False when it is not: judge again.
+    /// Puts an overlay in force, if what decided on it still does. False when it does not: judge again.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn put_overlay(
         &self,
         key_store_id: KeyStoreId,
-        judged_against_epoch: u64,
+        judged_by: JudgedBy,
         new: &StoredOverlay,
         now_ms: u64,
     ) -> Result<bool, StoreError> {
-        write_transaction!(
-            self,
-            Lock::KeyStore(key_store_id),
-            put_overlay(key_store_id, judged_against_epoch, new, now_ms)
-        )
+        write_transaction!(self, Lock::KeyStore(key_store_id), put_overlay(key_store_id, judged_by, new, now_ms))
     }
 
     /// What an enclave that has seen `seen` does not know.
@@ -78,15 +83,12 @@ impl Store {
         let overlay = overlay(&mut session, key_store_id).await?.filter(|overlay| overlay.epoch > seen.overlay_epoch);
         let register = newest(&mut session, key_store_id).await?.filter(|register| register.version > seen.version);
         let held_back_ms = register.as_ref().and_then(|register| held_back_ms(register, now_ms));
-        let successors = successors(&mut session, key_store_id).await?;
-        let known = usize::try_from(seen.manifest_sequence.saturating_sub(1)).unwrap_or(usize::MAX);
         let commands = pending(&mut session, key_store_id, now_ms).await?;
         let unseen = commands.into_iter().filter(|(id, _)| !seen.commands.contains(id));
         Ok(News {
             overlay: overlay.map(|overlay| overlay.signed),
             register: register.filter(|_| held_back_ms.is_none()),
             held_back_ms,
-            successors: if successors.len() > known { successors } else { Vec::new() },
             commands: unseen.map(|(_, envelope)| envelope).take(limits::PENDING_COMMANDS_MAX).collect(),
         })
     }
@@ -102,11 +104,12 @@ fn held_back_ms(register: &StoredRegister, now_ms: u64) -> Option<u64> {
 async fn put_overlay(
     transaction: &mut Transaction,
     key_store_id: KeyStoreId,
-    judged_against_epoch: u64,
+    judged_by: JudgedBy,
     new: &StoredOverlay,
     now_ms: u64,
 ) -> Result<bool, StoreError> {
-    if overlay_epoch(transaction, key_store_id).await? != judged_against_epoch {
+    let is_same_overlay = overlay_epoch(transaction, key_store_id).await? == judged_by.epoch;
+    if !is_same_overlay || manifest_of_blocks(transaction, key_store_id).await? != Some(judged_by.manifest) {
         return Ok(false);
     }
     transaction

@@ -36,10 +36,11 @@ CREATE TABLE key_stores (
 ) STRICT;
 
 -- Sequence 1 is the manifest that gave the key store its id; each further one is a successor. One that is not adopted is staged:
--- it comes into force with the version that names it.
+-- it comes into force with the version that names it. The digest is that of the manifest without its signatures.
 CREATE TABLE manifests (
     key_store_id BLOB NOT NULL REFERENCES key_stores,
     sequence     INTEGER NOT NULL CHECK (sequence >= 1),
+    digest       BLOB NOT NULL CHECK (length(digest) = 32),
     signed       BLOB NOT NULL,
     adopted      INTEGER NOT NULL CHECK (adopted IN (0, 1)),
     recorded_ms  INTEGER NOT NULL,
@@ -120,6 +121,7 @@ CREATE TABLE versions (
     generation        INTEGER NOT NULL CHECK (generation >= 1),
     share_set_sha256  BLOB NOT NULL CHECK (length(share_set_sha256) = 32),
     manifest_sequence INTEGER NOT NULL CHECK (manifest_sequence >= 1),
+    manifest_sha256   BLOB NOT NULL CHECK (length(manifest_sha256) = 32),
     register          BLOB NOT NULL,
     evidence          BLOB NOT NULL,
     recorded_ms       INTEGER NOT NULL,

@@ -6,43 +6,54 @@
 use std::collections::BTreeMap;
 
 use holdfast_shared::ids::{BlobId, BootId, CommandId, KeyStoreId};
+use holdfast_shared::manifest::ManifestId;
 
 use super::commands::keep_result;
 use super::database::{Lock, Session, Transaction, write_transaction};
 use super::leases::count_message;
-use super::manifests::adopt_named;
+use super::manifests::{adopt_named, count_change, is_adopted, manifest_id};
+use super::overlays::overlay_epoch;
 use super::shares::{drop_losing_shares, has_share_of};
-use super::{Origin, Store, StoreError, array, from_integer, generation_from, sequence_from, to_integer};
+use super::{Origin, Store, StoreError, array, from_integer, generation_from, to_integer};
 
-/// A version to be published, at the custodian that orders changes.
+/// A version to be held.
 #[derive(Debug)]
-pub struct NewVersion {
+pub struct Version {
     /// The key store.
     pub key_store_id: KeyStoreId,
-    /// One more than the newest.
-    pub version: u64,
-    /// The newest blob.
+    /// From 1.
+    pub number: u64,
+    /// The blob before it.
     pub previous: Option<BlobId>,
-    /// The new blob's id.
+    /// The blob's id.
     pub blob_id: BlobId,
-    /// The new blob.
+    /// The blob.
     pub blob: Vec<u8>,
     /// Generation of the root key under which it is sealed.
     pub generation: u32,
-    /// SHA-256 of the share set of that generation: it must be the one that is kept here.
+    /// SHA-256 of the share set of that generation: shares of other sets are given up.
     pub share_set_sha256: [u8; 32],
-    /// Sequence of the manifest under which it was made: a staged successor comes into force with it.
-    pub manifest_sequence: u32,
-    /// Its signed register entry.
+    /// The manifest under which it was made: a staged successor comes into force with it.
+    pub manifest: ManifestId,
+    /// The signed register entry.
     pub register: Vec<u8>,
     /// The attestation document over it.
     pub evidence: Vec<u8>,
+    /// The boot that publishes it, or brings it here.
+    pub boot_id: BootId,
+}
+
+/// A version to be published, at the custodian that orders changes: it follows the newest, and a share of its set is kept here.
+#[derive(Debug)]
+pub struct NewVersion {
+    /// The version.
+    pub version: Version,
     /// Results by command, encoded.
     pub results: Vec<(CommandId, Vec<u8>)>,
-    /// The boot that publishes.
-    pub boot_id: BootId,
     /// Whether it is committed by being published: where no other custodian needs to hold it.
     pub commit_now: bool,
+    /// The newest block overlay that its manifest knows of.
+    pub overlay_known: u64,
 }
 
 /// What came of publishing a version.
@@ -54,35 +65,13 @@ pub enum Published {
     Conflict(Option<StoredRegister>),
     /// The share set under which it is sealed is not the one that is kept here.
     OtherShares,
-    /// It is sealed under an older root key, or made under an older manifest, than the newest one.
+    /// It is sealed under an older root key than the newest one, or made under an older manifest, or under one in whose stead that of
+    /// the newest came.
     Backwards,
-}
-
-/// A version that was published elsewhere.
-#[derive(Debug)]
-pub struct CopiedVersion {
-    /// The key store.
-    pub key_store_id: KeyStoreId,
-    /// Its number.
-    pub version: u64,
-    /// The blob before it.
-    pub previous: Option<BlobId>,
-    /// The blob's id.
-    pub blob_id: BlobId,
-    /// The blob.
-    pub blob: Vec<u8>,
-    /// Generation of the root key under which it is sealed.
-    pub generation: u32,
-    /// SHA-256 of the share set of that generation: a share of another set is given up.
-    pub share_set_sha256: [u8; 32],
-    /// As in [`NewVersion`].
-    pub manifest_sequence: u32,
-    /// The signed register entry.
-    pub register: Vec<u8>,
-    /// The attestation document over it.
-    pub evidence: Vec<u8>,
-    /// The boot that brings it.
-    pub boot_id: BootId,
+    /// Its manifest is not kept here any more.
+    OtherManifest,
+    /// Its manifest is staged, and does not know of the block overlay in force.
+    Blocked,
 }
 
 /// What came of copying a version.
@@ -118,8 +107,8 @@ pub struct StoredRegister {
     pub recorded_ms: u64,
     /// Generation of the root key under which it is sealed.
     pub generation: u32,
-    /// Sequence of the manifest under which it was made.
-    pub manifest_sequence: u32,
+    /// The manifest under which it was made.
+    pub manifest: ManifestId,
     /// The signed entry.
     pub signed: Vec<u8>,
     /// The attestation document over it.
@@ -154,7 +143,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`], [`StoreError::LeaseEnded`] and [`StoreError::Replayed`] among them.
     pub async fn publish(&self, new: &NewVersion, origin: Origin) -> Result<Published, StoreError> {
-        write_transaction!(self, Lock::KeyStore(new.key_store_id), publish(new, origin))
+        write_transaction!(self, Lock::KeyStore(new.version.key_store_id), publish(new, origin))
     }
 
     /// Keeps a version that was published elsewhere, if its number is above the newest one's. The caller has judged whose
@@ -162,7 +151,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`], [`StoreError::LeaseEnded`] and [`StoreError::Replayed`] among them.
-    pub async fn copy(&self, version: &CopiedVersion, origin: Origin) -> Result<Copied, StoreError> {
+    pub async fn copy(&self, version: &Version, origin: Origin) -> Result<Copied, StoreError> {
         write_transaction!(self, Lock::KeyStore(version.key_store_id), copy(version, origin))
     }
 
@@ -220,9 +209,8 @@ impl Store {
         let from = to_integer(from_version, "version")?;
         let rows: Vec<HistoryRow> = session
             .fetch_all(
-                "SELECT version, blob_id, recorded_ms, generation, manifest_sequence, register, evidence, committed, boot_id \
-             FROM versions \
-                 WHERE key_store_id = $1 AND version >= $2 ORDER BY version LIMIT $3",
+                "SELECT version, blob_id, recorded_ms, generation, manifest_sequence, manifest_sha256, register, evidence, \
+                 committed, boot_id FROM versions WHERE key_store_id = $1 AND version >= $2 ORDER BY version LIMIT $3",
                 &[id.into(), from.into(), at_most.into()],
             )
             .await?;
@@ -244,89 +232,74 @@ impl Store {
 
 async fn publish(transaction: &mut Transaction, new: &NewVersion, origin: Origin) -> Result<Published, StoreError> {
     count_message(transaction, origin).await?;
-    let newest = newest(transaction, new.key_store_id).await?;
+    let NewVersion { version, results, commit_now, .. } = new;
+    let newest = newest(transaction, version.key_store_id).await?;
     if let Some(newest) = &newest
-        && newest.blob_id == new.blob_id
+        && newest.blob_id == version.blob_id
     {
         return Ok(Published::Newest(newest.clone()));
     }
     let place = newest.as_ref().map_or((0, None), |newest| (newest.version, Some(newest.blob_id)));
-    if (Some(place.0), place.1) != (new.version.checked_sub(1), new.previous) {
+    if (Some(place.0), place.1) != (version.number.checked_sub(1), version.previous) {
         return Ok(Published::Conflict(newest));
     }
-    if let Some(newest) = &newest
-        && (new.generation < newest.generation || new.manifest_sequence < newest.manifest_sequence)
-    {
+    if newest.is_some_and(|newest| goes_back(version, &newest)) {
         return Ok(Published::Backwards);
     }
-    if !has_share_of(transaction, new.key_store_id, new.generation, new.share_set_sha256).await? {
+    match is_adopted(transaction, version.key_store_id, version.manifest).await? {
+        None => return Ok(Published::OtherManifest),
+        // Newer ones would have to be signed under the successor: blocks that were acknowledged would be in force no more.
+        Some(false) if overlay_epoch(transaction, version.key_store_id).await? > new.overlay_known => {
+            return Ok(Published::Blocked);
+        }
+        Some(_) => {}
+    }
+    if !has_share_of(transaction, version.key_store_id, version.generation, version.share_set_sha256).await? {
         return Ok(Published::OtherShares);
     }
-    let row = VersionRow {
-        key_store_id: new.key_store_id,
-        version: new.version,
-        blob_id: new.blob_id,
-        generation: new.generation,
-        share_set_sha256: &new.share_set_sha256,
-        manifest_sequence: new.manifest_sequence,
-        register: &new.register,
-        evidence: &new.evidence,
-        boot_id: new.boot_id,
-        blob: &new.blob,
-    };
-    insert_version(transaction, &row, origin.now_ms).await?;
-    drop_losing_shares(transaction, new.key_store_id, new.generation, new.share_set_sha256).await?;
-    let number = to_integer(new.version, "version")?;
-    for (command_id, sealed) in &new.results {
-        keep_result(transaction, new.key_store_id, *command_id, Some(number), sealed, origin.now_ms).await?;
+    hold(transaction, version, origin.now_ms).await?;
+    let number = to_integer(version.number, "version")?;
+    for (command_id, sealed) in results {
+        keep_result(transaction, version.key_store_id, *command_id, Some(number), sealed, origin.now_ms).await?;
     }
-    if new.commit_now {
-        commit_up_to(transaction, new.key_store_id, number).await?;
+    if *commit_now {
+        commit_up_to(transaction, version.key_store_id, number).await?;
     }
-    transaction.announce(new.key_store_id).await?;
     Ok(Published::Newest(StoredRegister {
-        version: new.version,
-        blob_id: new.blob_id,
+        version: version.number,
+        blob_id: version.blob_id,
         recorded_ms: origin.now_ms,
-        generation: new.generation,
-        manifest_sequence: new.manifest_sequence,
-        signed: new.register.clone(),
-        evidence: new.evidence.clone(),
-        committed: new.commit_now,
+        generation: version.generation,
+        manifest: version.manifest,
+        signed: version.register.clone(),
+        evidence: version.evidence.clone(),
+        committed: *commit_now,
     }))
 }
 
-async fn copy(transaction: &mut Transaction, version: &CopiedVersion, origin: Origin) -> Result<Copied, StoreError> {
+/// Whether a version would follow one under a newer root key or manifest, or under another successor in the place of its own.
+fn goes_back(version: &Version, newest: &StoredRegister) -> bool {
+    let is_later_manifest = version.manifest.sequence > newest.manifest.sequence;
+    version.generation < newest.generation || (version.manifest != newest.manifest && !is_later_manifest)
+}
+
+async fn copy(transaction: &mut Transaction, version: &Version, origin: Origin) -> Result<Copied, StoreError> {
     count_message(transaction, origin).await?;
     if let Some(newest) = newest(transaction, version.key_store_id).await? {
-        if newest.version >= version.version {
-            let held = blob_of(transaction, version.key_store_id, version.version).await?;
+        if newest.version >= version.number {
+            let held = blob_of(transaction, version.key_store_id, version.number).await?;
             return Ok(match held {
                 Some(held) if held == version.blob_id => Copied::Same,
                 Some(_) => Copied::Conflict(newest),
                 None => Copied::Older(newest),
             });
         }
-        let is_next = newest.version.checked_add(1) == Some(version.version);
+        let is_next = newest.version.checked_add(1) == Some(version.number);
         if is_next && version.previous != Some(newest.blob_id) {
             return Ok(Copied::Conflict(newest));
         }
     }
-    let row = VersionRow {
-        key_store_id: version.key_store_id,
-        version: version.version,
-        blob_id: version.blob_id,
-        generation: version.generation,
-        share_set_sha256: &version.share_set_sha256,
-        manifest_sequence: version.manifest_sequence,
-        register: &version.register,
-        evidence: &version.evidence,
-        boot_id: version.boot_id,
-        blob: &version.blob,
-    };
-    insert_version(transaction, &row, origin.now_ms).await?;
-    drop_losing_shares(transaction, version.key_store_id, version.generation, version.share_set_sha256).await?;
-    transaction.announce(version.key_store_id).await?;
+    hold(transaction, version, origin.now_ms).await?;
     Ok(Copied::Kept)
 }
 
@@ -365,42 +338,34 @@ async fn commit_up_to(
     Ok(changed > 0)
 }
 
-struct VersionRow<'a> {
-    key_store_id: KeyStoreId,
-    version: u64,
-    blob_id: BlobId,
-    generation: u32,
-    share_set_sha256: &'a [u8; 32],
-    manifest_sequence: u32,
-    register: &'a [u8],
-    evidence: &'a [u8],
-    boot_id: BootId,
-    blob: &'a [u8],
-}
-
-/// Adds a version that is not committed yet: that has consequences of its own.
-async fn insert_version(transaction: &mut Transaction, row: &VersionRow<'_>, now_ms: u64) -> Result<(), StoreError> {
+/// Adds a version that is not committed yet, which has consequences of its own, and gives up the shares that lost to its own.
+async fn hold(transaction: &mut Transaction, version: &Version, now_ms: u64) -> Result<(), StoreError> {
     transaction
         .execute(
             "INSERT INTO versions (key_store_id, version, blob_id, generation, share_set_sha256, manifest_sequence, \
-             register, evidence, recorded_ms, boot_id, committed, blob) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0, $11)",
+             manifest_sha256, register, evidence, recorded_ms, boot_id, committed, blob) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 0, $12)",
             &[
-                row.key_store_id.as_bytes().into(),
-                to_integer(row.version, "version")?.into(),
-                row.blob_id.as_bytes().into(),
-                row.generation.into(),
-                row.share_set_sha256.into(),
-                row.manifest_sequence.into(),
-                row.register.into(),
-                row.evidence.into(),
+                version.key_store_id.as_bytes().into(),
+                to_integer(version.number, "version")?.into(),
+                version.blob_id.as_bytes().into(),
+                version.generation.into(),
+                (&version.share_set_sha256).into(),
+                version.manifest.sequence.into(),
+                (&version.manifest.digest).into(),
+                (&version.register).into(),
+                (&version.evidence).into(),
                 to_integer(now_ms, "time")?.into(),
-                row.boot_id.as_bytes().into(),
-                row.blob.into(),
+                version.boot_id.as_bytes().into(),
+                (&version.blob).into(),
             ],
         )
         .await?;
-    Ok(())
+    drop_losing_shares(transaction, version.key_store_id, version.generation, version.share_set_sha256).await?;
+    if is_adopted(transaction, version.key_store_id, version.manifest).await? == Some(false) {
+        count_change(transaction, version.key_store_id).await?;
+    }
+    transaction.announce(version.key_store_id).await
 }
 
 /// The blob that a version has here.
@@ -420,9 +385,8 @@ pub(super) async fn newest(
 ) -> Result<Option<StoredRegister>, StoreError> {
     let row: Option<HistoryRow> = session
         .fetch_optional(
-            "SELECT version, blob_id, recorded_ms, generation, manifest_sequence, register, evidence, committed, boot_id \
-             FROM versions \
-             WHERE key_store_id = $1 ORDER BY version DESC LIMIT 1",
+            "SELECT version, blob_id, recorded_ms, generation, manifest_sequence, manifest_sha256, register, evidence, \
+             committed, boot_id FROM versions WHERE key_store_id = $1 ORDER BY version DESC LIMIT 1",
             &[key_store_id.as_bytes().into()],
         )
         .await?;
@@ -436,6 +400,7 @@ struct HistoryRow {
     recorded_ms: i64,
     generation: i64,
     manifest_sequence: i64,
+    manifest_sha256: Vec<u8>,
     register: Vec<u8>,
     evidence: Vec<u8>,
     committed: i64,
@@ -449,7 +414,7 @@ impl HistoryRow {
             blob_id: BlobId(array(&self.blob_id, "blob id")?),
             recorded_ms: from_integer(self.recorded_ms, "time")?,
             generation: generation_from(self.generation)?,
-            manifest_sequence: sequence_from(self.manifest_sequence)?,
+            manifest: manifest_id(self.manifest_sequence, &self.manifest_sha256)?,
             signed: self.register,
             evidence: self.evidence,
             committed: self.committed != 0,

@@ -84,7 +84,7 @@ async fn a_share_set_is_provisional_until_version_1() {
     assert_eq!(world.obtain().await.ask(&world, &deposit(7)).await.unwrap(), Reply::Deposited);
     assert_eq!(held().await, [7, 8].into());
     let one = world.blob(1, None);
-    let evidence = world.evidence(&one, &world.set(&[9]), 1);
+    let evidence = world.evidence(&one, &world.set(&[9]), world.first());
     let lost = Ask::Publish { version: 1, previous: None, blob: one.bytes.clone(), results: Vec::new(), evidence };
     assert!(refused(enclave.ask(&world, &lost).await.unwrap()).contains("another ceremony"), "there is no such share");
     assert!(matches!(enclave.publish(&world, &one, 1, None).await, Reply::Published { .. }));
@@ -191,7 +191,7 @@ async fn a_version_must_say_what_the_request_says() {
     }
     let generation = enclave.publish(&world, &world.blob_at(&place(id, 2, Some(one.id), 2)), 2, Some(&one)).await;
     assert!(refused(generation).contains("another share set"));
-    let evidence = world.evidence(&one, &world.set(&[7]), 1);
+    let evidence = world.evidence(&one, &world.set(&[7]), world.first());
     let junk = Ask::Publish { version: 2, previous: Some(one.id), blob: vec![1, 2, 3], results: Vec::new(), evidence };
     assert!(matches!(enclave.ask(&world, &junk).await.unwrap(), Reply::Refused { lease_ended: false, .. }));
     let two = world.blob(2, Some(&one));

@@ -9,13 +9,14 @@ use holdfast_shared::ids::{BlobId, CommandId, KeyStoreId};
 use holdfast_shared::keystore::{Place, SealedKeyStore, header};
 use holdfast_shared::labels;
 use holdfast_shared::limits;
+use holdfast_shared::manifest::ManifestId;
 use holdfast_shared::provenance::{VersionUserData, share_set_sha256};
 use holdfast_shared::query::{Answer, KeyStoreStatus, Question, ResultState};
 use holdfast_shared::register::{self, RegisterEntry};
 use holdfast_shared::release::ShareSet;
 use holdfast_shared::secrets::SecretBytes;
 
-use crate::world::{Person, World, custodian_entry, refused, rng};
+use crate::world::{Person, World, custodian_entry, manifest_id, refused, rng};
 
 /// Which of three custodians is under test; the tests play the others.
 pub(crate) struct Three {
@@ -55,14 +56,14 @@ impl Three {
     }
 
     pub(crate) fn copy(&self, blob: &SealedKeyStore) -> Ask {
-        let evidence = self.world.evidence(blob, &self.set, 1);
+        let evidence = self.world.evidence(blob, &self.set, self.world.first());
         Ask::Copy { register: self.signed(blob, &self.home), blob: blob.bytes.clone(), evidence }
     }
 
     /// Publishes at home.
     fn publish(&self, blob: &SealedKeyStore, results: Vec<SealedResult>) -> Ask {
         let header = header(&blob.bytes).unwrap();
-        let evidence = self.world.evidence(blob, &self.set, 1);
+        let evidence = self.world.evidence(blob, &self.set, self.world.first());
         Ask::Publish { version: header.version, previous: header.previous, blob: blob.bytes.clone(), results, evidence }
     }
 
@@ -94,7 +95,7 @@ async fn a_copy_is_kept_as_home_signed_it() {
     let world = &three.world;
     let mut enclave = world.obtain().await;
     let one = world.blob(1, None);
-    let (register, evidence) = (three.signed(&one, &three.home), world.evidence(&one, &three.set, 1));
+    let (register, evidence) = (three.signed(&one, &three.home), world.evidence(&one, &three.set, world.first()));
     let other = world.blob(1, None);
     let next = world.blob(2, Some(&one));
     let place = Place { key_store_id: KeyStoreId([1; 32]), version: 1, previous: None, generation: 1 };
@@ -106,10 +107,7 @@ async fn a_copy_is_kept_as_home_signed_it() {
         blob_id: one.id,
         previous: None,
         share_set_sha256: share_set_sha256(&three.set),
-        manifest: holdfast_shared::manifest::ManifestId {
-            sequence: 0,
-            ..holdfast_shared::manifest::ManifestId::first(world.key_store_id)
-        },
+        manifest: ManifestId { sequence: 0, ..world.first() },
         commands: Vec::new(),
     };
     let copy = |register: &[u8], blob: &SealedKeyStore, evidence: &[u8]| Ask::Copy {
@@ -124,7 +122,11 @@ async fn a_copy_is_kept_as_home_signed_it() {
         ("another key store's", copy(&three.signed(&foreign, &three.home), &foreign, &evidence), "header"),
         ("no evidence", copy(&register, &one, &[]), "not an attestation document"),
         ("a release's document", copy(&register, &one, &enclave.document), "was not made for a version"),
-        ("another version's", copy(&register, &one, &world.evidence(&next, &three.set, 1)), "another version"),
+        (
+            "another version's",
+            copy(&register, &one, &world.evidence(&next, &three.set, world.first())),
+            "another version",
+        ),
         ("of no manifest", copy(&register, &one, &world.evidence_of(&unlike)), "was not made for a version"),
     ];
     for (what, ask, words) in table {
@@ -241,13 +243,13 @@ async fn what_puts_a_successor_in_force_counts_under_the_predecessor_too() {
     let one = world.blob(1, None);
     enclave.ask(world, &three.publish(&one, Vec::new())).await.unwrap();
     enclave.ask(world, &Ask::Commit { version: 1, blob_id: one.id }).await.unwrap();
-    let (_, signed) = world.successor(|next| next.shares_needed = 3, &[&world.alice]);
+    let (next, signed) = world.successor(|next| next.shares_needed = 3, &[&world.alice]);
     world.custodian.succeed(signed.clone()).await.unwrap();
     assert!(world.obtain().await.content.successors.is_empty(), "it is staged, and no version names it");
 
     let two = world.blob(2, Some(&one));
     let Ask::Publish { version, previous, blob, results, .. } = three.publish(&two, Vec::new()) else { panic!() };
-    let evidence = world.evidence(&two, &three.set, 2);
+    let evidence = world.evidence(&two, &three.set, manifest_id(&next));
     let publish = Ask::Publish { version, previous, blob, results, evidence };
     let reply = enclave.ask(world, &publish).await.unwrap();
     assert!(matches!(reply, Reply::Published { .. }), "{reply:?}");
@@ -331,7 +333,7 @@ async fn a_new_root_key_brings_new_shares_and_the_old_ones_go_when_told() {
 
     let place = Place { key_store_id: world.key_store_id, version: 2, previous: Some(one.id), generation: 2 };
     let two = world.blob_at(&place);
-    let evidence = world.evidence(&two, &world.shares_of(2, 8).0, 1);
+    let evidence = world.evidence(&two, &world.shares_of(2, 8).0, world.first());
     let publish =
         Ask::Publish { version: 2, previous: Some(one.id), blob: two.bytes.clone(), results: Vec::new(), evidence };
     assert!(matches!(enclave.ask(&world, &publish).await.unwrap(), Reply::Published { .. }));
@@ -384,7 +386,7 @@ async fn home_takes_copies_after_a_restored_backup() {
     world.restart(true).await;
     let mut another = world.obtain().await;
     assert_eq!(world.entry(&another.content.register.as_ref().unwrap().signed).version, 1, "rolled back");
-    let evidence = world.evidence(&two, &world.set(&[7]), 1);
+    let evidence = world.evidence(&two, &world.set(&[7]), world.first());
     let copy = Ask::Copy { register, blob: two.bytes.clone(), evidence };
     assert_eq!(another.ask(&world, &copy).await.unwrap(), Reply::Copied);
     let three = world.blob(3, Some(&two));

@@ -9,12 +9,12 @@ use holdfast_shared::channel::{Ask, Reply, Seen};
 use holdfast_shared::command::{self, Action};
 use holdfast_shared::ids::{BootId, KeyStoreId};
 use holdfast_shared::keystore::{Place, SealedKeyStore};
-use holdfast_shared::manifest::{self, Manifest, ManifestChain, ReleasePolicy, Thresholds};
+use holdfast_shared::manifest::{self, Manifest, ManifestChain, ManifestId, ReleasePolicy, Thresholds};
 use holdfast_shared::query::{self, Answer, Question};
 use holdfast_shared::release::ShareSet;
 
 use crate::quorum::Three;
-use crate::world::{Person, World, custodian_entry, denied, manifest_for, random, refused, rng};
+use crate::world::{Person, World, custodian_entry, denied, manifest_for, manifest_id, random, refused, rng};
 
 fn conflict<T: std::fmt::Debug>(result: Result<T, ServiceError>) -> String {
     match result {
@@ -30,11 +30,11 @@ async fn sequence(world: &World) -> u32 {
     }
 }
 
-/// To publish a version under a manifest of this sequence.
-fn publish(world: &World, blob: &SealedKeyStore, manifest_sequence: u32) -> Ask {
+/// To publish a version under a manifest.
+fn publish(world: &World, blob: &SealedKeyStore, manifest: ManifestId) -> Ask {
     match world.publish(blob, Vec::new()) {
         Ask::Publish { version, previous, blob: bytes, results, .. } => {
-            let evidence = world.evidence(blob, &world.set(&[7]), manifest_sequence);
+            let evidence = world.evidence(blob, &world.set(&[7]), manifest);
             Ask::Publish { version, previous, blob: bytes, results, evidence }
         }
         other => panic!("{other:?}"),
@@ -53,7 +53,8 @@ async fn a_successor_comes_into_force_with_the_version_that_names_it() {
     let (_, alone) = world.successor(change, &[&world.alice]);
     let two = world.blob(2, Some(&one));
     assert!(
-        refused(enclave.ask(&world, &publish(&world, &two, 2)).await.unwrap()).contains("neither in force nor staged")
+        refused(enclave.ask(&world, &publish(&world, &two, manifest_id(&next))).await.unwrap())
+            .contains("neither in force nor staged")
     );
     assert!(denied(world.custodian.succeed(alone).await).contains("needs 2 signatures"));
     for _ in 0..2 {
@@ -68,7 +69,7 @@ async fn a_successor_comes_into_force_with_the_version_that_names_it() {
     };
     by_bob(Question::Status).await.unwrap();
 
-    let reply = enclave.ask(&world, &publish(&world, &two, 2)).await.unwrap();
+    let reply = enclave.ask(&world, &publish(&world, &two, manifest_id(&next))).await.unwrap();
     assert!(matches!(reply, Reply::Published { .. }), "{reply:?}");
     assert_eq!(sequence(&world).await, 2);
     assert!(denied(by_bob(Question::Status).await).contains("unknown key"), "he has left");
@@ -80,7 +81,7 @@ async fn a_successor_comes_into_force_with_the_version_that_names_it() {
             other => panic!("{other:?}"),
         }
     }
-    let back = enclave.ask(&world, &publish(&world, &world.blob(3, Some(&two)), 1)).await.unwrap();
+    let back = enclave.ask(&world, &publish(&world, &world.blob(3, Some(&two)), world.first())).await.unwrap();
     assert!(refused(back).contains("neither in force nor staged"));
     world.custodian.succeed(signed).await.unwrap();
     let (_, other) = world.successor(|next| "other".clone_into(&mut next.name), &[&world.alice, &world.bob]);
@@ -102,27 +103,28 @@ async fn a_successor_knows_of_every_block() {
     world.custodian.block(world.signed_overlay(&world.overlay(3, false))).await.unwrap();
     let knows = |overlay_epoch| {
         let change = move |next: &mut Manifest| next.succession.as_mut().unwrap().overlay_epoch = overlay_epoch;
-        world.successor(change, &[&world.alice]).1
+        world.successor(change, &[&world.alice])
     };
-    assert!(conflict(world.custodian.succeed(knows(2)).await).contains("a block came between"));
+    assert!(conflict(world.custodian.succeed(knows(2).1).await).contains("a block came between"));
     // Otherwise its own administrators could not order a block for ages.
-    assert!(conflict(world.custodian.succeed(knows(u64::MAX)).await).contains("there is none of"));
+    assert!(conflict(world.custodian.succeed(knows(u64::MAX).1).await).contains("there is none of"));
     // The same through the order to adopt it, which is refused where its author hears of it.
     let adopt = |signed| {
         let command = world.command(Action::AdoptManifest { signed });
         cbor::encode(&command::sign(&command, &world.alice.signing_key, &rng()).unwrap()).to_vec()
     };
-    assert!(conflict(world.custodian.command(adopt(knows(2))).await).contains("a block came between"));
-    world.custodian.command(adopt(knows(3))).await.unwrap();
+    assert!(conflict(world.custodian.command(adopt(knows(2).1)).await).contains("a block came between"));
+    let (next, signed) = knows(3);
+    world.custodian.command(adopt(signed)).await.unwrap();
     assert!(matches!(world.ask(Question::Pending).await, Answer::Pending(waiting) if waiting.len() == 1));
     assert!(world.records().await[0].reason.contains("manifest 2 is staged"));
     // A block that comes after that would be in force no more: the successor's administrators did not sign it.
     world.custodian.block(world.signed_overlay(&world.overlay(4, false))).await.unwrap();
     let two = world.blob(2, Some(&one));
-    let reply = enclave.ask(&world, &publish(&world, &two, 2)).await.unwrap();
+    let reply = enclave.ask(&world, &publish(&world, &two, manifest_id(&next))).await.unwrap();
     assert!(refused(reply).contains("a block came between"));
     assert_eq!(sequence(&world).await, 1);
-    let other = enclave.ask(&world, &publish(&world, &two, 1)).await.unwrap();
+    let other = enclave.ask(&world, &publish(&world, &two, world.first())).await.unwrap();
     assert!(matches!(other, Reply::Published { .. }), "{other:?}");
 }
 
@@ -242,7 +244,7 @@ async fn a_custodian_that_was_removed_deletes_its_shares_and_answers_queries() {
     let copy = Ask::Copy {
         register: three.signed(&two, &three.home),
         blob: two.bytes.clone(),
-        evidence: three.world.evidence(&two, &set, 2),
+        evidence: three.world.evidence(&two, &set, manifest_id(&left)),
     };
     assert_eq!(enclave.ask(&three.world, &copy).await.unwrap(), Reply::Copied);
     assert_eq!(
@@ -293,8 +295,9 @@ async fn whoever_left_orders_and_approves_nothing_any_more() {
         next.administrators.truncate(1);
         next.succession.as_mut().unwrap().overlay_epoch = 3;
     };
-    world.custodian.succeed(world.successor(change, &[&world.alice]).1).await.unwrap();
-    enclave.ask(&world, &publish(&world, &world.blob(2, Some(&one)), 2)).await.unwrap();
+    let (next, signed) = world.successor(change, &[&world.alice]);
+    world.custodian.succeed(signed).await.unwrap();
+    enclave.ask(&world, &publish(&world, &world.blob(2, Some(&one)), manifest_id(&next))).await.unwrap();
     // Overlays that the successor knows of were ordered under its predecessor, and may come late.
     world.custodian.block(by_bob(3)).await.unwrap();
     assert!(denied(world.custodian.block(by_bob(4)).await).contains("unknown key"));

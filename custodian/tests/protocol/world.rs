@@ -267,8 +267,13 @@ impl World {
         release::seal_share(&share, self.key_store_id, self.id(), &self.record.encryption_key).unwrap()
     }
 
-    /// What an enclave attests of a version under a set of shares and the manifest of this sequence.
-    pub(crate) fn evidence(&self, blob: &SealedKeyStore, set: &ShareSet, manifest_sequence: u32) -> Vec<u8> {
+    /// Names the first manifest.
+    pub(crate) fn first(&self) -> ManifestId {
+        ManifestId::first(self.key_store_id)
+    }
+
+    /// What an enclave attests of a version under a set of shares and a manifest.
+    pub(crate) fn evidence(&self, blob: &SealedKeyStore, set: &ShareSet, manifest: ManifestId) -> Vec<u8> {
         let header = keystore::header(&blob.bytes).unwrap();
         let user_data = VersionUserData {
             label: labels::ATTEST_VERSION.to_owned(),
@@ -277,7 +282,7 @@ impl World {
             blob_id: blob.id,
             previous: header.previous,
             share_set_sha256: share_set_sha256(set),
-            manifest: ManifestId { sequence: manifest_sequence, ..ManifestId::first(self.key_store_id) },
+            manifest,
             commands: Vec::new(),
         };
         self.evidence_of(&user_data)
@@ -291,7 +296,7 @@ impl World {
     /// To publish a version under the root key of [`World::found`].
     pub(crate) fn publish(&self, blob: &SealedKeyStore, results: Vec<SealedResult>) -> Ask {
         let header = keystore::header(&blob.bytes).unwrap();
-        let evidence = self.evidence(blob, &self.set(&[7]), 1);
+        let evidence = self.evidence(blob, &self.set(&[7]), self.first());
         Ask::Publish { version: header.version, previous: header.previous, blob: blob.bytes.clone(), results, evidence }
     }
 
@@ -474,6 +479,12 @@ pub(crate) fn manifest_for(record: &PublicRecord, root: &EmulatedRoot, administr
         succession: None,
         kms_share: None,
     }
+}
+
+/// Names a manifest.
+pub(crate) fn manifest_id(manifest: &Manifest) -> ManifestId {
+    let sequence = manifest.succession.map_or(1, |succession| succession.sequence);
+    ManifestId { sequence, digest: holdfast_shared::sha256(&[&cbor::encode(manifest)]) }
 }
 
 pub(crate) fn custodian_entry(record: &PublicRecord) -> CustodianEntry {

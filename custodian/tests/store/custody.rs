@@ -1,20 +1,22 @@
 //! Key stores, manifests, policies, shares, versions.
 
 use holdfast_custodian::store::{
-    Committed, Copied, CopiedVersion, Deposited, NewShare, NewVersion, Origin, Published, Retired, Staged,
-    StagedManifest, StoreError, StoredOverlay, StoredPolicy, StoredRegister,
+    Committed, Copied, Deposited, JudgedBy, NewShare, NewVersion, Origin, Published, Retired, Staged, StoreError,
+    StoredManifest, StoredOverlay, StoredPolicy, StoredRegister, Successors, Version,
 };
 use holdfast_shared::ids::KeyStoreId;
+use holdfast_shared::manifest::ManifestId;
 
 use crate::fixture::{
-    BOOT, KEY_STORE, NOW_MS, Place, blob_id, command, command_id, copy, message, set_sha256, share, version,
+    BOOT, FIRST, KEY_STORE, NOW_MS, Place, blob_id, command, command_id, copy, first, manifest, manifest_id, message,
+    set_sha256, share, version,
 };
 
 pub(crate) async fn a_key_store_is_enrolled_once(place: Place) {
     let (one, two) = (&place.one, &place.two);
     let other = KeyStoreId([2; 32]);
-    let first = [b"manifest".to_vec()];
-    let chain = [b"other".to_vec(), b"its successor".to_vec()];
+    let first = first();
+    let chain = [manifest(1, "other"), manifest(2, "its successor")];
     let (a, b) =
         tokio::join!(one.enrol(KEY_STORE, &first, b"policy", NOW_MS), two.enrol(KEY_STORE, &first, b"policy", NOW_MS));
     assert!(a.unwrap() ^ b.unwrap(), "one of them is the first");
@@ -26,45 +28,144 @@ pub(crate) async fn a_key_store_is_enrolled_once(place: Place) {
     assert!(matches!(one.release_policy(KeyStoreId([3; 32])).await, Err(StoreError::Damaged(_))));
 }
 
-fn successor<'a>(sequence: u32, predecessor: &'a [u8], signed: &'a [u8]) -> StagedManifest<'a> {
-    StagedManifest { key_store_id: KEY_STORE, sequence, predecessor, signed, overlay_epoch: 0 }
+/// Successors of the first manifest, or of `under`, which know of an overlay of this epoch.
+fn successors(under: (u32, &str), manifests: &[(u32, &str)], overlay_epoch: u64) -> Successors {
+    Successors {
+        key_store_id: KEY_STORE,
+        predecessor: manifest_id(under.0, under.1),
+        manifests: manifests.iter().map(|(sequence, text)| manifest(*sequence, text)).collect(),
+        overlay_epoch,
+    }
+}
+
+/// How many manifests are in force, and which one is staged.
+async fn kept(place: &Place) -> (usize, Option<StoredManifest>) {
+    let kept = place.two.key_store(KEY_STORE).await.unwrap().unwrap();
+    assert_eq!(usize::try_from(kept.mark.sequence).unwrap(), kept.manifests.len());
+    (kept.manifests.len(), kept.staged)
+}
+
+/// A version that follows the first, made under this manifest; it is not committed.
+fn made_under(number: u64, manifest: ManifestId) -> NewVersion {
+    NewVersion { version: Version { manifest, ..copy(number, 1) }, commit_now: false, ..version(number, 1) }
 }
 
 pub(crate) async fn a_successor_waits_for_the_version_that_names_it(place: Place) {
     let place = place.founded().await;
     let (one, two) = (&place.one, &place.two);
-    for (staged, expected) in [
-        (successor(3, b"manifest", b"three"), Staged::Conflict(1)),
-        (successor(2, b"another first", b"two"), Staged::Conflict(1)),
-        (successor(2, b"manifest", b"two"), Staged::Waits),
-        (successor(2, b"manifest", b"two"), Staged::Waits),
-        (successor(2, b"manifest", b"better two"), Staged::Waits),
+    let first = (1, FIRST);
+    for (text, staged, expected) in [
+        ("another first", successors((1, "another"), &[(2, "two")], 0), Staged::Conflict(1)),
+        ("under another", successors((2, "two"), &[(3, "three")], 0), Staged::Conflict(1)),
+        ("one", successors(first, &[(2, "two")], 0), Staged::Waits),
+        ("again", successors(first, &[(2, "two")], 0), Staged::Waits),
+        ("two at once", successors(first, &[(2, "two"), (3, "three")], 0), Staged::Conflict(1)),
+        ("beyond all blocks", successors(first, &[(2, "ahead")], 1001), Staged::Ahead),
     ] {
-        assert_eq!(one.stage_manifest(&staged, NOW_MS).await.unwrap(), expected, "{staged:?}");
+        assert_eq!(one.stage_manifests(&staged, NOW_MS).await.unwrap(), expected, "{text}");
     }
-    let kept = async || {
-        let kept = two.key_store(KEY_STORE).await.unwrap().unwrap();
-        (kept.manifests.len(), kept.staged, kept.mark.sequence)
-    };
-    assert_eq!(kept().await, (1, Some(b"better two".to_vec()), 1));
+    assert_eq!(kept(&place).await, (1, Some(manifest(2, "two"))));
+    let better = successors(first, &[(2, "better two")], 0);
+    assert_eq!(one.stage_manifests(&better, NOW_MS).await.unwrap(), Staged::Waits);
+    assert_eq!(kept(&place).await, (1, Some(manifest(2, "better two"))));
+    let withdrawn = made_under(1, manifest_id(2, "two"));
+    assert_eq!(one.publish(&withdrawn, message(1)).await.unwrap(), Published::OtherManifest);
+    let is_named = async || two.key_store(KEY_STORE).await.unwrap().unwrap().is_staged_named;
     let mark = two.manifest_mark(KEY_STORE).await.unwrap();
-    let names = NewVersion { manifest_sequence: 2, commit_now: false, ..version(1, 1) };
-    one.publish(&names, message(1)).await.unwrap();
-    assert_eq!(kept().await.2, 1, "the version is not committed");
-    one.commit(KEY_STORE, 1, blob_id(1, 1), message(2)).await.unwrap();
-    assert_eq!(kept().await, (2, None, 2));
+    assert!(!is_named().await);
+    newest(one.publish(&made_under(1, manifest_id(2, "better two")), message(2)).await.unwrap());
+    assert!(is_named().await);
     assert_ne!(two.manifest_mark(KEY_STORE).await.unwrap(), mark, "other replicas look at the manifests anew");
-    assert_eq!(one.stage_manifest(&successor(2, b"manifest", b"better two"), NOW_MS).await.unwrap(), Staged::Adopted);
-    assert_eq!(one.stage_manifest(&successor(2, b"manifest", b"two"), NOW_MS).await.unwrap(), Staged::Conflict(2));
-    let back = NewVersion { manifest_sequence: 1, ..version(2, 1) };
-    assert_eq!(one.publish(&back, message(3)).await.unwrap(), Published::Backwards);
+    assert_eq!(kept(&place).await.0, 1, "the version is not committed");
+    one.commit(KEY_STORE, 1, blob_id(1, 1), message(3)).await.unwrap();
+    assert_eq!(kept(&place).await, (2, None));
+    assert_ne!(two.manifest_mark(KEY_STORE).await.unwrap(), mark);
+    assert_eq!(one.stage_manifests(&better, NOW_MS).await.unwrap(), Staged::Adopted);
+    let late = successors(first, &[(2, "two")], 0);
+    assert_eq!(one.stage_manifests(&late, NOW_MS).await.unwrap(), Staged::Conflict(2));
+    let back = made_under(2, manifest_id(1, FIRST));
+    assert_eq!(one.publish(&back, message(4)).await.unwrap(), Published::Backwards);
     // A block that the successor does not know of came between.
     let overlay = StoredOverlay { epoch: 7, signed: vec![1] };
-    assert!(two.put_overlay(KEY_STORE, 0, &overlay, NOW_MS).await.unwrap());
-    let three = successor(3, b"better two", b"three");
-    assert_eq!(one.stage_manifest(&three, NOW_MS).await.unwrap(), Staged::Blocked(7));
-    let knows = StagedManifest { overlay_epoch: 7, ..three };
-    assert_eq!(one.stage_manifest(&knows, NOW_MS).await.unwrap(), Staged::Waits);
+    let judged_by = JudgedBy { epoch: 0, manifest: manifest_id(2, "better two") };
+    assert!(two.put_overlay(KEY_STORE, judged_by, &overlay, NOW_MS).await.unwrap());
+    let third = |overlay_epoch| successors((2, "better two"), &[(3, "three")], overlay_epoch);
+    assert_eq!(one.stage_manifests(&third(6), NOW_MS).await.unwrap(), Staged::Blocked(7));
+    assert_eq!(one.stage_manifests(&third(7), NOW_MS).await.unwrap(), Staged::Waits);
+}
+
+pub(crate) async fn of_two_successors_that_one_comes_which_a_version_names(place: Place) {
+    let place = place.founded().await;
+    let store = &place.one;
+    let stage = async |text| {
+        let successors = successors((1, FIRST), &[(2, text)], 0);
+        store.stage_manifests(&successors, NOW_MS).await.unwrap()
+    };
+    assert_eq!(stage("withdrawn").await, Staged::Waits);
+    let copied = Version { manifest: manifest_id(2, "right"), ..copy(1, 1) };
+    assert_eq!(store.copy(&copied, message(1)).await.unwrap(), Copied::Kept);
+    store.commit(KEY_STORE, 1, blob_id(1, 1), message(2)).await.unwrap();
+    assert_eq!(kept(&place).await, (1, Some(manifest(2, "withdrawn"))));
+    // Home may have been restored from a backup: the version says which one is in force elsewhere.
+    let lost = made_under(2, manifest_id(2, "withdrawn"));
+    assert_eq!(store.publish(&lost, message(3)).await.unwrap(), Published::Backwards);
+    assert_eq!(stage("withdrawn").await, Staged::Waits);
+    assert_eq!(stage("right").await, Staged::Adopted);
+    assert_eq!(kept(&place).await, (2, None));
+    assert_eq!(stage("withdrawn").await, Staged::Conflict(2));
+}
+
+pub(crate) async fn a_custodian_that_was_away_catches_up_with_manifests(place: Place) {
+    let place = place.founded().await;
+    let store = &place.one;
+    let stage = async |under, manifests: &[(u32, &str)]| {
+        store.stage_manifests(&successors(under, manifests, 0), NOW_MS).await.unwrap()
+    };
+    let (first, two, three, four, five) = ((1, FIRST), (2, "two"), (3, "three"), (4, "four"), (5, "five"));
+    let names = |number, named: (u32, &str)| Version { manifest: manifest_id(named.0, named.1), ..copy(number, 1) };
+    store.copy(&names(3, three), message(1)).await.unwrap();
+    assert_eq!(stage(first, &[two]).await, Staged::Waits, "the version that names the third is not committed");
+    store.commit(KEY_STORE, 3, blob_id(3, 1), message(2)).await.unwrap();
+    assert_eq!(kept(&place).await, (1, Some(manifest(2, "two"))), "nobody knows here what the third succeeds");
+    assert_eq!(stage(first, &[(2, "withdrawn"), (3, "its successor")]).await, Staged::Conflict(1));
+    assert_eq!(kept(&place).await.0, 1);
+    assert_eq!(stage(first, &[two, three]).await, Staged::Adopted);
+    assert_eq!(kept(&place).await, (3, None));
+    assert_eq!(stage(first, &[two, three]).await, Staged::Adopted, "again");
+    // One more is staged, and no more than one.
+    store.copy(&names(4, four), message(3)).await.unwrap();
+    store.commit(KEY_STORE, 4, blob_id(4, 1), message(4)).await.unwrap();
+    assert_eq!(stage(first, &[two, three, four, five, (6, "six")]).await, Staged::Conflict(4));
+    assert_eq!(kept(&place).await, (4, None));
+    assert_eq!(stage(three, &[four, five]).await, Staged::Waits);
+    assert_eq!(kept(&place).await, (4, Some(manifest(5, "five"))));
+}
+
+/// What a block is judged by may change before it is put in force, and the other way round.
+pub(crate) async fn blocks_and_successors_do_not_slip_past_each_other(place: Place) {
+    let place = place.founded().await;
+    let store = &place.one;
+    let overlay = |epoch| StoredOverlay { epoch, signed: vec![1] };
+    let put = async |under: (u32, &str), epoch| {
+        let judged_by = JudgedBy { epoch: epoch - 1, manifest: manifest_id(under.0, under.1) };
+        store.put_overlay(KEY_STORE, judged_by, &overlay(epoch), NOW_MS).await.unwrap()
+    };
+    let (first, second) = ((1, FIRST), (2, "second"));
+    store.stage_manifests(&successors(first, &[second], 0), NOW_MS).await.unwrap();
+    assert!(!put(second, 1).await, "no version names it");
+    assert!(put(first, 1).await);
+    let named = made_under(1, manifest_id(2, "second"));
+    assert_eq!(store.publish(&named, message(1)).await.unwrap(), Published::Blocked);
+    assert_eq!(place.two.register(KEY_STORE).await.unwrap(), None);
+    let knows = NewVersion { overlay_known: 1, ..named };
+    newest(store.publish(&knows, message(2)).await.unwrap());
+    assert!(!put(first, 2).await, "its administrators may count for nothing once the version is committed");
+    assert!(put(second, 2).await);
+    store.commit(KEY_STORE, 1, blob_id(1, 1), message(3)).await.unwrap();
+    assert!(!put(first, 3).await);
+    let next = NewVersion { overlay_known: 1, ..made_under(2, manifest_id(2, "second")) };
+    newest(store.publish(&next, message(4)).await.unwrap());
+    assert!(put(second, 3).await);
 }
 
 fn policy(epoch: u64, text: &str) -> StoredPolicy {
@@ -160,7 +261,8 @@ pub(crate) async fn the_next_generation_may_come_and_the_old_one_go(place: Place
     let retire =
         async |generation, counter| store.retire(KEY_STORE, generation, false, message(counter)).await.unwrap();
     assert_eq!(retire(2, 6).await, Retired::TooEarly, "no version is sealed under it");
-    let second = NewVersion { generation: 2, share_set_sha256: set_sha256(22), commit_now: false, ..version(2, 1) };
+    let second = Version { generation: 2, share_set_sha256: set_sha256(22), ..copy(2, 1) };
+    let second = NewVersion { version: second, commit_now: false, ..version(2, 1) };
     newest(store.publish(&second, message(7)).await.unwrap());
     assert_eq!(shares(&place).await, [(1, 11), (2, 22)], "the other rotation lost");
     assert_eq!(retire(2, 8).await, Retired::TooEarly, "it is not committed");
@@ -180,7 +282,7 @@ pub(crate) async fn the_next_generation_may_come_and_the_old_one_go(place: Place
         Deposited::Conflict,
         "what is gone stays gone"
     );
-    let back = NewVersion { generation: 1, ..version(3, 1) };
+    let back = version(3, 1);
     assert_eq!(store.publish(&back, message(16)).await.unwrap(), Published::Backwards);
 }
 
@@ -189,7 +291,7 @@ pub(crate) async fn old_shares_stay_until_the_new_one_is_here(place: Place) {
     let store = &place.one;
     store.copy(&copy(1, 1), message(2)).await.unwrap();
     store.deposit(&share(2, 21), message(3)).await.unwrap();
-    let second = CopiedVersion { generation: 2, share_set_sha256: set_sha256(22), ..copy(2, 1) };
+    let second = Version { generation: 2, share_set_sha256: set_sha256(22), ..copy(2, 1) };
     assert_eq!(store.copy(&second, message(4)).await.unwrap(), Copied::Kept);
     store.commit(KEY_STORE, 2, blob_id(2, 1), message(5)).await.unwrap();
     let retire = async |needs_none, counter| store.retire(KEY_STORE, 2, needs_none, message(counter)).await.unwrap();
@@ -236,10 +338,11 @@ pub(crate) async fn a_version_names_its_shares(place: Place) {
     store.deposit(&share(1, 12), message(2)).await.unwrap();
     assert_eq!(store.publish(&version(1, 1), message(3)).await.unwrap(), Published::OtherShares, "is not here");
     store.deposit(&share(1, 11), message(4)).await.unwrap();
-    let later = NewVersion { generation: 2, ..version(1, 1) };
+    let later = NewVersion { version: Version { generation: 2, ..copy(1, 1) }, ..version(1, 1) };
     assert_eq!(store.publish(&later, message(5)).await.unwrap(), Published::OtherShares, "of another generation");
     assert_eq!(place.two.register(KEY_STORE).await.unwrap(), None);
-    let named = NewVersion { share_set_sha256: set_sha256(12), ..version(1, 1) };
+    let named = Version { share_set_sha256: set_sha256(12), ..copy(1, 1) };
+    let named = NewVersion { version: named, ..version(1, 1) };
     newest(store.publish(&named, message(6)).await.unwrap());
     assert_eq!(shares(&place).await, [(1, 12)], "though it came first");
 }
@@ -295,7 +398,7 @@ pub(crate) async fn copies_are_kept_in_order(place: Place) {
     assert_eq!(store.copy(&copy(9, 5), message(8)).await.unwrap(), Copied::Kept, "away again");
     // Shares that lost to the one under which a version is sealed go, and the right one may come, or is here.
     store.deposit(&share(2, 21), message(9)).await.unwrap();
-    let sealed = CopiedVersion { generation: 2, share_set_sha256: set_sha256(22), ..copy(10, 5) };
+    let sealed = Version { generation: 2, share_set_sha256: set_sha256(22), ..copy(10, 5) };
     assert_eq!(store.copy(&sealed, message(10)).await.unwrap(), Copied::Kept);
     assert_eq!(shares(&place).await, [(1, 11)]);
     assert_eq!(store.deposit(&share(2, 22), message(11)).await.unwrap(), Deposited::Kept);
@@ -303,7 +406,7 @@ pub(crate) async fn copies_are_kept_in_order(place: Place) {
     assert_eq!(shares(&place).await, [(1, 11), (2, 22)]);
     store.deposit(&share(3, 32), message(13)).await.unwrap();
     store.deposit(&share(3, 31), message(14)).await.unwrap();
-    let next = CopiedVersion { generation: 3, share_set_sha256: set_sha256(32), ..copy(11, 5) };
+    let next = Version { generation: 3, share_set_sha256: set_sha256(32), ..copy(11, 5) };
     assert_eq!(store.copy(&next, message(15)).await.unwrap(), Copied::Kept);
     assert_eq!(shares(&place).await, [(2, 22), (3, 32)]);
 }
@@ -335,7 +438,7 @@ pub(crate) async fn of_versions_that_race_one_wins(place: Place) {
         let racers = (0..6_u8).map(|racer| {
             let store = place.handle(racer.into());
             let new = NewVersion {
-                previous,
+                version: Version { previous, ..copy(number, racer) },
                 results: vec![(command_id(racer), vec![racer, u8::try_from(number).unwrap()])],
                 ..version(number, racer)
             };

@@ -3,15 +3,19 @@
 use std::sync::Arc;
 
 use holdfast_custodian::store::{
-    CopiedVersion, Deposited, Granted, NewLease, NewShare, NewVersion, Origin, ReleaseRecord, Store, StoredCommand,
+    Deposited, Granted, JudgedBy, NewLease, NewShare, NewVersion, Origin, ReleaseRecord, Store, StoredCommand,
+    StoredManifest, Version,
 };
 use holdfast_shared::ids::{BlobId, BootId, CommandId, KeyStoreId, LeaseId};
+use holdfast_shared::manifest::ManifestId;
 use holdfast_shared::sha256;
 use tempfile::TempDir;
 
 use crate::server::Cluster;
 
 pub(crate) const KEY_STORE: KeyStoreId = KeyStoreId([1; 32]);
+/// What is in the key store's first manifest.
+pub(crate) const FIRST: &str = "manifest";
 pub(crate) const NOW_MS: u64 = 1_700_000_000_000;
 pub(crate) const LEASE: LeaseId = LeaseId([7; 16]);
 pub(crate) const BOOT: BootId = BootId([8; 16]);
@@ -43,7 +47,7 @@ impl Place {
 
     /// With one key store and one lease.
     pub(crate) async fn enrolled(self) -> Self {
-        assert!(self.one.enrol(KEY_STORE, &[b"manifest".to_vec()], b"policy", NOW_MS).await.unwrap());
+        assert!(self.one.enrol(KEY_STORE, &first(), b"policy", NOW_MS).await.unwrap());
         assert_eq!(self.one.grant(&lease(LEASE, 0), &record(true)).await.unwrap(), Granted::Kept { ended: None });
         self
     }
@@ -124,39 +128,43 @@ pub(crate) fn set_sha256(byte: u8) -> [u8; 32] {
     sha256(&[&[byte; 40]])
 }
 
+/// A manifest named by the number in its place and what is in it; it is the first where that is [`FIRST`].
+pub(crate) fn manifest(sequence: u32, text: &str) -> StoredManifest {
+    StoredManifest { id: manifest_id(sequence, text), signed: format!("signed {text}").into_bytes() }
+}
+
+pub(crate) fn manifest_id(sequence: u32, text: &str) -> ManifestId {
+    ManifestId { sequence, digest: sha256(&[text.as_bytes()]) }
+}
+
+pub(crate) fn first() -> [StoredManifest; 1] {
+    [manifest(1, FIRST)]
+}
+
+/// What decides on an overlay under the first manifest.
+pub(crate) fn judged_by(epoch: u64) -> JudgedBy {
+    JudgedBy { epoch, manifest: manifest_id(1, FIRST) }
+}
+
 /// A version that follows the one made with the same byte, under the share of [`Place::founded`].
 pub(crate) fn version(number: u64, byte: u8) -> NewVersion {
-    NewVersion {
+    NewVersion { version: copy(number, byte), results: Vec::new(), commit_now: true, overlay_known: 0 }
+}
+
+/// The same where it was published elsewhere.
+pub(crate) fn copy(number: u64, byte: u8) -> Version {
+    Version {
         key_store_id: KEY_STORE,
-        version: number,
+        number,
         previous: (number > 1).then(|| blob_id(number - 1, byte)),
         blob_id: blob_id(number, byte),
         blob: vec![byte; 100],
         generation: 1,
         share_set_sha256: set_sha256(11),
-        manifest_sequence: 1,
+        manifest: manifest_id(1, FIRST),
         register: vec![byte; 10],
         evidence: vec![byte; 20],
-        results: Vec::new(),
         boot_id: BOOT,
-        commit_now: true,
-    }
-}
-
-pub(crate) fn copy(number: u64, byte: u8) -> CopiedVersion {
-    let new = version(number, byte);
-    CopiedVersion {
-        key_store_id: new.key_store_id,
-        version: new.version,
-        previous: new.previous,
-        blob_id: new.blob_id,
-        blob: new.blob,
-        generation: new.generation,
-        share_set_sha256: new.share_set_sha256,
-        manifest_sequence: new.manifest_sequence,
-        register: new.register,
-        evidence: new.evidence,
-        boot_id: new.boot_id,
     }
 }
 

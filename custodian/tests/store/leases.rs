@@ -10,7 +10,7 @@ use holdfast_custodian::store::{
 use holdfast_shared::ids::{AdministratorId, BootId, LeaseId};
 use holdfast_shared::limits;
 
-use crate::fixture::{BOOT, KEY_STORE, LEASE, NOW_MS, Place, lease, message, record};
+use crate::fixture::{BOOT, KEY_STORE, LEASE, NOW_MS, Place, judged_by, lease, message, record};
 
 const KEPT: Granted = Granted::Kept { ended: None };
 
@@ -53,7 +53,7 @@ pub(crate) async fn a_release_is_decided_by_what_is_in_force(place: Place) {
     let place = place.enrolled().await;
     let store = &place.one;
     let overlay = StoredOverlay { epoch: 4, signed: vec![1] };
-    assert!(place.two.put_overlay(KEY_STORE, 0, &overlay, NOW_MS).await.unwrap());
+    assert!(place.two.put_overlay(KEY_STORE, judged_by(0), &overlay, NOW_MS).await.unwrap());
     let policy = StoredPolicy { epoch: 2, policy: vec![2], signed_update: None };
     assert!(place.two.put_policy(KEY_STORE, 1, &policy, NOW_MS).await.unwrap());
     let new = |overlay_epoch, policy_epoch| NewLease { overlay_epoch, policy_epoch, ..lease(other(1), 1) };
@@ -77,7 +77,9 @@ pub(crate) async fn no_release_slips_past_a_block(place: Place) {
         let blocker = {
             let store = place.handle(0);
             let overlay = StoredOverlay { epoch: round, signed: vec![1] };
-            tokio::spawn(async move { store.put_overlay(KEY_STORE, round - 1, &overlay, NOW_MS).await.unwrap() })
+            tokio::spawn(
+                async move { store.put_overlay(KEY_STORE, judged_by(round - 1), &overlay, NOW_MS).await.unwrap() },
+            )
         };
         let release = {
             let store = place.handle(1);

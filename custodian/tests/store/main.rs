@@ -47,6 +47,9 @@ cases! {
     custody:
         a_key_store_is_enrolled_once,
         a_successor_waits_for_the_version_that_names_it,
+        of_two_successors_that_one_comes_which_a_version_names,
+        a_custodian_that_was_away_catches_up_with_manifests,
+        blocks_and_successors_do_not_slip_past_each_other,
         policies_follow_each_other,
         a_share_is_provisional_until_its_version_is_held,
         of_too_many_provisional_shares_the_oldest_goes,

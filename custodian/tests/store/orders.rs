@@ -4,7 +4,7 @@ use holdfast_custodian::store::{Merged, NewVersion, Queued, StoreError, StoredCo
 use holdfast_shared::channel::Seen;
 use holdfast_shared::limits;
 
-use crate::fixture::{KEY_STORE, NOW_MS, Place, command, command_id, message, version};
+use crate::fixture::{KEY_STORE, NOW_MS, Place, command, command_id, judged_by, message, version};
 
 /// Each byte of an envelope stands for one signature.
 fn gather(known: &[u8], offered: &[u8]) -> Merged {
@@ -114,7 +114,11 @@ pub(crate) async fn an_overlay_replaces_the_one_it_was_judged_against(place: Pla
     for (against, new, expected) in
         [(1, overlay(2, 1), false), (0, overlay(3, 2), true), (0, overlay(4, 3), false), (3, overlay(4, 4), true)]
     {
-        assert_eq!(place.one.put_overlay(KEY_STORE, against, &new, NOW_MS).await.unwrap(), expected, "{new:?}");
+        assert_eq!(
+            place.one.put_overlay(KEY_STORE, judged_by(against), &new, NOW_MS).await.unwrap(),
+            expected,
+            "{new:?}"
+        );
     }
     assert_eq!(place.two.overlay(KEY_STORE).await.unwrap(), Some(overlay(4, 4)));
     let seen = Seen { overlay_epoch: 3, ..Seen::default() };
@@ -128,7 +132,7 @@ pub(crate) async fn of_overlays_that_race_one_wins(place: Place) {
             .map(|racer| {
                 let store = place.handle(racer.into());
                 tokio::spawn(async move {
-                    store.put_overlay(KEY_STORE, epoch - 1, &overlay(epoch, racer), NOW_MS).await.unwrap()
+                    store.put_overlay(KEY_STORE, judged_by(epoch - 1), &overlay(epoch, racer), NOW_MS).await.unwrap()
                 })
             })
             .collect();

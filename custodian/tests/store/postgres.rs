@@ -7,7 +7,7 @@ use std::time::Duration;
 use holdfast_custodian::store::{Change, Changes, PostgresServer, PostgresTls, Store, StoreError, StoredOverlay};
 use zeroize::Zeroizing;
 
-use crate::fixture::{KEY_STORE, NOW_MS, Place};
+use crate::fixture::{KEY_STORE, NOW_MS, Place, first, judged_by};
 use crate::server::Cluster;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -68,7 +68,7 @@ async fn a_server_is_verified_before_it_gets_the_password() {
         match Store::connect(&server).await {
             Ok(store) => {
                 assert!(accepted, "{what}");
-                assert!(store.enrol(KEY_STORE, &[b"manifest".to_vec()], b"policy", NOW_MS).await.unwrap());
+                assert!(store.enrol(KEY_STORE, &first(), b"policy", NOW_MS).await.unwrap());
                 store.close().await;
             }
             Err(error) => assert!(!accepted, "{what}: {error}"),
@@ -91,11 +91,11 @@ async fn replicas_learn_of_changes_and_get_over_a_crash_of_the_server() {
     let place = Place::postgres(&cluster).await.enrolled().await;
     let mut changes = place.two.changes().await.unwrap();
     let overlay = |epoch| StoredOverlay { epoch, signed: vec![1] };
-    assert!(place.one.put_overlay(KEY_STORE, 0, &overlay(1), NOW_MS).await.unwrap());
+    assert!(place.one.put_overlay(KEY_STORE, judged_by(0), &overlay(1), NOW_MS).await.unwrap());
     assert_eq!(next(&mut changes).await, Some(Change::Of(KEY_STORE)));
     // Nothing that only one enclave or the record is concerned with wakes all.
     place.one.record_refusal(&crate::fixture::record(false)).await.unwrap();
-    assert!(place.one.put_overlay(KEY_STORE, 1, &overlay(2), NOW_MS).await.unwrap());
+    assert!(place.one.put_overlay(KEY_STORE, judged_by(1), &overlay(2), NOW_MS).await.unwrap());
     assert_eq!(next(&mut changes).await, Some(Change::Of(KEY_STORE)));
 
     cluster.crash();
@@ -104,7 +104,7 @@ async fn replicas_learn_of_changes_and_get_over_a_crash_of_the_server() {
     let lost = next(&mut changes).await;
     assert!(matches!(lost, Some(Change::Unknown) | None), "whoever listens must look again: {lost:?}");
     assert_eq!(place.one.overlay(KEY_STORE).await.unwrap(), Some(overlay(2)), "was acknowledged before the crash");
-    assert!(place.two.put_overlay(KEY_STORE, 2, &overlay(3), NOW_MS).await.unwrap());
+    assert!(place.two.put_overlay(KEY_STORE, judged_by(2), &overlay(3), NOW_MS).await.unwrap());
 }
 
 /// The next change; the limit is a guard against a hang only.

@@ -8,20 +8,20 @@ use std::process::Command;
 use holdfast_custodian::store::{Store, StoreError};
 use holdfast_shared::ids::KeyStoreId;
 
-use crate::fixture::{KEY_STORE, NOW_MS};
+use crate::fixture::{KEY_STORE, NOW_MS, first};
 
 #[tokio::test]
 async fn a_copy_is_a_whole_database_and_replaces_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str| directory.path().join(name);
     let store = Store::create(&file("one.sqlite")).await.unwrap();
-    store.enrol(KEY_STORE, &[b"manifest".to_vec()], b"policy", NOW_MS).await.unwrap();
+    store.enrol(KEY_STORE, &first(), b"policy", NOW_MS).await.unwrap();
     store.back_up(&file("copy.sqlite")).await.unwrap();
     assert!(store.back_up(&file("copy.sqlite")).await.is_err(), "there is a file already");
     store.close().await;
     let copy = Store::open(&file("copy.sqlite")).await.unwrap();
     assert_eq!(copy.key_stores().await.unwrap()[0].key_store_id, KEY_STORE);
-    assert!(!copy.enrol(KEY_STORE, &[b"manifest".to_vec()], b"policy", NOW_MS).await.unwrap());
+    assert!(!copy.enrol(KEY_STORE, &first(), b"policy", NOW_MS).await.unwrap());
     copy.close().await;
 }
 
@@ -39,12 +39,12 @@ async fn the_program_copies_the_database_of_a_custodian() {
     assert!(run(&[Path::new("init")]).status.success());
     // As if the service were running.
     let serving = Store::open(&directory.path().join("state/custodian.sqlite")).await.unwrap();
-    serving.enrol(KEY_STORE, &[b"manifest".to_vec()], b"policy", NOW_MS).await.unwrap();
+    serving.enrol(KEY_STORE, &first(), b"policy", NOW_MS).await.unwrap();
     let copy = directory.path().join("copy.sqlite");
     let output = run(&[Path::new("backup"), Path::new("--to"), &copy]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(fs::metadata(&copy).unwrap().permissions().mode() & 0o777, 0o600);
-    serving.enrol(KeyStoreId([2; 32]), &[b"later".to_vec()], b"policy", NOW_MS).await.unwrap();
+    serving.enrol(KeyStoreId([2; 32]), &first(), b"policy", NOW_MS).await.unwrap();
     let before = fs::read(&copy).unwrap();
     assert!(!run(&[Path::new("backup"), Path::new("--to"), &copy]).status.success(), "it exists");
     assert_eq!(fs::read(&copy).unwrap(), before);
