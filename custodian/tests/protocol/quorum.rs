@@ -62,8 +62,17 @@ impl Three {
 
     /// Publishes at home.
     fn publish(&self, blob: &SealedKeyStore, results: Vec<SealedResult>) -> Ask {
+        self.publish_all(blob, results, self.world.first())
+    }
+
+    /// Publishes at home what was made under a manifest.
+    pub(crate) fn publish_under(&self, blob: &SealedKeyStore, manifest: ManifestId) -> Ask {
+        self.publish_all(blob, Vec::new(), manifest)
+    }
+
+    fn publish_all(&self, blob: &SealedKeyStore, results: Vec<SealedResult>, manifest: ManifestId) -> Ask {
         let header = header(&blob.bytes).unwrap();
-        let evidence = self.world.evidence(blob, &self.set, self.world.first());
+        let evidence = self.world.evidence(blob, &self.set, manifest);
         Ask::Publish { version: header.version, previous: header.previous, blob: blob.bytes.clone(), results, evidence }
     }
 
@@ -248,10 +257,7 @@ async fn what_puts_a_successor_in_force_counts_under_the_predecessor_too() {
     assert!(world.obtain().await.content.successors.is_empty(), "it is staged, and no version names it");
 
     let two = world.blob(2, Some(&one));
-    let Ask::Publish { version, previous, blob, results, .. } = three.publish(&two, Vec::new()) else { panic!() };
-    let evidence = world.evidence(&two, &three.set, manifest_id(&next));
-    let publish = Ask::Publish { version, previous, blob, results, evidence };
-    let reply = enclave.ask(world, &publish).await.unwrap();
+    let reply = enclave.ask(world, &three.publish_under(&two, manifest_id(&next))).await.unwrap();
     assert!(matches!(reply, Reply::Published { .. }), "{reply:?}");
     let now = status(world).await;
     assert_eq!((now.is_committed, now.manifest_sequence), (false, 1), "two must hold it under the first manifest");

@@ -1,6 +1,7 @@
 //! Successor manifests: staged, adopted with a version, and what becomes of custodians that come and go.
 
 use std::num::NonZeroU8;
+use std::time::Duration;
 
 use holdfast_custodian::service::ServiceError;
 use holdfast_shared::block;
@@ -13,6 +14,7 @@ use holdfast_shared::manifest::{self, Manifest, ManifestChain, ManifestId, Relea
 use holdfast_shared::query::{self, Answer, Question};
 use holdfast_shared::release::ShareSet;
 
+use crate::enclave::Enclave;
 use crate::quorum::Three;
 use crate::world::{Person, World, custodian_entry, denied, manifest_for, manifest_id, random, refused, rng};
 
@@ -126,6 +128,156 @@ async fn a_successor_knows_of_every_block() {
     assert_eq!(sequence(&world).await, 1);
     let other = enclave.ask(&world, &publish(&world, &two, world.first())).await.unwrap();
     assert!(matches!(other, Reply::Published { .. }), "{other:?}");
+}
+
+/// Another custodian than home, with a version 1 that is held and committed, and a successor of which the test may make others.
+async fn lagging() -> (Three, Enclave, SealedKeyStore) {
+    let three = Three::with_own_place(1).await;
+    let mut enclave = three.world.obtain().await;
+    enclave.ask(&three.world, &three.deposit(2, 8)).await.unwrap();
+    let one = three.world.blob(1, None);
+    enclave.ask(&three.world, &three.copy(&one)).await.unwrap();
+    enclave.ask(&three.world, &Ask::Commit { version: 1, blob_id: one.id }).await.unwrap();
+    (three, enclave, one)
+}
+
+/// A copy of a version that was made under a manifest.
+fn copy_under(three: &Three, blob: &SealedKeyStore, manifest: &Manifest) -> Ask {
+    let evidence = three.world.evidence(blob, &three.set, manifest_id(manifest));
+    Ask::Copy { register: three.signed(blob, &three.home), blob: blob.bytes.clone(), evidence }
+}
+
+fn named(name: &'static str) -> impl FnOnce(&mut Manifest) {
+    move |next| name.clone_into(&mut next.name)
+}
+
+/// Two successors of one manifest were signed, and only one is adopted.
+#[tokio::test]
+async fn a_withdrawn_successor_is_never_adopted() {
+    let (three, mut enclave, one) = lagging().await;
+    let world = &three.world;
+    let (_, withdrawn) = world.successor(named("withdrawn"), &[&world.alice]);
+    let (right, signed) = world.successor(named("right"), &[&world.alice]);
+    world.custodian.succeed(withdrawn.clone()).await.unwrap();
+    let two = world.blob(2, Some(&one));
+    assert_eq!(enclave.ask(world, &copy_under(&three, &two, &right)).await.unwrap(), Reply::Copied);
+    assert!(world.obtain().await.content.successors.is_empty(), "the version names another one");
+    let committed = enclave.ask(world, &Ask::Commit { version: 2, blob_id: two.id }).await.unwrap();
+    assert_eq!(committed, Reply::Committed);
+    assert_eq!(sequence(world).await, 1, "the right one is not here");
+    world.custodian.succeed(signed.clone()).await.unwrap();
+    assert_eq!(sequence(world).await, 2, "at once");
+    assert_eq!(world.obtain().await.content.successors[0].as_slice(), signed);
+    assert!(conflict(world.custodian.succeed(withdrawn).await).contains("does not succeed"));
+}
+
+#[tokio::test]
+async fn home_takes_no_version_under_a_withdrawn_successor() {
+    let world = World::start().await;
+    let (mut enclave, one) = world.found().await;
+    let (withdrawn, first) = world.successor(named("withdrawn"), &[&world.alice]);
+    let (right, second) = world.successor(named("right"), &[&world.alice]);
+    world.custodian.succeed(first).await.unwrap();
+    world.custodian.succeed(second).await.unwrap();
+    let two = world.blob(2, Some(&one));
+    let sequence_only = ManifestId { sequence: 2, ..world.first() };
+    for id in [manifest_id(&withdrawn), sequence_only, ManifestId { sequence: 3, ..manifest_id(&right) }] {
+        let reply = enclave.ask(&world, &publish(&world, &two, id)).await.unwrap();
+        assert!(refused(reply).contains("neither in force nor staged"), "{id:?}");
+    }
+    let reply = enclave.ask(&world, &publish(&world, &two, manifest_id(&right))).await.unwrap();
+    assert!(matches!(reply, Reply::Published { .. }), "{reply:?}");
+    assert_eq!(sequence(&world).await, 2);
+}
+
+#[tokio::test]
+async fn manifests_of_which_a_version_names_the_last_come_into_force_together() {
+    for in_one_chain in [true, false] {
+        let (three, mut enclave, one) = lagging().await;
+        let world = &three.world;
+        let (next, second) = world.successor(named("second"), &[&world.alice]);
+        let (last, third) = world.succeed(&next, named("third"), &[&world.alice]);
+        let (_, stray) = world.succeed(&next, named("stray"), &[&world.alice]);
+        // This custodian was away while the second was adopted, and then the third.
+        let nine = world.blob(9, Some(&world.blob(8, Some(&one))));
+        assert_eq!(enclave.ask(world, &copy_under(&three, &nine, &last)).await.unwrap(), Reply::Copied);
+        enclave.ask(world, &Ask::Commit { version: 9, blob_id: nine.id }).await.unwrap();
+        if in_one_chain {
+            let Answer::Custody(custody) = world.ask(Question::Custody).await else { panic!("no record") };
+            let first = custody.manifests[0].to_vec();
+            world.custodian.enrol_chain(&chain(&[first, second.clone(), third.clone()])).await.unwrap();
+        } else {
+            world.custodian.succeed(second.clone()).await.unwrap();
+            assert_eq!(sequence(world).await, 1, "the version names the one after it, which is not here");
+            assert!(conflict(world.custodian.succeed(stray).await).contains("does not succeed"));
+            world.custodian.succeed(third.clone()).await.unwrap();
+        }
+        assert_eq!(sequence(world).await, 3);
+        let successors = world.obtain().await.content.successors;
+        assert_eq!(successors.iter().map(|signed| signed.to_vec()).collect::<Vec<_>>(), [second, third]);
+        assert_eq!(world.records().await.iter().filter(|r| r.reason == "manifest 3 is in force").count(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_is_the_same_whoever_signed_it() {
+    let world = World::start().await;
+    world.found().await;
+    for people in [&[&world.alice, &world.bob][..], &[&world.alice], &[&world.bob]] {
+        world.custodian.succeed(world.successor(named("next"), people).1).await.unwrap();
+    }
+    assert_eq!(world.records().await.iter().filter(|r| r.reason.contains("is staged")).count(), 1);
+}
+
+/// Home holds the version that names the successor, and another custodian must hold it before it is in force.
+#[tokio::test]
+async fn a_block_is_signed_under_the_successor_that_a_version_names() {
+    let three = Three::with_own_place(0).await;
+    let world = &three.world;
+    let mut enclave = world.obtain().await;
+    enclave.ask(world, &three.deposit(1, 7)).await.unwrap();
+    let one = world.blob(1, None);
+    enclave.ask(world, &three.publish_under(&one, world.first())).await.unwrap();
+    enclave.ask(world, &Ask::Commit { version: 1, blob_id: one.id }).await.unwrap();
+    let by = |epoch, person: &Person| {
+        let envelope = block::sign(&world.overlay(epoch, false), &person.signing_key, &rng()).unwrap();
+        cbor::encode(&envelope).to_vec()
+    };
+    // Bob leaves. The successor knows of blocks up to the second.
+    let change = |next: &mut Manifest| {
+        next.administrators.truncate(1);
+        next.succession.as_mut().unwrap().overlay_epoch = 2;
+    };
+    let (next, signed) = world.successor(change, &[&world.alice]);
+    world.custodian.succeed(signed.clone()).await.unwrap();
+    world.custodian.block(by(1, &world.bob)).await.unwrap();
+    let waiting = enclave.next(&Ask::Watch {
+        seen: Seen { overlay_epoch: 2, version: 2, manifest_sequence: 1, ..Seen::default() },
+        renew: false,
+    });
+    let custodian = std::sync::Arc::clone(&world.custodian);
+    let told = tokio::spawn(async move { custodian.channel(&waiting).await.unwrap() });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!told.is_finished(), "it is staged, and no version names it");
+    let counter = enclave.counter;
+
+    let two = world.blob(2, Some(&one));
+    let reply = enclave.ask(world, &three.publish_under(&two, manifest_id(&next))).await.unwrap();
+    assert!(matches!(reply, Reply::Published { .. }), "{reply:?}");
+    assert_eq!(sequence(world).await, 1, "the version is not committed");
+    match enclave.open(&told.await.unwrap(), counter) {
+        Reply::News { successors, register: None, .. } => assert_eq!(successors[0].as_slice(), signed),
+        other => panic!("{other:?}"),
+    }
+    // What the successor knows of may come late. Beyond it, bob's word counts for nothing once the version is committed.
+    world.custodian.block(by(2, &world.bob)).await.unwrap();
+    let said = denied(world.custodian.block(by(3, &world.bob)).await);
+    assert!(said.contains("manifest 2 is being put in force"), "{said}");
+    world.custodian.block(by(3, &world.alice)).await.unwrap();
+    enclave.ask(world, &Ask::Commit { version: 2, blob_id: two.id }).await.unwrap();
+    assert_eq!(sequence(world).await, 2);
+    let said = denied(world.custodian.block(by(4, &world.bob)).await);
+    assert!(said.contains("unknown key") && !said.contains("is being put"), "{said}");
 }
 
 #[tokio::test]
