@@ -174,9 +174,10 @@ impl Custodian {
                 self.note(key_store, format!("manifest {sequence} is staged"), None).await
             }
             Staged::Adopted => Ok(()),
-            Staged::Conflict(_) => {
-                Err(ServiceError::Conflict("manifest: does not succeed the manifest in force; make it anew".to_owned()))
-            }
+            Staged::Conflict(_) => Err(ServiceError::Conflict(
+                "manifest: does not succeed the manifest that is in force, or comes into force; make it anew"
+                    .to_owned(),
+            )),
             Staged::Blocked(epoch) => Err(ServiceError::Conflict(format!(
                 "manifest: a block came between (block overlay {epoch} is in force, it knows of {overlay_epoch}); make it anew"
             ))),

@@ -64,7 +64,8 @@ pub enum Staged {
     Waits,
     /// All are in force: a committed version names the last.
     Adopted,
-    /// The last does not succeed the manifest that is in force now, whose sequence this is.
+    /// The last does not succeed the manifest that is in force now, whose sequence this is; or a version that is held names another
+    /// successor, which is staged.
     Conflict(u32),
     /// A block overlay of this epoch, of which the last does not know, came between.
     Blocked(u64),
@@ -103,7 +104,7 @@ impl Store {
     }
 
     /// Puts in force what a committed version names, with all before it, and keeps one more until a version adopts it, in the place
-    /// of another that was staged.
+    /// of another that was staged and that no version names.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -249,10 +250,8 @@ async fn stage_manifests(
         }
         count_change(transaction, id).await?;
     }
-    let [next] = waiting else {
-        let in_force = adopted.last().map_or(in_force, |newest| newest.id);
-        return Ok(if waiting.is_empty() { Staged::Adopted } else { Staged::Conflict(in_force.sequence) });
-    };
+    let conflict = Staged::Conflict(adopted.last().map_or(in_force, |newest| newest.id).sequence);
+    let [next] = waiting else { return Ok(if waiting.is_empty() { Staged::Adopted } else { conflict }) };
     let epoch = overlay_epoch(transaction, id).await?;
     if epoch > successors.overlay_epoch {
         return Ok(Staged::Blocked(epoch));
@@ -262,6 +261,10 @@ async fn stage_manifests(
         return Ok(Staged::Ahead);
     }
     if kept.staged.is_none_or(|staged| staged.id != next.id) {
+        // The version that names the other one is held for good.
+        if adopted.is_empty() && kept.is_staged_named {
+            return Ok(conflict);
+        }
         delete_staged(transaction, id).await?;
         insert(transaction, id, next, false, now).await?;
         count_change(transaction, id).await?;

@@ -76,12 +76,13 @@ pub(crate) async fn a_successor_waits_for_the_version_that_names_it(place: Place
     newest(one.publish(&made_under(1, manifest_id(2, "better two")), message(2)).await.unwrap());
     assert!(is_named().await);
     assert_ne!(two.manifest_mark(KEY_STORE).await.unwrap(), mark, "other replicas look at the manifests anew");
-    assert_eq!(kept(&place).await.0, 1, "the version is not committed");
+    let late = successors(first, &[(2, "two")], 0);
+    assert_eq!(one.stage_manifests(&late, NOW_MS).await.unwrap(), Staged::Conflict(1), "another one comes into force");
+    assert_eq!(kept(&place).await, (1, Some(manifest(2, "better two"))), "the version is not committed");
     one.commit(KEY_STORE, 1, blob_id(1, 1), message(3)).await.unwrap();
     assert_eq!(kept(&place).await, (2, None));
     assert_ne!(two.manifest_mark(KEY_STORE).await.unwrap(), mark);
     assert_eq!(one.stage_manifests(&better, NOW_MS).await.unwrap(), Staged::Adopted);
-    let late = successors(first, &[(2, "two")], 0);
     assert_eq!(one.stage_manifests(&late, NOW_MS).await.unwrap(), Staged::Conflict(2));
     let back = made_under(2, manifest_id(1, FIRST));
     assert_eq!(one.publish(&back, message(4)).await.unwrap(), Published::Backwards);
@@ -121,7 +122,8 @@ pub(crate) async fn a_custodian_that_was_away_catches_up_with_manifests(place: P
     let stage = async |under, manifests: &[(u32, &str)]| {
         store.stage_manifests(&successors(under, manifests, 0), NOW_MS).await.unwrap()
     };
-    let (first, two, three, four, five) = ((1, FIRST), (2, "two"), (3, "three"), (4, "four"), (5, "five"));
+    let (first, two, three, four) = ((1, FIRST), (2, "two"), (3, "three"), (4, "four"));
+    let (five, six, seven) = ((5, "five"), (6, "six"), (7, "seven"));
     let names = |number, named: (u32, &str)| Version { manifest: manifest_id(named.0, named.1), ..copy(number, 1) };
     store.copy(&names(3, three), message(1)).await.unwrap();
     assert_eq!(stage(first, &[two]).await, Staged::Waits, "the version that names the third is not committed");
@@ -132,13 +134,18 @@ pub(crate) async fn a_custodian_that_was_away_catches_up_with_manifests(place: P
     assert_eq!(stage(first, &[two, three]).await, Staged::Adopted);
     assert_eq!(kept(&place).await, (3, None));
     assert_eq!(stage(first, &[two, three]).await, Staged::Adopted, "again");
-    // One more is staged, and no more than one.
     store.copy(&names(4, four), message(3)).await.unwrap();
+    assert_eq!(stage(three, &[four]).await, Staged::Waits, "the version that names it is not committed");
     store.commit(KEY_STORE, 4, blob_id(4, 1), message(4)).await.unwrap();
-    assert_eq!(stage(first, &[two, three, four, five, (6, "six")]).await, Staged::Conflict(4));
     assert_eq!(kept(&place).await, (4, None));
-    assert_eq!(stage(three, &[four, five]).await, Staged::Waits);
-    assert_eq!(kept(&place).await, (4, Some(manifest(5, "five"))));
+    // Beyond those that versions name one more is staged, and no more than one.
+    store.copy(&names(5, five), message(5)).await.unwrap();
+    store.copy(&names(6, six), message(6)).await.unwrap();
+    store.commit(KEY_STORE, 6, blob_id(6, 1), message(7)).await.unwrap();
+    assert_eq!(stage(three, &[four, five, six, seven, (8, "eight")]).await, Staged::Conflict(6));
+    assert_eq!(kept(&place).await, (6, None));
+    assert_eq!(stage(four, &[five, six, seven]).await, Staged::Waits);
+    assert_eq!(kept(&place).await, (6, Some(manifest(7, "seven"))));
 }
 
 /// What a block is judged by may change before it is put in force, and the other way round.
