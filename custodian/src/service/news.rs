@@ -2,7 +2,8 @@
 //!
 //! Guarantees: news that is on disk when the request comes, or comes while it is held, is answered at once; without news the
 //! answer comes after [`limits::WATCH_HOLD_MS`]. A version that is not committed is no news for [`limits::COMMIT_WAIT_MS`]: whoever
-//! made it commits it meanwhile. An enclave that the policy in force accepts no longer hears that at once. A renewal is answered at once, and only after the evidence of the release
+//! made it commits it meanwhile; but the successor manifest that it names is, since whoever finishes the work needs it. An enclave that
+//! the policy in force accepts no longer hears that at once. A renewal is answered at once, and only after the evidence of the release
 //! was judged under the policy in force now.
 
 use core::num::NonZeroU32;

@@ -2,7 +2,8 @@
 //!
 //! Guarantees: each is signed by those whom it must be signed by, is durable before it is acknowledged, changes nothing when
 //! it comes twice, and wakes the enclaves that wait for news. Approvals on commands are counted by the enclave; the copy that waits
-//! gathers the signatures of all that come.
+//! gathers the signatures of all that come. Once a version that is held puts a successor manifest in force, blocks are signed under
+//! that one: under its predecessor they would be in force no more soon.
 
 use std::sync::Arc;
 

@@ -265,7 +265,8 @@ async fn a_block_is_signed_under_the_successor_that_a_version_names() {
     let reply = enclave.ask(world, &three.publish_under(&two, manifest_id(&next))).await.unwrap();
     assert!(matches!(reply, Reply::Published { .. }), "{reply:?}");
     assert_eq!(sequence(world).await, 1, "the version is not committed");
-    match enclave.open(&told.await.unwrap(), counter) {
+    let told = tokio::time::timeout(Duration::from_secs(5), told).await.expect("at once").unwrap();
+    match enclave.open(&told, counter) {
         Reply::News { successors, register: None, .. } => assert_eq!(successors[0].as_slice(), signed),
         other => panic!("{other:?}"),
     }

@@ -105,6 +105,7 @@ pub(crate) async fn of_two_successors_that_one_comes_which_a_version_names(place
     assert_eq!(stage("withdrawn").await, Staged::Waits);
     let copied = Version { manifest: manifest_id(2, "right"), ..copy(1, 1) };
     assert_eq!(store.copy(&copied, message(1)).await.unwrap(), Copied::Kept);
+    assert!(!store.key_store(KEY_STORE).await.unwrap().unwrap().is_staged_named, "but the other one");
     store.commit(KEY_STORE, 1, blob_id(1, 1), message(2)).await.unwrap();
     assert_eq!(kept(&place).await, (1, Some(manifest(2, "withdrawn"))));
     // Home may have been restored from a backup: the version says which one is in force elsewhere.
