@@ -203,11 +203,15 @@ pub async fn send_signed(
 ) -> Result<SpreadReport, SessionError> {
     // Before it is sent: an answer that is lost does not unsign it.
     session.note_overlay(overlay, &signed);
-    let spread = spread::to_all(session.contacts(), session.quorum().write(), wait, move |contact| {
+    let mut spread = spread::to_all(session.contacts(), session.quorum().write(), wait, move |contact| {
         let signed = signed.clone();
         async move { put_overlay(&contact, &signed).await }
     })
     .await?;
+    // Home knows of a successor manifest first: an overlay that it refuses may be worth nothing once that is in force.
+    if spread.custodians.first().is_some_and(|home| home.refused) {
+        (spread.complete, spread.complete_after_ms) = (false, None);
+    }
     let key_store = session.store().manifest.manifest().name.clone();
     Ok(SpreadReport { key_store, blocked: BlockReport::new(Some(overlay), withheld_epoch), spread })
 }

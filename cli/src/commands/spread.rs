@@ -42,6 +42,8 @@ pub struct Acknowledgement {
     pub acknowledged: bool,
     /// How long that took, or how long it was tried, in milliseconds.
     pub elapsed_ms: u64,
+    /// Whether it said no.
+    pub refused: bool,
     /// Why not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -161,13 +163,14 @@ fn summary(
     }
     let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let one = |(contact, said): (&Contact, Option<Said>)| {
+        let refused = matches!(&said, Some((Err(error), _)) if error.is_refusal());
         let (error, elapsed) = match said {
             Some((Ok(()), elapsed)) => (None, elapsed),
             Some((Err(error), elapsed)) => (Some(error.to_string()), elapsed),
             None => (Some("no answer in time".to_owned()), waited),
         };
         let custodian = contact.name().to_owned();
-        Acknowledgement { custodian, acknowledged: error.is_none(), elapsed_ms: ms(elapsed), error }
+        Acknowledgement { custodian, acknowledged: error.is_none(), elapsed_ms: ms(elapsed), refused, error }
     };
     let custodians: Vec<_> = contacts.iter().zip(said).map(one).collect();
     if has == 0 {

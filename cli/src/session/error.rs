@@ -163,6 +163,12 @@ pub enum SessionError {
 }
 
 impl SessionError {
+    /// Whether a custodian said no.
+    #[must_use]
+    pub const fn is_refusal(&self) -> bool {
+        matches!(self, Self::Client(ClientError::Refused { .. })) && !self.is_passing()
+    }
+
     /// Whether a custodian has this, or something newer, already.
     #[must_use]
     pub fn is_conflict(&self) -> bool {

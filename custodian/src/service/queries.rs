@@ -57,15 +57,16 @@ impl Custodian {
         command_id: CommandId,
         now_ms: u64,
     ) -> Result<ResultState, ServiceError> {
-        // Looked at in the order in which a command moves: one that is carried out between the two looks is not lost sight of.
+        // Looked at in the order in which a command moves: it waits, its result is hidden, its result is shown. So none is lost sight of
+        // that moves between two looks.
         let pending = self.store.pending(key_store.id(), now_ms).await?;
         let waits = pending.iter().any(|(id, _)| *id == command_id);
+        let is_hidden = self.store.has_hidden_result(key_store.id(), command_id).await?;
         if let Some(sealed) = self.store.result(key_store.id(), command_id).await? {
             let sealed: SealedResult =
                 cbor::decode(&sealed).map_err(|_| ServiceError::Internal("a stored result is damaged".to_owned()))?;
             return Ok(ResultState::Ready(sealed));
         }
-        let is_hidden = self.store.has_hidden_result(key_store.id(), command_id).await?;
         Ok(if waits || is_hidden { ResultState::Pending } else { ResultState::Unknown })
     }
 

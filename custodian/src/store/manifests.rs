@@ -89,8 +89,8 @@ impl Store {
         write_transaction!(self, Lock::Nothing, enrol(key_store_id, manifests, policy, now_ms))
     }
 
-    /// Puts other successors in the place of those that are kept, as long as no version is held: a custodian that a successor
-    /// was to bring in knows of no other. False when one is held, or the first manifest differs.
+    /// Puts other successors in the place of those that are kept, as long as no version that is held names one that goes: a custodian
+    /// that a successor was to bring in knows of no other. False when one does, or none goes, or the first manifest differs.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -208,6 +208,15 @@ async fn insert(
     Ok(())
 }
 
+/// Whether these manifests may take the place of those that are kept, where versions name manifests with these digests.
+fn may_replace(kept: &[StoredManifest], offered: &[StoredManifest], named: &[(Vec<u8>,)]) -> bool {
+    let ids = |manifests: &[StoredManifest]| manifests.iter().map(|manifest| manifest.id).collect::<Vec<_>>();
+    let (kept, offered) = (ids(kept), ids(offered));
+    let given_up: Vec<_> = kept.iter().filter(|manifest| !offered.contains(manifest)).collect();
+    let is_named = |manifest: &&ManifestId| named.iter().any(|(digest,)| *digest == manifest.digest);
+    kept.first() == offered.first() && (named.is_empty() || (!given_up.is_empty() && !given_up.iter().any(is_named)))
+}
+
 async fn replace_successors(
     transaction: &mut Transaction,
     key_store_id: KeyStoreId,
@@ -215,11 +224,11 @@ async fn replace_successors(
     now_ms: u64,
 ) -> Result<bool, StoreError> {
     let id = key_store_id.as_bytes();
-    let (versions,): (i64,) =
-        transaction.fetch_one("SELECT count(*) FROM versions WHERE key_store_id = $1", &[id.into()]).await?;
-    let kept = key_store(transaction, key_store_id).await?;
-    let first = kept.as_ref().and_then(|kept| kept.manifests.first()).map(|first| first.id);
-    if versions != 0 || first.is_none() || first != manifests.first().map(|first| first.id) {
+    let Some(kept) = key_store(transaction, key_store_id).await? else { return Ok(false) };
+    let named: Vec<(Vec<u8>,)> = transaction
+        .fetch_all("SELECT DISTINCT manifest_sha256 FROM versions WHERE key_store_id = $1", &[id.into()])
+        .await?;
+    if !may_replace(&kept.manifests, manifests, &named) {
         return Ok(false);
     }
     transaction.execute("DELETE FROM manifests WHERE key_store_id = $1 AND sequence > 1", &[id.into()]).await?;

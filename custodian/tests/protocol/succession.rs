@@ -10,8 +10,11 @@ use holdfast_shared::channel::{Ask, Reply, Seen};
 use holdfast_shared::command::{self, Action};
 use holdfast_shared::ids::{BootId, KeyStoreId};
 use holdfast_shared::keystore::{Place, SealedKeyStore};
+use holdfast_shared::labels;
 use holdfast_shared::manifest::{self, Manifest, ManifestChain, ManifestId, ReleasePolicy, Thresholds};
+use holdfast_shared::policy;
 use holdfast_shared::query::{self, Answer, Question};
+use holdfast_shared::register::{self, RegisterEntry};
 use holdfast_shared::release::ShareSet;
 
 use crate::enclave::Enclave;
@@ -297,7 +300,15 @@ async fn what_is_no_successor_is_refused() {
 }
 
 /// A key store that had another custodian alone, and a successor that brings in the one under test.
-async fn joining(eve: Option<&Person>) -> (World, Vec<Vec<u8>>, Manifest) {
+struct Joining {
+    world: World,
+    home: Person,
+    first: Manifest,
+    /// The first, and its successor, signed.
+    manifests: Vec<Vec<u8>>,
+}
+
+async fn joining(eve: Option<&Person>) -> Joining {
     let mut world = World::unenrolled().await;
     let home = Person::new("home");
     let own = custodian_entry(&world.record);
@@ -316,7 +327,7 @@ async fn joining(eve: Option<&Person>) -> (World, Vec<Vec<u8>>, Manifest) {
     };
     let (next, signed) = world.succeed(&first, change, &[eve.unwrap_or(&world.alice)]);
     world.manifest = next;
-    (world, vec![cbor::encode(&envelope).to_vec(), signed], first)
+    Joining { world, home, first, manifests: vec![cbor::encode(&envelope).to_vec(), signed] }
 }
 
 fn chain(manifests: &[Vec<u8>]) -> Vec<u8> {
@@ -327,14 +338,14 @@ fn chain(manifests: &[Vec<u8>]) -> Vec<u8> {
 #[tokio::test]
 async fn strangers_enrol_nothing_by_naming_an_administrator() {
     // The successor names alice, whom the configuration names; only eve signed.
-    let (world, manifests, _) = joining(Some(&Person::new("eve"))).await;
+    let Joining { world, manifests, .. } = joining(Some(&Person::new("eve"))).await;
     assert!(denied(world.custodian.enrol_chain(&chain(&manifests)).await).contains("may enrol key stores here"));
     assert!(world.challenge_for(world.key_store_id).is_err());
 }
 
 #[tokio::test]
 async fn a_custodian_that_a_successor_brings_in_enrols_the_whole_chain() {
-    let (world, manifests, first) = joining(None).await;
+    let Joining { world, manifests, first, .. } = joining(None).await;
     assert!(denied(world.custodian.enrol(manifests[0].clone()).await).contains("not among its custodians"));
     assert!(conflict(world.custodian.enrol(manifests[1].clone()).await).contains("is a successor"));
     for _ in 0..2 {
@@ -363,6 +374,80 @@ async fn a_custodian_that_a_successor_brings_in_enrols_the_whole_chain() {
     let Answer::Custody(custody) = world.ask(Question::Custody).await else { panic!("no record") };
     assert_eq!(custody.manifests.iter().map(|signed| signed.to_vec()).collect::<Vec<_>>(), manifests);
     assert_eq!(custody.shares[0].set, set);
+}
+
+/// A copy of version 1, as another custodian signed it.
+fn copy(world: &World, home: &Person, blob: SealedKeyStore, manifest: ManifestId) -> Ask {
+    let entry = RegisterEntry {
+        label: labels::REGISTER.to_owned(),
+        key_store_id: world.key_store_id,
+        version: 1,
+        blob_id: blob.id,
+        previous: None,
+        recorded_ms: world.now_ms(),
+    };
+    Ask::Copy {
+        register: register::sign(&entry, &home.signing_key, &rng()).unwrap(),
+        evidence: world.evidence(&blob, &world.set(&[7]), manifest),
+        blob: blob.bytes,
+    }
+}
+
+#[tokio::test]
+async fn a_new_custodian_lets_go_of_a_withdrawn_successor_that_no_version_names() {
+    for names_it in [false, true] {
+        let Joining { world, home, first, manifests } = joining(None).await;
+        let own = world.manifest.custodians[1].clone();
+        let other = |next: &mut Manifest| {
+            "renamed".clone_into(&mut next.name);
+            next.custodians.push(own);
+            next.shares_needed = 2;
+        };
+        let (adopted, signed) = world.succeed(&first, other, &[&world.alice]);
+        world.custodian.enrol_chain(&chain(&manifests)).await.unwrap();
+        let mut enclave = world.obtain().await;
+        let named = manifest_id(if names_it { &world.manifest } else { &adopted });
+        let copy = copy(&world, &home, world.blob(1, None), named);
+        assert_eq!(enclave.ask(&world, &copy).await.unwrap(), Reply::Copied);
+        let right = [manifests[0].clone(), signed];
+        let enrolled = world.custodian.enrol_chain(&chain(&right)).await;
+        if names_it {
+            assert!(conflict(enrolled).contains("another successor"));
+        } else {
+            enrolled.unwrap();
+        }
+        let Answer::Custody(custody) = world.ask(Question::Custody).await else { panic!("no record") };
+        let kept: Vec<_> = custody.manifests.iter().map(|signed| signed.to_vec()).collect();
+        assert_eq!(kept, if names_it { manifests } else { right.to_vec() });
+    }
+}
+
+#[tokio::test]
+async fn a_new_custodian_takes_the_policy_of_those_who_go_until_it_holds_a_version() {
+    let Joining { world, home, first, manifests } = joining(None).await;
+    // Alice, who orders until then, goes; bob comes.
+    let (own, bob) = (world.manifest.custodians[1].clone(), world.bob.entry.clone());
+    let change = |next: &mut Manifest| {
+        next.custodians.push(own);
+        next.shares_needed = 2;
+        next.administrators = vec![bob];
+    };
+    let (_, successor) = world.succeed(&first, change, &[&world.alice]);
+    world.custodian.enrol_chain(&chain(&[manifests[0].clone(), successor])).await.unwrap();
+    let update = |epoch, person: &Person| {
+        let policy = ReleasePolicy { epoch, ..first.release_policy.clone() };
+        cbor::encode(&policy::sign(&world.update(policy), &person.signing_key, &rng()).unwrap()).to_vec()
+    };
+    assert!(denied(world.custodian.change_policy(update(2, &Person::new("eve"))).await).contains("unknown key"));
+    world.custodian.change_policy(update(2, &world.alice)).await.unwrap();
+    world.custodian.change_policy(update(3, &world.bob)).await.unwrap();
+
+    let mut enclave = world.obtain().await;
+    let one = world.blob(1, None);
+    let copy = copy(&world, &home, one, ManifestId::first(world.key_store_id));
+    assert_eq!(enclave.ask(&world, &copy).await.unwrap(), Reply::Copied);
+    assert!(denied(world.custodian.change_policy(update(4, &world.alice)).await).contains("unknown key"));
+    world.custodian.change_policy(update(4, &world.bob)).await.unwrap();
 }
 
 #[tokio::test]

@@ -226,21 +226,23 @@ impl World {
 
     /// Waits until something is so. Time is paused, so waiting is free, and bounded.
     async fn until(&self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
+        let mut reported = Vec::new();
         for _ in 0..2_000 {
             if holds(self) {
                 return;
+            }
+            let state = self.reporter.states(self.clock.monotonic_ms()).first().map(|status| status.state);
+            if reported.last() != Some(&state) {
+                reported.push(state);
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
             // The NSM's thread knows nothing of paused time; while this blocks, time stands still for all others.
             tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(1))).await.unwrap();
         }
         panic!(
-            "never: {what}; {:?}; asked {:?}",
+            "never: {what}; {:?} after {reported:?}; custodians: {:#?}",
             self.report(),
-            self.custodians
-                .iter()
-                .map(|custodian| custodian.state().log.iter().rev().take(20).copied().collect::<Vec<_>>())
-                .collect::<Vec<_>>()
+            self.custodians.iter().map(|custodian| custodian.state().account()).collect::<Vec<_>>()
         );
     }
 

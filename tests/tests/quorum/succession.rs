@@ -10,13 +10,15 @@ use holdfast_tests::system::KEY;
 use super::*;
 
 /// One custodian and one administrator go, others come: the new custodian's share opens the key store, the old one's is gone, and the
-/// removed administrator orders nothing any more.
+/// removed administrator orders nothing any more; but what he ordered before, the new custodian knows.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_custodian_and_an_administrator_are_exchanged() {
     let mut system = System::start(Options { other_administrators: vec!["bob"], ..two_of_three() }).await;
     let old = system.encrypt(KEY).await;
     let bob = system.other_administrators[0].clone();
     bob.holdfast(&["key", "create", "by-bob"]).success();
+    bob.holdfast(&["policy", "leases", "8"]).success();
+    bob.holdfast(&["block", "--key", "by-bob"]).success();
     let carol = Administrator::init(system.layout.path("home-carol"), "carol");
     let added = system.add_custodian().await;
     let at = |name: &str| system.layout.path(name).display().to_string();
@@ -48,6 +50,9 @@ async fn a_custodian_and_an_administrator_are_exchanged() {
     let shown = status(&system);
     let names: Vec<_> = shown["custodians"].as_array().unwrap().iter().map(|one| one["custodian"].clone()).collect();
     assert_eq!(names, ["custodian", "custodian-3", "custodian-4"]);
+    for custodian in shown["custodians"].as_array().unwrap() {
+        assert_eq!((&custodian["policy_epoch"], &custodian["overlay_epoch"]), (&json!(2), &json!(1)), "{custodian}");
+    }
     until("all hold shares of the new root key alone", || async {
         let status = status(&system);
         let all = status["custodians"].as_array().unwrap().clone();

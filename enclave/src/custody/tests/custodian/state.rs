@@ -91,6 +91,19 @@ impl State {
         self.log.iter().filter(|asked| **asked == name).count()
     }
 
+    /// What is held, and what was asked last, for whoever reads why a test failed.
+    pub(in crate::custody::tests) fn account(&self) -> String {
+        let versions: Vec<_> = self.versions.iter().map(|held| (held.entry.version, held.is_committed)).collect();
+        format!(
+            "versions {versions:?}, generations {:?}, manifest {}, {} commands, results {}; asked, last first: {:?}",
+            self.generations(),
+            self.manifest().sequence(),
+            self.commands.len(),
+            self.results.len(),
+            self.log.iter().rev().take(24).collect::<Vec<_>>()
+        )
+    }
+
     /// The generations of the shares that are held.
     pub(in crate::custody::tests) fn generations(&self) -> Vec<u32> {
         self.shares.iter().map(|held| held.set.generation).collect()
