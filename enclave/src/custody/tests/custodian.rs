@@ -70,6 +70,7 @@ impl FakeCustodian {
                 commands: Vec::new(),
                 results: HashMap::new(),
                 lease_ms: 60_000,
+                policy_epoch: 1,
                 faults: Vec::new(),
                 log: Vec::new(),
                 leases: HashMap::new(),

@@ -338,3 +338,34 @@ async fn a_successor_is_in_force_where_another_was_handed_in() {
         assert_eq!(world.custodians[1].state().manifest(), &world.manifest, "no version names what it was handed");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_new_custodian_gets_its_share_once_it_knows_what_the_others_know() {
+    type Change = fn(&World, &[Arc<FakeCustodian>]);
+    let policy: Change = |_, custodians| custodians.iter().for_each(|one| one.change(|state| state.policy_epoch = 2));
+    let overlay: Change = |world, custodians| {
+        for custodian in custodians {
+            custodian.block(world.id, false, &world.administrators[0].signing);
+        }
+    };
+    for teach in [policy, overlay] {
+        let world = World::start_beside((3, 2, 0), 1, |_| {}).serving().await.settled().await;
+        teach(&world, &world.custodians[..3]);
+        let world = world.reboot().await.serving().await;
+        let signed = {
+            let third = world.custodians[3].in_manifest();
+            let epoch = world.custodian.state().overlay.as_ref().map_or(0, |overlay| overlay.epoch);
+            world.successor(|manifest| {
+                manifest.custodians[2] = third;
+                manifest.succession.as_mut().unwrap().overlay_epoch = epoch;
+            })
+        };
+        world.stage(&signed);
+        let command = world.order(0, Action::AdoptManifest { signed });
+        world.done(command).await;
+        tokio::time::sleep(Duration::from_mins(1)).await;
+        assert_eq!(world.generations(), [vec![2], vec![2], vec![], vec![]], "it would release what the others refuse");
+        teach(&world, &world.custodians[3..]);
+        world.until("all shares", |world| world.generations() == [vec![2], vec![2], vec![], vec![2]]).await;
+    }
+}

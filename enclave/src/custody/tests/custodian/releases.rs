@@ -50,7 +50,8 @@ impl FakeCustodian {
             user_data: &user_data,
         };
         let recipient = hpke::PublicKey(public_key.try_into().unwrap());
-        let (answer, keys) = release::seal(&content, 1, &binding, &recipient, &self.key, &SystemRandom::new()).unwrap();
+        let (answer, keys) =
+            release::seal(&content, state.policy_epoch, &binding, &recipient, &self.key, &SystemRandom::new()).unwrap();
         state.leases.insert(lease_id, Arc::new(keys));
         state.first_release.get_or_insert_with(|| answer.clone());
         answer

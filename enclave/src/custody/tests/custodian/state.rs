@@ -65,6 +65,7 @@ pub(in crate::custody::tests) struct State {
     pub(in crate::custody::tests) commands: Vec<(CommandId, Vec<u8>)>,
     pub(in crate::custody::tests) results: HashMap<CommandId, SealedResult>,
     pub(in crate::custody::tests) lease_ms: u64,
+    pub(in crate::custody::tests) policy_epoch: u64,
     pub(in crate::custody::tests) faults: Vec<(&'static str, Fault)>,
     /// Every request, by name.
     pub(in crate::custody::tests) log: Vec<&'static str>,
