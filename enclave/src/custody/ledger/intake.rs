@@ -4,6 +4,7 @@
 //! force, and everything is wiped if it blocks the key store, when this returns, whatever else is wrong with the message; a share
 //! that is not the one committed to, or of another place, names its custodian and is dropped.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use holdfast_client::Connect;
@@ -15,7 +16,7 @@ use holdfast_shared::register::{self, RegisterEntry};
 use holdfast_shared::release::{HeldEntry, HeldShare};
 use holdfast_shared::sharing;
 
-use super::{Ledger, Order, State, Told};
+use super::{Ledger, Order, SetHash, State, Told};
 use crate::custody::CustodyError;
 use crate::custody::lease::Lease;
 use crate::custody::release::{Granted, Released};
@@ -30,6 +31,16 @@ pub(in crate::custody) struct News {
     pub(in crate::custody) overlay: Option<Vec<u8>>,
     pub(in crate::custody) register: Option<HeldEntry>,
     pub(in crate::custody) commands: Vec<Vec<u8>>,
+}
+
+/// Shares as they came.
+struct Checked {
+    /// One is not what its set commits to, or is of another custodian's place in the set in use. Of other sets the place may have been
+    /// another, and one that was removed has none.
+    is_any_wrong: bool,
+    holds: BTreeSet<(u32, SetHash)>,
+    /// Of use here.
+    right: Vec<HeldShare>,
 }
 
 impl<C: Connect + 'static> Ledger<C> {
@@ -53,7 +64,7 @@ impl<C: Connect + 'static> Ledger<C> {
         let shares = if is_blocked { Vec::new() } else { content.shares };
         let in_use = state.unsealed.as_ref().map(|unsealed| unsealed.root().set().clone());
         let is_home = state.place(id) == Some(0);
-        let (wrong, shares) = state.check_shares(id, shares);
+        let Checked { is_any_wrong, holds, right: shares } = state.check_shares(id, shares);
         let is_alone = state.manifest.manifest().custodians.len() == 1;
         let Some(link) = state.links.get_mut(&id) else { return Err(CustodyError::OtherAnswer) };
         if link.counted_ms > 0 {
@@ -65,7 +76,7 @@ impl<C: Connect + 'static> Ledger<C> {
         link.answered_ms = lease.sent_ms();
         link.is_silent = false;
         link.unsure.clear();
-        link.holds = shares.iter().map(|held| (held.set.generation, share_set_sha256(&held.set))).collect();
+        link.holds = holds;
         if let Some(set) = in_use.filter(|_| !is_blocked) {
             // It lost its share; one of a newer generation is as good.
             let newer = shares.iter().any(|held| held.set.generation >= set.generation);
@@ -75,7 +86,7 @@ impl<C: Connect + 'static> Ledger<C> {
         }
         let worth = match state.standing(now_ms) {
             Err(error) => Err(error),
-            Ok(_) if wrong => Err(CustodyError::WrongShare(state.name_of(id))),
+            Ok(_) if is_any_wrong => Err(CustodyError::WrongShare(state.name_of(id))),
             Ok(_) if is_alone && has_version && shares.is_empty() && !is_blocked => Err(CustodyError::NoShare),
             Ok(_) => Ok(()),
         };
@@ -83,7 +94,7 @@ impl<C: Connect + 'static> Ledger<C> {
             link.counted_ms = lease.expires_ms();
             link.session = Some(Arc::new(session));
             if !is_blocked {
-                link.proven.extend(link.holds.iter().map(|(_, set)| *set));
+                link.proven.extend(shares.iter().map(|held| share_set_sha256(&held.set)));
                 link.shares = shares;
                 link.attested_key = Some(Arc::new(attested_key));
             }
@@ -231,21 +242,31 @@ impl<C> State<C> {
         self.links.get(&id).map_or_else(String::new, |link| link.custodian.name.clone())
     }
 
-    /// Whether any share is wrong, and those that are right. Under an earlier manifest the custodian may have had another place:
-    /// such a share is of no use, and not wrong beside one of its place now.
-    fn check_shares(&self, id: CustodianId, shares: Vec<HeldShare>) -> (bool, Vec<HeldShare>) {
+    /// Looks at the shares that a custodian gave.
+    fn check_shares(&self, id: CustodianId, shares: Vec<HeldShare>) -> Checked {
         let indices: Vec<u8> = self
             .judged()
             .into_iter()
             .filter_map(|manifest| manifest.manifest().custodians.iter().position(|custodian| custodian.id() == id))
             .filter_map(|place| u8::try_from(place.saturating_add(1)).ok())
             .collect();
-        let came = shares.len();
-        let true_to_set: Vec<_> =
-            shares.into_iter().filter(|held| sharing::check(&held.share, &held.set).is_ok()).collect();
-        let is_any_false = true_to_set.len() < came;
-        let right: Vec<_> = true_to_set.into_iter().filter(|held| indices.contains(&held.share.index)).collect();
-        (is_any_false || (right.is_empty() && came > 0), right)
+        let in_use = self.unsealed.as_ref().map(|unsealed| unsealed.root().set());
+        let mut checked = Checked { is_any_wrong: false, holds: BTreeSet::new(), right: Vec::new() };
+        for held in shares {
+            if sharing::check(&held.share, &held.set).is_err() {
+                checked.is_any_wrong = true;
+                continue;
+            }
+            checked.holds.insert((held.set.generation, share_set_sha256(&held.set)));
+            if indices.contains(&held.share.index) {
+                checked.right.push(held);
+            } else {
+                checked.is_any_wrong |= in_use == Some(&held.set);
+            }
+        }
+        let has_place = !indices.is_empty();
+        checked.is_any_wrong |= in_use.is_none() && has_place && checked.right.is_empty() && !checked.holds.is_empty();
+        checked
     }
 
     fn note_epoch(&mut self, id: CustodianId, overlay_epoch: u64) {

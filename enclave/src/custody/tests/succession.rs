@@ -252,6 +252,31 @@ async fn a_removed_custodian_deletes_its_shares_whoever_tells_it() {
     world.until("nothing is left", |world| world.custodians[2].state().shares.is_empty()).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_lags_behind_where_it_was_removed_or_got_another_place_catches_up() {
+    let world = World::start_beside((3, 2, 0), 1, |_| {}).serving().await.settled().await;
+    let signed = world.successor(|manifest| {
+        // The third comes second, and the new one third.
+        manifest.custodians.remove(1);
+        manifest.custodians.push(world.custodians[3].in_manifest());
+    });
+    world.stage(&signed);
+    world.custodians[1].change(|state| state.hostile.refuses_copies_from = Some(2));
+    world.custodians[2].change(|state| state.hostile.refuses_deposits = true);
+    let command = world.order(0, Action::AdoptManifest { signed });
+    world.done(command).await;
+    world.until("the successor is in force", |world| world.version() == Some(2)).await;
+    // Each shows the share of its old place once more.
+    for custodian in &world.custodians[1..3] {
+        custodian.refuse_channel();
+    }
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    assert_eq!(world.generations(), [vec![2], vec![1], vec![1], vec![2]]);
+    world.custodians[1].change(|state| state.hostile.refuses_copies_from = None);
+    world.custodians[2].change(|state| state.hostile.refuses_deposits = false);
+    world.until("all shares", |world| world.generations() == [vec![2], vec![], vec![2], vec![2]]).await;
+}
+
 /// A successor that all who must have signed, and that was withdrawn before it was adopted.
 type Withdrawn = fn(&World, &mut Manifest);
 
