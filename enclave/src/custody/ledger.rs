@@ -288,10 +288,20 @@ impl<C: Connect + 'static> Ledger<C> {
 
     /// Tells a link what to do. What it was told before and has not done is less.
     pub(super) fn order(&self, id: CustodianId, order: Order) {
-        if let Some(link) = self.lock().links.get_mut(&id) {
-            link.order = Some(order);
+        let mut state = self.lock();
+        let Some(link) = state.links.get_mut(&id) else { return };
+        match order {
+            // It has failed already, perhaps for less.
+            Order::Fail(error) if link.session.is_none() => {
+                drop(state);
+                self.failed(id, &error);
+            }
+            order => {
+                link.order = Some(order);
+                drop(state);
+                self.tell_all();
+            }
         }
-        self.tell_all();
     }
 
     /// All that have a channel and gave no share of this generation release anew: another enclave changed the root key.

@@ -87,13 +87,18 @@ impl<C: Connect + 'static> Link<C> {
         let name = &self.custodian.name;
         self.ledger.log(Level::Info, &format!("custodian {name}: lease granted under policy epoch {epoch}"));
         let session = self.ledger.session(self.id).ok_or(CustodyError::Wiped)?;
-        tokio::select! {
+        let ended = tokio::select! {
             ended = self.watch(&session, lease) => ended,
             ended = self.keep_up(&session) => ended,
             order = self.ordered() => match order {
                 Order::ReleaseAgain => Ok(()),
                 Order::Fail(error) => Err(error),
             },
+        };
+        // What ended the lease may have been said to somebody else: then this link only hears that there is none.
+        match (ended, self.ledger.take_order(self.id)) {
+            (Err(_), Some(Order::Fail(error))) => Err(error),
+            (ended, _) => ended,
         }
     }
 
