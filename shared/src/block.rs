@@ -75,6 +75,25 @@ pub enum BlockError {
 }
 
 impl BlockOverlay {
+    /// One that blocks nothing.
+    #[must_use]
+    pub fn nothing(key_store_id: KeyStoreId) -> Self {
+        let label = labels::BLOCK.to_owned();
+        Self { label, key_store_id, epoch: 1, store: false, keys: Vec::new(), issued_ms: 0 }
+    }
+
+    /// What this one or another blocks, under the higher epoch.
+    #[must_use]
+    pub fn with(&self, other: Option<&Self>) -> Self {
+        let Some(other) = other else { return self.clone() };
+        let mut both = if self.epoch >= other.epoch { self.clone() } else { other.clone() };
+        both.store = self.store || other.store;
+        both.keys = self.keys.iter().chain(&other.keys).cloned().collect();
+        both.keys.sort_unstable();
+        both.keys.dedup();
+        both
+    }
+
     /// Whether going from `self` to `next` lifts any block.
     #[must_use]
     pub fn lifts(&self, next: &Self) -> bool {
@@ -105,26 +124,40 @@ pub fn open_under(
     open(signed, manifest.id(), administrators, thresholds, current)
 }
 
-/// [`open_under`] for one that may be of the very epoch in force: two groups of administrators may have blocked without knowing of each
-/// other, each at other custodians. What either blocks is blocked then; nothing is lifted.
+/// An overlay whose signatures were verified by themselves, whatever came before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignedOverlay {
+    /// What it says.
+    pub overlay: BlockOverlay,
+    /// Whether as many signed as lifting a block needs: then it says all that is blocked, and otherwise what is blocked besides.
+    pub may_lift: bool,
+}
+
+/// Verifies an overlay where those before it are not known.
 ///
 /// # Errors
-/// [`BlockError`].
-pub fn open_beside(
-    signed: &[u8],
-    manifest: &VerifiedManifest,
-    current: Option<&BlockOverlay>,
-) -> Result<BlockOverlay, BlockError> {
-    let claimed = claimed(signed)?;
-    let Some(current) = current.filter(|current| current.epoch == claimed.epoch) else {
-        return open_under(signed, manifest, current);
-    };
-    let mut both = open_under(signed, manifest, None)?;
-    both.store |= current.store;
-    both.keys.extend(current.keys.iter().cloned());
-    both.keys.sort_unstable();
-    both.keys.dedup();
-    Ok(both)
+/// [`BlockError`]: too few signed even for blocking.
+pub fn read(signed: &[u8], manifest: &VerifiedManifest) -> Result<SignedOverlay, BlockError> {
+    let overlay = open_under(signed, manifest, None)?;
+    let (administrators, thresholds) = manifest.overlay_signers(overlay.epoch);
+    let keys: Vec<_> = administrators.iter().map(|administrator| administrator.signing_key).collect();
+    let needed = usize::from(thresholds.unblock.max(thresholds.block));
+    let may_lift = needed <= usize::from(thresholds.block)
+        || cbor::decode::<Envelope>(signed)?.open(labels::BLOCK, &keys, needed).is_ok();
+    Ok(SignedOverlay { overlay, may_lift })
+}
+
+/// The newest epoch at which everything before was stated anew; 0 for none.
+pub fn lifted_at<'o>(overlays: impl Iterator<Item = &'o SignedOverlay>) -> u64 {
+    overlays.filter(|one| one.may_lift).map(|one| one.overlay.epoch).max().unwrap_or(0)
+}
+
+/// What these overlays block together, in whatever order they came: what the newest says that may lift, and what others say that are not
+/// older.
+pub fn in_force<'o>(overlays: impl Iterator<Item = &'o SignedOverlay> + Clone) -> Option<BlockOverlay> {
+    let lifted_at = lifted_at(overlays.clone());
+    let counts = overlays.map(|one| &one.overlay).filter(|overlay| overlay.epoch >= lifted_at);
+    counts.fold(None, |blocks, overlay| Some(overlay.with(blocks.as_ref())))
 }
 
 /// What an overlay says, whoever signed it.

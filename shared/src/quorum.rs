@@ -61,6 +61,14 @@ impl Quorum {
         if self.hostile > 0 && twice > read { twice } else { read }
     }
 
+    /// Custodians that must hold a share before a root key is used: r + f, so that r of them give a right one whatever f do; all, where
+    /// there are no more.
+    #[must_use]
+    pub const fn deposits(&self) -> usize {
+        let deposits = self.answers + self.hostile;
+        if deposits < self.custodians { deposits } else { self.custodians }
+    }
+
     /// Custodians whose word is believed when they say the same: f + 1, of which one is honest.
     #[must_use]
     pub const fn believed(&self) -> usize {

@@ -240,13 +240,13 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
             _ => Arc::new(self.fetch(entry).await?),
         };
         self.held = Some(Arc::clone(&version));
-        let mut root = self.ledger.root(version.generation);
-        if root.is_err() {
+        let mut roots = self.ledger.roots(version.generation);
+        if roots.is_err() {
             self.ask_kms(version.generation).await?;
-            root = self.ledger.root(version.generation);
+            roots = self.ledger.roots(version.generation);
         }
-        let root = match root {
-            Ok(root) => root,
+        let roots = match roots {
+            Ok(roots) => roots,
             Err(error) => {
                 if self.may_release_again() {
                     self.ledger.release_again_for(version.generation);
@@ -254,9 +254,9 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
                 return Err(error);
             }
         };
-        self.ledger.charge(version.blob.len());
+        self.ledger.charge(version.blob.len().saturating_mul(roots.len()));
         let opening = Arc::clone(&version);
-        let opened = self.ledger.enclave.workshop.work(move || unseal::open(root, opening)).await?;
+        let opened = self.ledger.enclave.workshop.work(move || unseal::open_any(roots, &opening)).await?;
         // Another enclave's root key of the same generation may have come first: then shares tell which it is.
         let opened = opened.inspect_err(|_| self.ledger.forget_drawn())?;
         let made_under = opened.made_under();

@@ -15,11 +15,12 @@ use holdfast_shared::block::BlockOverlay;
 use holdfast_shared::channel::Seen;
 use holdfast_shared::hpke;
 use holdfast_shared::ids::{CustodianId, KeyStoreId};
-use holdfast_shared::manifest::{Custodian, ManifestId, VerifiedManifest};
+use holdfast_shared::manifest::{Custodian, VerifiedManifest};
 use holdfast_shared::quorum::Quorum;
 use holdfast_shared::register::RegisterEntry;
 use holdfast_shared::release::{HeldShare, ShareSet};
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 
 use super::allowance::Allowance;
 use super::docket::Docket;
@@ -30,6 +31,7 @@ use super::unseal::{Root, Unsealed};
 use super::{CustodyError, Enclave};
 
 mod account;
+mod blocks;
 mod chores;
 mod gate;
 mod intake;
@@ -61,10 +63,16 @@ pub(super) struct Ledger<C> {
 pub(super) struct State<C> {
     /// The manifest in force: a version in service names it, or it is the first.
     manifest: Arc<VerifiedManifest>,
-    /// Its successors that are known, directly or not: which of them is in force, an opened version says.
-    successors: Vec<Arc<VerifiedManifest>>,
+    /// A successor that is being put in force from here.
+    adopting: Option<Arc<VerifiedManifest>>,
     readings: succession::Readings,
+    /// The overlays that what is blocked follows from.
+    heard: Vec<blocks::Heard>,
     overlay: Option<BlockOverlay>,
+    /// How often that changed.
+    block_changes: u64,
+    /// When this began: whoever moved is looked for here and there in turn.
+    since: Instant,
     links: BTreeMap<CustodianId, LinkState<C>>,
     unsealed: Option<Arc<Unsealed>>,
     /// The share that AWS KMS gave.
@@ -107,8 +115,11 @@ struct LinkState<C> {
     told_epoch: u64,
     /// Epoch of the release policy under which its lease was granted.
     policy_epoch: u64,
-    /// The newest manifest that it handed out, if it is a successor.
-    handed_out: Option<ManifestId>,
+    /// The same, where only administrators of a successor signed it.
+    foreseen: Option<blocks::Foreseen>,
+    /// The successors of the manifest in force that it handed out last, oldest first, verified: which of all custodians' is in force, an
+    /// opened version says.
+    handed_out: Vec<Arc<VerifiedManifest>>,
     /// When something signed that it handed out did not verify, monotonic.
     refused_ms: Option<u64>,
     trouble: Option<account::Trouble>,
@@ -134,13 +145,16 @@ pub(super) enum Order {
 impl<C: Connect + 'static> Ledger<C> {
     pub(super) fn new(enclave: Arc<Enclave>, manifest: VerifiedManifest, served: ServedStore) -> Self {
         let state = State {
+            heard: Vec::new(),
             overlay: None,
+            block_changes: 0,
+            since: Instant::now(),
             links: BTreeMap::new(),
             unsealed: None,
             kms: None,
             drawn: None,
             floor: None,
-            successors: Vec::new(),
+            adopting: None,
             readings: succession::Readings::default(),
             target: None,
             docket: Docket::default(),
@@ -200,7 +214,7 @@ impl<C: Connect + 'static> Ledger<C> {
     }
 
     pub(super) fn overlay_epoch(&self) -> u64 {
-        self.lock().overlay.as_ref().map_or(0, |overlay| overlay.epoch)
+        self.lock().overlay_epoch()
     }
 
     pub(super) fn is_blocked(&self) -> bool {
@@ -245,7 +259,8 @@ impl<C: Connect + 'static> Ledger<C> {
             deposit: None,
             told_epoch: 0,
             policy_epoch: 0,
-            handed_out: None,
+            foreseen: None,
+            handed_out: Vec::new(),
             refused_ms: None,
             trouble: None,
             order: None,
@@ -359,20 +374,24 @@ impl<C: Connect + 'static> Ledger<C> {
         holders
     }
 
-    /// The root key of a generation: the one in use, one that was drawn here, or what enough shares of one set give, each set in turn.
-    pub(super) fn root(&self, generation: u32) -> Result<Root, CustodyError> {
+    /// The root key of a generation: the one in use, one that was drawn here, or what enough shares of one set give; of several complete
+    /// sets, only the version says which is the right one.
+    ///
+    /// # Errors
+    /// [`CustodyError::FewShares`], [`CustodyError::NoShare`].
+    pub(super) fn roots(&self, generation: u32) -> Result<Vec<Root>, CustodyError> {
         let state = self.lock();
         let known = state.unsealed.as_ref().map(|unsealed| unsealed.root()).into_iter().chain(&state.drawn);
         if let Some(root) = known.into_iter().find(|root| root.set().generation == generation) {
-            return Ok(root.duplicate());
+            return Ok(vec![root.duplicate()]);
         }
         state.combine(generation)
     }
 
-    /// Keeps a root key that was drawn here until a version is sealed under it.
-    pub(super) fn keep_drawn(&self, root: Root) {
+    /// Keeps a root key that was drawn here until a version is sealed under it, unless the keys were wiped since `wipes`.
+    pub(super) fn keep_drawn(&self, root: Root, wipes: u64) {
         let mut state = self.lock();
-        if !state.is_blocked() {
+        if *self.wiped.borrow() == wipes && !state.is_blocked() {
             state.drawn = Some(root);
         }
     }

@@ -91,8 +91,9 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
         manifest: &VerifiedManifest,
         generation: u32,
     ) -> Result<Shared, CustodyError> {
+        let wipes = *self.ledger.wipes().borrow();
         let quorum = Quorum::of(manifest.manifest());
-        let needed = quorum.write().max(quorum.answers());
+        let needed = quorum.write().max(quorum.deposits());
         self.check_connected(manifest, needed)?;
         let nsm = &self.ledger.enclave.nsm;
         let key = entropy::secret(nsm, "root key").await?;
@@ -141,7 +142,7 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
             self.ledger.give_none();
             return Err(error);
         }
-        self.ledger.keep_drawn(shared.root.duplicate());
+        self.ledger.keep_drawn(shared.root.duplicate(), wipes);
         Ok(shared)
     }
 

@@ -191,10 +191,10 @@ impl ServedStore {
         self.0.gate.blocks_key(key)
     }
 
-    /// Puts an overlay in force: the next look at the gate sees it.
-    pub(crate) fn block(&self, overlay: &BlockOverlay) {
+    /// Puts an overlay in force, as the change of this number: the next look at the gate sees it.
+    pub(crate) fn block(&self, overlay: &BlockOverlay, change: u64) {
         let keys: HashSet<_> = overlay.keys.iter().cloned().collect();
-        self.0.gate.apply(Blocks { epoch: overlay.epoch, store: overlay.store, keys });
+        self.0.gate.apply(Blocks { epoch: change, store: overlay.store, keys });
     }
 
     /// Drops the keys.

@@ -29,6 +29,7 @@ use crate::directory::Directory;
 use crate::nsm::NsmDevice;
 use crate::roster::{Authorities, Roster};
 
+mod adversaries;
 mod blocks;
 mod crashes;
 mod custodian;

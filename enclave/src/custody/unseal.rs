@@ -173,11 +173,26 @@ pub(super) struct Opened {
     body: Body,
 }
 
+/// Opens a version under whichever of these root keys is the right one.
+///
+/// # Errors
+/// [`CustodyError`]: under none, for the last one's reason.
+pub(super) fn open_any(roots: Vec<Root>, version: &Arc<HeldVersion>) -> Result<Opened, CustodyError> {
+    let mut last = CustodyError::NoShare;
+    for root in roots {
+        match open(root, Arc::clone(version)) {
+            Ok(opened) => return Ok(opened),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
 /// Opens a version.
 ///
 /// # Errors
 /// [`CustodyError`], when its body names other shares than those that gave the root key.
-pub(super) fn open(root: Root, version: Arc<HeldVersion>) -> Result<Opened, CustodyError> {
+fn open(root: Root, version: Arc<HeldVersion>) -> Result<Opened, CustodyError> {
     let OpenedKeyStore { header, mut body, .. } = keystore::open(&root.key, &version.entry, &version.blob)?;
     if header.generation != root.set.generation {
         return Err(CustodyError::Generation { blob: header.generation, share: root.set.generation });

@@ -242,26 +242,56 @@ fn an_old_overlay_does_nothing_and_lifting_may_need_more_signatures() {
     assert_eq!(open(&elsewhere, true, None), Err(BlockError::OtherKeyStore));
 }
 
+/// Epoch, store, keys.
+type Blocked<'e> = Option<(u64, bool, &'e [&'e str])>;
+
 #[test]
-fn overlays_of_one_epoch_block_what_either_blocks() {
-    let (alice, vault, mallory) = (Party::new(), Party::new(), Party::new());
-    let manifest = fixture::manifest(&[&alice], &[&vault]);
-    let signed = cbor::encode(&manifest::sign(&manifest, &alice.signing, &rng()).unwrap());
-    let manifest = VerifiedManifest::verify(&signed).unwrap();
-    let of = |overlay: BlockOverlay| BlockOverlay { key_store_id: manifest.id(), ..overlay };
-    let beside = |overlay: &BlockOverlay, signer: &Party, current: &BlockOverlay| {
-        let signed = cbor::encode(&block::sign(overlay, &signer.signing, &rng()).unwrap());
-        block::open_beside(&signed, &manifest, Some(current))
+fn only_what_enough_signed_for_lifting_takes_a_block_back() {
+    let (alice, bob, vault, mallory) = (Party::new(), Party::new(), Party::new(), Party::new());
+    let mut manifest = fixture::manifest(&[&alice, &bob], &[&vault]);
+    manifest.thresholds.unblock = 2;
+    let mut envelope = manifest::sign(&manifest, &alice.signing, &rng()).unwrap();
+    envelope.add_signature(labels::MANIFEST, &bob.signing, &rng()).unwrap();
+    let manifest = VerifiedManifest::verify(&cbor::encode(&envelope)).unwrap();
+    let read = |epoch, store, keys: &[&str], signers: &[&Party]| {
+        let overlay = BlockOverlay { key_store_id: manifest.id(), ..overlay(epoch, store, keys) };
+        let mut envelope = block::sign(&overlay, &signers[0].signing, &rng()).unwrap();
+        for signer in &signers[1..] {
+            envelope.add_signature(labels::BLOCK, &signer.signing, &rng()).unwrap();
+        }
+        block::read(&cbor::encode(&envelope), &manifest)
     };
-    let (one, other) = (of(overlay(4, false, &["a", "c"])), of(overlay(4, true, &["b", "c"])));
-    let both = of(overlay(4, true, &["a", "b", "c"]));
-    assert_eq!(beside(&one, &alice, &other), Ok(both.clone()));
-    assert_eq!(beside(&other, &alice, &one), Ok(both.clone()));
-    assert_eq!(beside(&one, &alice, &both), Ok(both.clone()), "nothing is lifted");
-    assert!(matches!(beside(&one, &mallory, &other), Err(BlockError::Signature(_))));
-    assert_eq!(beside(&of(overlay(3, true, &[])), &alice, &one), Err(BlockError::Stale { current: 4, offered: 3 }));
-    let lifted = of(overlay(5, false, &["c"]));
-    assert_eq!(beside(&lifted, &alice, &both), Ok(lifted.clone()), "the next one says what is blocked");
+    let alone = |epoch, store, keys: &[&str]| read(epoch, store, keys, &[&alice]).unwrap();
+    let both = |epoch, store, keys: &[&str]| read(epoch, store, keys, &[&alice, &bob]).unwrap();
+    assert!(!alone(1, false, &[]).may_lift && both(1, false, &[]).may_lift);
+    assert!(matches!(read(1, false, &[], &[&mallory]), Err(BlockError::Signature(_))));
+    let table: [(&str, Vec<block::SignedOverlay>, Blocked<'_>); 7] = [
+        ("nothing", vec![], None),
+        ("one", vec![alone(3, true, &["a"])], Some((3, true, &["a"]))),
+        (
+            "two of one epoch",
+            vec![alone(4, false, &["a", "c"]), alone(4, true, &["b", "c"])],
+            Some((4, true, &["a", "b", "c"])),
+        ),
+        ("too few lift nothing", vec![alone(1, false, &["a"]), alone(9, false, &[])], Some((9, false, &["a"]))),
+        ("enough lift", vec![alone(1, true, &["a"]), both(2, false, &["b"])], Some((2, false, &["b"]))),
+        (
+            "what comes after that adds",
+            vec![alone(3, false, &["c"]), both(2, false, &["b"])],
+            Some((3, false, &["b", "c"])),
+        ),
+        ("the newest lifts", vec![both(2, true, &["b"]), both(3, false, &[])], Some((3, false, &[]))),
+    ];
+    for (what, overlays, expected) in table {
+        for overlays in [overlays.iter().collect::<Vec<_>>(), overlays.iter().rev().collect()] {
+            let blocks = block::in_force(overlays.into_iter());
+            let expected = expected.map(|(epoch, store, keys)| BlockOverlay {
+                key_store_id: manifest.id(),
+                ..overlay(epoch, store, keys)
+            });
+            assert_eq!(blocks, expected, "{what}");
+        }
+    }
 }
 
 fn list_command(id: u8) -> Command {

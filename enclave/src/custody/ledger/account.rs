@@ -191,7 +191,7 @@ impl<C> State<C> {
     fn reason(&self, now_ms: u64) -> Option<String> {
         let mut parts: Vec<String> = self.problem.text.iter().cloned().collect();
         // Before anything is opened, the newest that was handed out is likely to be in force.
-        let newest = self.tips().first().copied().filter(|_| self.unsealed.is_none());
+        let newest = self.successors().first().copied().filter(|_| self.unsealed.is_none());
         let manifest = newest.unwrap_or(&self.manifest);
         let answered = self.answers(manifest, now_ms).len();
         let needed = Quorum::of(manifest.manifest()).answers();

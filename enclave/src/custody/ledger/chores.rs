@@ -82,12 +82,12 @@ impl<C: Connect + 'static> Ledger<C> {
             state.unsealed.as_ref().map(|unsealed| unsealed.root().set()).filter(|set| set.generation == generation)?;
         let share = (generation, share_set_sha256(set));
         let may_do_without = state.place(id).is_none() || link.has_share(&share);
-        // Old ones go, anywhere, only once as many as open the key store have both.
+        // Old ones go, anywhere, only once as many have both as open the key store whatever some of them lie.
         let has_both = |link: &LinkState<C>| {
             let entry = link.answer.as_ref().and_then(|told| told.entry.as_ref());
             entry == Some(&target.version.entry) && link.has_share(&share)
         };
-        let is_safe = state.members().filter(|(_, link)| has_both(link)).count() >= state.quorum().answers();
+        let is_safe = state.members().filter(|(_, link)| has_both(link)).count() >= state.quorum().deposits();
         (is_there && has_old && may_do_without && is_safe).then_some(Chore::Retire { generation })
     }
 
@@ -236,7 +236,6 @@ impl<C> State<C> {
         let mut epochs: Vec<u64> = self.members().map(|(_, link)| link.policy_epoch).collect();
         epochs.sort_unstable_by(|a, b| b.cmp(a));
         let policy_epoch = epochs.get(self.quorum().believed().saturating_sub(1)).copied().unwrap_or_default();
-        let overlay_epoch = self.overlay.as_ref().map_or(0, |overlay| overlay.epoch);
-        link.policy_epoch >= policy_epoch && link.told_epoch >= overlay_epoch
+        link.policy_epoch >= policy_epoch && link.told_epoch >= self.overlay_epoch()
     }
 }

@@ -8,8 +8,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use holdfast_client::Connect;
-use holdfast_link::control::Level;
-use holdfast_shared::block::{self, BlockOverlay};
 use holdfast_shared::ids::CustodianId;
 use holdfast_shared::provenance::share_set_sha256;
 use holdfast_shared::register::{self, RegisterEntry};
@@ -65,7 +63,7 @@ impl<C: Connect + 'static> Ledger<C> {
         let in_use = state.unsealed.as_ref().map(|unsealed| unsealed.root().set().clone());
         let is_home = state.place(id) == Some(0);
         let Checked { is_any_wrong, holds, right: shares } = state.check_shares(id, shares);
-        let is_alone = state.manifest.manifest().custodians.len() == 1;
+        let is_alone = is_home && state.manifest.manifest().custodians.len() == 1;
         let Some(link) = state.links.get_mut(&id) else { return Err(CustodyError::OtherAnswer) };
         if link.counted_ms > 0 {
             link.counted_ms = link.counted_ms.min(lease.expires_ms());
@@ -193,48 +191,6 @@ impl<C: Connect + 'static> Ledger<C> {
         let entry = register::open(&signed, self.id, &home.signing_key)?;
         Ok(Told { entry: Some(entry), signed, is_committed })
     }
-
-    /// Puts a newer overlay in force at once; anything else changes nothing. Under a successor that may not be in force an overlay may
-    /// block, and lift nothing. Two of one epoch, each signed as it must be, were made by administrators who did not know of each
-    /// other: what either blocks is blocked.
-    fn take_overlay(&self, state: &mut State<C>, id: CustodianId, signed: &[u8]) {
-        let now_ms = self.now_ms();
-        let current = state.overlay.as_ref();
-        let claimed = block::claimed(signed).ok();
-        let epoch = claimed.as_ref().map_or(0, |claimed| claimed.epoch);
-        let is_known = claimed.zip(current).is_some_and(|(claimed, current)| {
-            epoch < current.epoch || (epoch == current.epoch && !claimed.lifts(current))
-        });
-        if is_known {
-            state.note_epoch(id, epoch);
-            return;
-        }
-        if state.is_put_off(id, now_ms) {
-            return;
-        }
-        let successors = state.tips();
-        let opened = block::open_beside(signed, &state.manifest, current).or_else(|error| {
-            let mut under = successors.iter().filter_map(|tip| block::open_beside(signed, tip, current).ok());
-            let blocks = |overlay: &BlockOverlay| current.is_none_or(|current| !current.lifts(overlay));
-            under.find(blocks).ok_or(error)
-        });
-        match opened {
-            Ok(overlay) => {
-                self.served.block(&overlay);
-                let (epoch, whole, keys) = (overlay.epoch, overlay.store, overlay.keys.len());
-                state.overlay = Some(overlay);
-                state.note_epoch(id, epoch);
-                if whole {
-                    self.wipe(state);
-                }
-                self.log(Level::Warn, &format!("block overlay {epoch} in force (store: {whole}, keys: {keys})"));
-            }
-            Err(error) => {
-                state.put_off(id, now_ms);
-                self.log(Level::Error, &format!("custodian {}: {error}; ignored", state.name_of(id)));
-            }
-        }
-    }
 }
 
 impl<C> State<C> {
@@ -267,12 +223,6 @@ impl<C> State<C> {
         let has_place = !indices.is_empty();
         checked.is_any_wrong |= in_use.is_none() && has_place && checked.right.is_empty() && !checked.holds.is_empty();
         checked
-    }
-
-    fn note_epoch(&mut self, id: CustodianId, overlay_epoch: u64) {
-        if let Some(link) = self.links.get_mut(&id) {
-            link.told_epoch = overlay_epoch;
-        }
     }
 
     /// A block was lifted: shares that were wiped, or withheld, are asked for again.

@@ -53,12 +53,17 @@ impl<C> State<C> {
         sets
     }
 
-    pub(super) fn combine(&self, generation: u32) -> Result<Root, CustodyError> {
+    /// What each complete set of a generation's shares gives.
+    pub(super) fn combine(&self, generation: u32) -> Result<Vec<Root>, CustodyError> {
         let of_kms = || self.kms.iter().filter(|held| held.set.generation == generation);
         let of_generation = || self.of_custodians(generation).chain(of_kms());
         let needed = usize::from(self.manifest.manifest().shares_needed);
         let (mut best, mut failed) = (0, None);
+        let mut roots: Vec<Root> = Vec::new();
         for candidate in of_generation() {
+            if roots.iter().any(|root| *root.set() == candidate.set) {
+                continue;
+            }
             let shares: Vec<_> =
                 of_generation().filter(|held| held.set == candidate.set).map(|held| &held.share).collect();
             best = best.max(shares.len());
@@ -67,10 +72,13 @@ impl<C> State<C> {
                 && self.needs_so_many(candidate.set.shares_needed)
             {
                 match Root::combine(&candidate.set, &shares) {
-                    Ok(root) => return Ok(root),
+                    Ok(root) => roots.push(root),
                     Err(error) => failed = Some(error),
                 }
             }
+        }
+        if !roots.is_empty() {
+            return Ok(roots);
         }
         if let Some(error) = failed {
             return Err(error.into());

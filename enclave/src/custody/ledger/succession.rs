@@ -12,14 +12,16 @@
 //! accepted enclave, since nobody else had the root key.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use holdfast_client::Connect;
 use holdfast_link::control::Level;
 use holdfast_shared::ids::{BlobId, CustodianId};
-use holdfast_shared::limits::{ANSWER_AGE_MAX_MS, MANIFEST_CHAIN_MAX};
+use holdfast_shared::limits::ANSWER_AGE_MAX_MS;
 use holdfast_shared::manifest::{self, Custodian, ManifestId, VerifiedManifest};
 use holdfast_shared::quorum::{Answer, Quorum};
 use holdfast_shared::register::RegisterEntry;
+use tokio::time::Instant;
 
 use super::{Ledger, State};
 use crate::custody::CustodyError;
@@ -30,12 +32,17 @@ pub(super) const REFUSED_WAIT_MS: u64 = 1_000;
 /// Versions of which it is remembered what they say: those in use, and those that are offered meanwhile.
 const READ_MAX: usize = 8;
 
+/// For how long a version that could not be opened is not opened for its manifest's sake.
+const UNREAD_WAIT: Duration = Duration::from_secs(1);
+/// How long somebody who moved is looked for in one place.
+const ADDRESS_TURN: Duration = Duration::from_secs(10);
+
 /// What came of reading a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reading {
     Says(MadeUnder),
-    /// It could not be opened.
-    Failed,
+    /// It could not be opened, then.
+    Failed(Instant),
 }
 
 /// What versions say of the manifest under which they were made.
@@ -44,7 +51,8 @@ pub(super) struct Readings(Vec<(BlobId, Reading)>);
 
 impl Readings {
     fn of(&self, entry: &RegisterEntry) -> Option<Reading> {
-        self.0.iter().find(|(blob_id, _)| *blob_id == entry.blob_id).map(|(_, reading)| *reading)
+        let reading = self.0.iter().find(|(blob_id, _)| *blob_id == entry.blob_id).map(|(_, reading)| *reading);
+        reading.filter(|reading| !matches!(reading, Reading::Failed(at) if at.elapsed() >= UNREAD_WAIT))
     }
 
     fn note(&mut self, blob_id: BlobId, reading: Reading) {
@@ -57,7 +65,7 @@ impl Readings {
 
     /// What could not be opened may be tried again: shares came.
     pub(super) fn forget_failures(&mut self) {
-        self.0.retain(|(_, reading)| *reading != Reading::Failed);
+        self.0.retain(|(_, reading)| matches!(reading, Reading::Says(_)));
     }
 }
 
@@ -68,13 +76,13 @@ impl<C: Connect + 'static> Ledger<C> {
 
     /// Adds a successor that is to be put in force from here.
     pub(in crate::custody) fn know(&self, successor: Arc<VerifiedManifest>) {
-        self.lock().know(successor);
+        self.lock().adopting = Some(successor);
         self.tell_all();
     }
 
     /// Its adoption failed.
     pub(in crate::custody) fn forget(&self, successor: &VerifiedManifest) {
-        self.lock().successors.retain(|known| **known != *successor);
+        self.lock().adopting.take_if(|adopting| **adopting == *successor);
         self.tell_all();
     }
 
@@ -83,7 +91,7 @@ impl<C: Connect + 'static> Ledger<C> {
         self.lock().known(id).cloned()
     }
 
-    /// The manifest under which a ceremony is held: the newest that home handed out, since no other counts there.
+    /// The manifest under which a ceremony is held: the newest that so many hand out that one of them is honest.
     pub(in crate::custody) fn manifest_at_home(&self) -> Arc<VerifiedManifest> {
         Arc::clone(self.lock().at_home())
     }
@@ -91,21 +99,25 @@ impl<C: Connect + 'static> Ledger<C> {
     /// Whose answers matter, each once, under the address that counts.
     pub(in crate::custody) fn watched(&self) -> Vec<Custodian> {
         let state = self.lock();
-        let mut watched: Vec<Custodian> = Vec::new();
-        for manifest in state.judged() {
-            for custodian in &manifest.manifest().custodians {
-                let Some(known) = watched.iter_mut().find(|known| known.id() == custodian.id()) else {
-                    watched.push(custodian.clone());
-                    continue;
-                };
-                // It may have moved: then nobody answers where it was.
-                let is_silent = state.links.get(&custodian.id()).is_some_and(|link| link.answered_ms == 0);
-                if state.unsealed.is_none() && is_silent {
-                    known.clone_from(custodian);
-                }
+        let mut watched: Vec<Vec<&Custodian>> = Vec::new();
+        let judged = state.judged();
+        for custodian in judged.iter().flat_map(|manifest| &manifest.manifest().custodians) {
+            match watched.iter_mut().find(|of_one| of_one.iter().any(|known| known.id() == custodian.id())) {
+                Some(of_one) if of_one.contains(&custodian) => {}
+                Some(of_one) => of_one.push(custodian),
+                None => watched.push(vec![custodian]),
             }
         }
-        watched
+        let turn = state.since.elapsed().as_secs().checked_div(ADDRESS_TURN.as_secs()).unwrap_or_default();
+        let in_turn = |of_one: Vec<&Custodian>| {
+            // It may have moved: then nobody answers where it was.
+            let is_silent = |one: &&Custodian| state.links.get(&one.id()).is_some_and(|link| link.answered_ms == 0);
+            let looked_for = state.unsealed.is_none() && of_one.first().is_some_and(is_silent);
+            let places = u64::try_from(of_one.len()).unwrap_or(1);
+            let at = if looked_for { turn.checked_rem(places).unwrap_or_default() } else { 0 };
+            of_one.get(usize::try_from(at).unwrap_or_default()).map(|one| Custodian::clone(one))
+        };
+        watched.into_iter().filter_map(in_turn).collect()
     }
 
     /// An opened version says under which manifest it was made.
@@ -115,7 +127,7 @@ impl<C: Connect + 'static> Ledger<C> {
 
     /// A version could not be opened.
     pub(in crate::custody) fn unread(&self, entry: &RegisterEntry) {
-        self.lock().readings.note(entry.blob_id, Reading::Failed);
+        self.lock().readings.note(entry.blob_id, Reading::Failed(Instant::now()));
     }
 
     /// Where the register stands.
@@ -134,7 +146,9 @@ impl<C: Connect + 'static> Ledger<C> {
         let in_force = Arc::clone(&state.manifest);
         let mut known = in_force.successors().zip(in_force.lineage().skip(1));
         let mut newest = Arc::clone(&in_force);
+        let mut handed_out: Option<Vec<Arc<VerifiedManifest>>> = None;
         for signed in offered {
+            let handed_out = handed_out.get_or_insert_default();
             let known = known.next();
             if known.is_some_and(|(known, _)| known == signed) {
                 continue;
@@ -154,6 +168,7 @@ impl<C: Connect + 'static> Ledger<C> {
                     let sequence = newest.sequence().saturating_add(1);
                     if let Some(known) = state.known(ManifestId { sequence, digest }) {
                         newest = Arc::clone(known);
+                        handed_out.push(Arc::clone(&newest));
                         continue;
                     }
                     match newest.succeed(&signed) {
@@ -161,7 +176,7 @@ impl<C: Connect + 'static> Ledger<C> {
                             let name = state.name_of(id);
                             self.log(Level::Warn, &format!("custodian {name} hands out manifest {sequence}"));
                             newest = Arc::new(next);
-                            state.know(Arc::clone(&newest));
+                            handed_out.push(Arc::clone(&newest));
                             continue;
                         }
                         Err(error) => error.to_string(),
@@ -172,22 +187,25 @@ impl<C: Connect + 'static> Ledger<C> {
             self.log(Level::Error, &format!("custodian {}: {error}; ignored", state.name_of(id)));
             return;
         }
-        if newest.sequence() > state.manifest.sequence()
-            && let Some(link) = state.links.get_mut(&id)
-        {
-            link.handed_out = Some(newest.manifest_id());
+        // Each custodian's newest word counts: what one hands out crowds out nothing of another's.
+        if let Some((link, handed_out)) = state.links.get_mut(&id).zip(handed_out) {
+            link.handed_out = handed_out;
         }
     }
 
-    /// Puts the manifest in force that a version in service names.
-    pub(super) fn put_in_force(&self, state: &mut State<C>, id: ManifestId) {
+    /// Puts the manifest in force that a version in service names. Returns whether it is another one.
+    pub(super) fn put_in_force(&self, state: &mut State<C>, id: ManifestId) -> bool {
         if state.manifest.manifest_id() == id {
-            return;
+            return false;
         }
-        let Some(successor) = state.known(id).cloned() else { return };
+        let Some(successor) = state.known(id).cloned() else { return false };
         self.log(Level::Warn, &format!("manifest {} is in force", id.sequence));
-        state.successors.retain(|known| **known != *successor && descends(known, &successor));
+        for link in state.links.values_mut() {
+            link.handed_out.retain(|known| descends(known, &successor));
+        }
+        state.adopting.take_if(|adopting| !descends(adopting, &successor));
         state.manifest = successor;
+        true
     }
 }
 
@@ -198,40 +216,38 @@ fn descends(manifest: &VerifiedManifest, from: &VerifiedManifest) -> bool {
 }
 
 impl<C> State<C> {
-    fn know(&mut self, successor: Arc<VerifiedManifest>) {
-        if self.successors.len() < MANIFEST_CHAIN_MAX && self.known(successor.manifest_id()).is_none() {
-            self.successors.push(successor);
+    /// The known successors of the manifest in force, newest first.
+    pub(super) fn successors(&self) -> Vec<&Arc<VerifiedManifest>> {
+        let mut known: Vec<&Arc<VerifiedManifest>> = Vec::new();
+        let handed_out = self.links.values().flat_map(|link| &link.handed_out);
+        for successor in handed_out.chain(&self.adopting) {
+            if !known.iter().any(|known| known.manifest_id() == successor.manifest_id()) {
+                known.push(successor);
+            }
         }
+        known.sort_by_key(|successor| core::cmp::Reverse(successor.sequence()));
+        known
     }
 
     fn known(&self, id: ManifestId) -> Option<&Arc<VerifiedManifest>> {
-        core::iter::once(&self.manifest).chain(&self.successors).find(|manifest| manifest.manifest_id() == id)
+        self.judged().into_iter().find(|manifest| manifest.manifest_id() == id)
     }
 
-    /// The newest manifest that home handed out.
+    /// The newest successor that so many hand out that one of them is honest; the manifest in force, where there is none.
     fn at_home(&self) -> &Arc<VerifiedManifest> {
-        let home = self.manifest.home_custodian().and_then(|home| self.links.get(&home.id()));
-        home.and_then(|home| home.handed_out).and_then(|id| self.known(id)).unwrap_or(&self.manifest)
+        let hand_it_out = |successor: &Arc<VerifiedManifest>| {
+            let id = successor.manifest_id();
+            self.members().filter(|(_, link)| link.handed_out.iter().any(|other| other.manifest_id() == id)).count()
+        };
+        let mut successors = self.successors().into_iter();
+        let believed = successors.find(|successor| hand_it_out(successor) >= self.quorum().believed());
+        believed.unwrap_or(&self.manifest)
     }
 
-    /// Known successors that have none themselves, newest first.
-    pub(super) fn tips(&self) -> Vec<&Arc<VerifiedManifest>> {
-        let is_tip = |known: &&Arc<VerifiedManifest>| !self.successors.iter().any(|other| descends(other, known));
-        let mut tips: Vec<_> = self.successors.iter().filter(is_tip).collect();
-        tips.sort_by_key(|tip| core::cmp::Reverse(tip.sequence()));
-        tips
-    }
-
-    /// The manifest in force, then all under which the register is judged besides: successors that have none, and what they succeed.
+    /// The manifest in force, then all under which the register is judged besides.
     pub(super) fn judged(&self) -> Vec<&Arc<VerifiedManifest>> {
         let mut judged = vec![&self.manifest];
-        let tips = self.tips();
-        let before = tips.iter().filter_map(|tip| self.before(tip));
-        for manifest in before.chain(tips.iter().copied()) {
-            if !judged.contains(&manifest) {
-                judged.push(manifest);
-            }
-        }
+        judged.extend(self.successors());
         judged
     }
 
@@ -263,9 +279,9 @@ impl<C> State<C> {
     }
 
     pub(super) fn standing(&self, now_ms: u64) -> Result<Standing, CustodyError> {
-        for tip in self.tips() {
+        for successor in self.successors() {
             // What custodians say under a manifest that may not be in force is nobody's fault.
-            let standing = self.assess(tip, now_ms);
+            let standing = self.assess(successor, now_ms);
             let entry = match &standing {
                 Ok(Standing::Committed(committed)) => committed.entry(),
                 Ok(Standing::Unfinished(entry)) => entry,
@@ -273,8 +289,8 @@ impl<C> State<C> {
             };
             match self.readings.of(entry) {
                 None => return Ok(Standing::Unread(entry.clone())),
-                Some(Reading::Says(made_under)) if made_under.manifest == tip.manifest_id() => {
-                    return Ok(self.under_successor(tip, entry, made_under, now_ms));
+                Some(Reading::Says(made_under)) if made_under.manifest == successor.manifest_id() => {
+                    return Ok(self.under_successor(successor, entry, made_under, now_ms));
                 }
                 Some(_) => {}
             }
