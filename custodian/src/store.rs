@@ -26,7 +26,9 @@ use holdfast_shared::ids::{CustodianId, KeyStoreId, LeaseId};
 pub use changes::{Change, Changes};
 pub use commands::{Merged, Queued, StoredCommand};
 pub use leases::{Granted, LeaseHolder, LeaseTimes, NewLease, StoredLease};
-pub use manifests::{ManifestMark, Staged, StoredKeyStore, StoredManifest, Successors};
+pub use manifests::{
+    JudgedOrders, ManifestMark, Replaced, Replacement, Staged, StoredKeyStore, StoredManifest, Successors,
+};
 pub use overlays::{JudgedBy, News, StoredOverlay};
 pub use policies::{Approved, NewApproval, StoredPolicy, WaitingRelease};
 pub use records::{ReleaseRecord, StoredRecord};

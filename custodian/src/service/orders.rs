@@ -10,6 +10,7 @@ use std::sync::Arc;
 use holdfast_shared::block::{self, BlockError, BlockOverlay};
 use holdfast_shared::cbor;
 use holdfast_shared::command::{self, Action, Command};
+use holdfast_shared::manifest::VerifiedManifest;
 use holdfast_shared::signature::Envelope;
 
 use super::membership::{KeyStore, Membership};
@@ -158,6 +159,20 @@ impl Custodian {
             .await??;
         Ok(judged)
     }
+}
+
+/// The epochs of the overlays that a custodian which knew these manifests from the start would have, too: each lifts no more than its
+/// signatures suffice for.
+pub(super) fn still_in_force(overlays: &[StoredOverlay], manifest: &VerifiedManifest) -> Vec<u64> {
+    let mut current: Option<BlockOverlay> = None;
+    let mut epochs = Vec::new();
+    for overlay in overlays {
+        if let Ok(opened) = block::open_under(&overlay.signed, manifest, current.as_ref()) {
+            epochs.push(overlay.epoch);
+            current = Some(opened);
+        }
+    }
+    epochs
 }
 
 /// Why an overlay's signatures are not enough: maybe they were, before a version that is held named another manifest.

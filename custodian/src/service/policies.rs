@@ -16,7 +16,7 @@ use holdfast_shared::signature::Envelope;
 
 use super::membership::KeyStore;
 use super::{Custodian, ServiceError, carried_through};
-use crate::store::{ReleaseRecord, StoreError, StoredPolicy};
+use crate::store::{JudgedBy, ReleaseRecord, StoreError, StoredPolicy};
 
 /// How often an update is judged again because another one came between.
 const POLICY_TRIES: usize = 8;
@@ -77,6 +77,7 @@ impl Custodian {
                 return Ok(());
             }
             let (membership, against) = (self.membership(key_store).await?, current.epoch);
+            let judged_by = JudgedBy { epoch: against, manifest: membership.manifest().manifest_id() };
             let is_new = self.store.register(key_store.id()).await?.is_none();
             let judged = {
                 let body = body.clone();
@@ -85,7 +86,7 @@ impl Custodian {
             let policy = judged.map_err(|error| refused(&error))?;
             let new =
                 StoredPolicy { epoch: policy.epoch, policy: encode_policy(&policy), signed_update: Some(body.clone()) };
-            if self.store.put_policy(key_store.id(), against, &new, self.clock.now_ms()).await? {
+            if self.store.put_policy(key_store.id(), judged_by, &new, self.clock.now_ms()).await? {
                 tracing::warn!(key_store_id = %key_store.id(), epoch = policy.epoch, images = policy.images.len(),
                     lease_ms = policy.lease_ms, "a release policy is in force");
                 key_store.wake();
@@ -126,6 +127,15 @@ fn judge(body: &[u8], manifest: &VerifiedManifest, against: u64, is_new: bool) -
         return judged;
     }
     manifest.predecessor().map_or(judged, |before| policy::open(body, &before, against))
+}
+
+/// The epochs of the policies that a custodian which knew these manifests from the start would have, too.
+pub(super) fn still_in_force(policies: &[StoredPolicy], manifest: &VerifiedManifest) -> Vec<u64> {
+    let counts = |policy: &&StoredPolicy| {
+        let before = policy.epoch.saturating_sub(1);
+        policy.signed_update.as_ref().is_some_and(|signed| judge(signed, manifest, before, true).is_ok())
+    };
+    policies.iter().filter(counts).map(|policy| policy.epoch).collect()
 }
 
 fn refused(error: &PolicyError) -> ServiceError {

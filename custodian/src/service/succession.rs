@@ -4,8 +4,9 @@
 //! configuration names signed one of them, so that strangers cannot fill its disk: a successor may name anybody, so being named
 //! is not enough. A successor is signed as its predecessor demands; it is *staged*, durably, and comes into force with the
 //! committed version that names it by its digest; one that such a version waits for is put in force at once, with those that lead to
-//! it. Refuses: a successor that knows less of blocks than this custodian, since whoever ordered
-//! that block might count for nothing afterwards.
+//! it. A custodian that only a successor names, and that holds no version yet, knows from others alone which one that is: successors
+//! are put in force there at once, and replaced by others; policies and blocks stay that these would have let in, too. Refuses: a
+//! successor that knows less of blocks than this custodian, since whoever ordered that block might count for nothing afterwards.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,8 +19,11 @@ use holdfast_shared::signature::Envelope;
 
 use super::membership::{KeyStore, Membership, Place};
 use super::policies::encode_policy;
-use super::{Custodian, ServiceError, carried_through};
-use crate::store::{Staged, StoredManifest, Successors};
+use super::{Custodian, ServiceError, carried_through, orders, policies};
+use crate::store::{JudgedOrders, Replaced, Replacement, Staged, StoredManifest, Successors};
+
+/// How often a replacement is judged again because another order came between.
+const REPLACE_TRIES: usize = 8;
 
 impl Custodian {
     /// `manifests`: a key store for which this custodian will hold a share.
@@ -80,9 +84,7 @@ impl Custodian {
         if is_same && more.is_empty() {
             return Ok(());
         }
-        if self.store.replace_successors(key_store.id(), &stored(manifest), self.clock.now_ms()).await? {
-            tracing::warn!(key_store_id = %key_store.id(), "other successors of the first manifest are enrolled");
-            self.membership(key_store).await?;
+        if self.replace(key_store, manifest).await? {
             return Ok(());
         }
         if !is_same {
@@ -90,6 +92,62 @@ impl Custodian {
             return Err(ServiceError::Conflict(reason.to_owned()));
         }
         self.stage(key_store, more).await
+    }
+
+    /// Puts these manifests in the place of those that are kept, and gives up what was ordered under those that go and does not count
+    /// any more. False where those that are kept stay.
+    async fn replace(
+        self: &Arc<Self>,
+        key_store: &Arc<KeyStore>,
+        manifest: &VerifiedManifest,
+    ) -> Result<bool, ServiceError> {
+        let id = key_store.id();
+        for _ in 0..REPLACE_TRIES {
+            // First: what comes later than what is read after it is seen to have come between.
+            let mark = self.store.manifest_mark(id).await?;
+            let (policies, overlays) = (self.store.release_policies(id).await?, self.store.overlays(id).await?);
+            let judged = JudgedOrders {
+                mark,
+                policy_epoch: policies.last().map_or(0, |policy| policy.epoch),
+                overlay_epoch: overlays.last().map_or(0, |overlay| overlay.epoch),
+            };
+            let new = manifest.clone();
+            let replacement = self
+                .blocking(move |custodian| Replacement {
+                    key_store_id: id,
+                    manifests: stored(&new),
+                    comes_new: !names(new.signed_bytes(), custodian.id),
+                    judged,
+                    policies: policies::still_in_force(&policies, &new),
+                    overlays: orders::still_in_force(&overlays, &new),
+                })
+                .await?;
+            match self.store.replace_successors(&replacement, self.clock.now_ms()).await? {
+                Replaced::Done => {
+                    self.replaced(key_store, &replacement).await?;
+                    return Ok(true);
+                }
+                Replaced::Refused => return Ok(false),
+                Replaced::Changed => {}
+            }
+        }
+        Err(ServiceError::Conflict("manifest: other orders keep coming between; try again".to_owned()))
+    }
+
+    async fn replaced(self: &Arc<Self>, key_store: &KeyStore, by: &Replacement) -> Result<(), ServiceError> {
+        tracing::warn!(key_store_id = %key_store.id(), "other successors of the first manifest are enrolled");
+        self.membership(key_store).await?;
+        // Whom a policy accepted that is gone hears it at once.
+        key_store.wake();
+        let JudgedOrders { policy_epoch, overlay_epoch, .. } = by.judged;
+        let reason = "who signed it is no administrator after all";
+        if policy_epoch > 1 && !by.policies.contains(&policy_epoch) {
+            self.note(key_store, format!("release policy {policy_epoch} is given up: {reason}"), None).await?;
+        }
+        if overlay_epoch > 0 && !by.overlays.contains(&overlay_epoch) {
+            self.note(key_store, format!("block overlay {overlay_epoch} is given up: {reason}"), None).await?;
+        }
+        Ok(())
     }
 
     /// Whether this custodian takes part in the newest of these manifests, and somebody vouches for them.

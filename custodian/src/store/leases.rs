@@ -5,9 +5,9 @@ use core::num::NonZeroU32;
 use holdfast_shared::ids::{BootId, KeyStoreId, LeaseId};
 use holdfast_shared::limits;
 
-use super::database::{Lock, Session, Transaction, write_transaction};
+use super::database::{Lock, Transaction, write_transaction};
 use super::overlays::overlay_epoch;
-use super::policies::forget_waiting;
+use super::policies::{forget_waiting, policy_epoch};
 use super::records::{insert_record, prune_records};
 use super::window::ReplayWindow;
 use super::{Origin, ReleaseRecord, Store, StoreError, array, from_integer, to_integer};
@@ -331,16 +331,6 @@ async fn insert_lease(transaction: &mut Transaction, lease: &NewLease, now: i64)
         )
         .await?;
     Ok(())
-}
-
-async fn policy_epoch(session: &mut Session, key_store_id: KeyStoreId) -> Result<u64, StoreError> {
-    let row: Option<(i64,)> = session
-        .fetch_optional(
-            "SELECT epoch FROM release_policies WHERE key_store_id = $1 ORDER BY epoch DESC LIMIT 1",
-            &[key_store_id.as_bytes().into()],
-        )
-        .await?;
-    row.map_or(Ok(0), |(epoch,)| from_integer(epoch, "policy epoch"))
 }
 
 async fn renew(transaction: &mut Transaction, origin: Origin, expires_ms: u64) -> Result<(), StoreError> {

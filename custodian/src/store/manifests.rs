@@ -9,7 +9,8 @@ use holdfast_shared::limits;
 use holdfast_shared::manifest::ManifestId;
 
 use super::database::{Lock, Session, Transaction, write_transaction};
-use super::overlays::overlay_epoch;
+use super::overlays::{overlay_epoch, retain_overlays};
+use super::policies::{policy_epoch, retain_policies};
 use super::{Store, StoreError, array, sequence_from, to_integer};
 
 /// A manifest as it is kept.
@@ -57,6 +58,45 @@ pub struct Successors {
     pub overlay_epoch: u64,
 }
 
+/// Successors that are to take the place of those that are kept.
+#[derive(Clone, Debug)]
+pub struct Replacement {
+    /// The key store.
+    pub key_store_id: KeyStoreId,
+    /// All manifests: the first, which stays, then its successors in order.
+    pub manifests: Vec<StoredManifest>,
+    /// Whether the first does not name this custodian: it knows only from others what is in force.
+    pub comes_new: bool,
+    /// What was looked at to decide what stays.
+    pub judged: JudgedOrders,
+    /// Epochs of the release policies that count under these manifests, too. The first always stays.
+    pub policies: Vec<u64>,
+    /// Epochs of the block overlays that count under them, too.
+    pub overlays: Vec<u64>,
+}
+
+/// What was in force when it was decided which orders stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JudgedOrders {
+    /// Tells the manifests from others.
+    pub mark: ManifestMark,
+    /// Epoch of the release policy.
+    pub policy_epoch: u64,
+    /// Epoch of the block overlay, 0 for none.
+    pub overlay_epoch: u64,
+}
+
+/// What came of a replacement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replaced {
+    /// The manifests are in force, and the orders that do not count under them are gone.
+    Done,
+    /// A version that is held names one that would go, or none would go, or the first manifest differs: nothing changed.
+    Refused,
+    /// Another manifest, policy or overlay came between: judge again.
+    Changed,
+}
+
 /// What came of successors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Staged {
@@ -90,17 +130,15 @@ impl Store {
     }
 
     /// Puts other successors in the place of those that are kept, as long as no version that is held names one that goes: a custodian
-    /// that a successor was to bring in knows of no other. False when one does, or none goes, or the first manifest differs.
+    /// that a successor was to bring in knows of no other. What was ordered under those that go, and does not count under those that
+    /// come, goes with them. Where the first manifest names this custodian some must go, and nothing is added to those that are kept:
+    /// what comes in addition waits for a version that names it ([`Store::stage_manifests`]).
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn replace_successors(
-        &self,
-        key_store_id: KeyStoreId,
-        manifests: &[StoredManifest],
-        now_ms: u64,
-    ) -> Result<bool, StoreError> {
-        write_transaction!(self, Lock::KeyStore(key_store_id), replace_successors(key_store_id, manifests, now_ms))
+    pub async fn replace_successors(&self, replacement: &Replacement, now_ms: u64) -> Result<Replaced, StoreError> {
+        let lock = Lock::KeyStore(replacement.key_store_id);
+        write_transaction!(self, lock, replace_successors(replacement, now_ms))
     }
 
     /// Puts in force what a committed version names, with all before it, and keeps one more until a version adopts it, in the place
@@ -209,34 +247,45 @@ async fn insert(
 }
 
 /// Whether these manifests may take the place of those that are kept, where versions name manifests with these digests.
-fn may_replace(kept: &[StoredManifest], offered: &[StoredManifest], named: &[(Vec<u8>,)]) -> bool {
+fn may_replace(kept: &[StoredManifest], replacement: &Replacement, named: &[(Vec<u8>,)]) -> bool {
     let ids = |manifests: &[StoredManifest]| manifests.iter().map(|manifest| manifest.id).collect::<Vec<_>>();
-    let (kept, offered) = (ids(kept), ids(offered));
+    let (kept, offered) = (ids(kept), ids(&replacement.manifests));
     let given_up: Vec<_> = kept.iter().filter(|manifest| !offered.contains(manifest)).collect();
     let is_named = |manifest: &&ManifestId| named.iter().any(|(digest,)| *digest == manifest.digest);
-    kept.first() == offered.first() && (named.is_empty() || (!given_up.is_empty() && !given_up.iter().any(is_named)))
+    let knows_nothing = replacement.comes_new && named.is_empty();
+    kept.first() == offered.first() && (knows_nothing || (!given_up.is_empty() && !given_up.iter().any(is_named)))
 }
 
 async fn replace_successors(
     transaction: &mut Transaction,
-    key_store_id: KeyStoreId,
-    manifests: &[StoredManifest],
+    replacement: &Replacement,
     now_ms: u64,
-) -> Result<bool, StoreError> {
+) -> Result<Replaced, StoreError> {
+    let key_store_id = replacement.key_store_id;
     let id = key_store_id.as_bytes();
-    let Some(kept) = key_store(transaction, key_store_id).await? else { return Ok(false) };
+    let Some(kept) = key_store(transaction, key_store_id).await? else { return Ok(Replaced::Refused) };
     let named: Vec<(Vec<u8>,)> = transaction
         .fetch_all("SELECT DISTINCT manifest_sha256 FROM versions WHERE key_store_id = $1", &[id.into()])
         .await?;
-    if !may_replace(&kept.manifests, manifests, &named) {
-        return Ok(false);
+    if !may_replace(&kept.manifests, replacement, &named) {
+        return Ok(Replaced::Refused);
+    }
+    let in_force = JudgedOrders {
+        mark: kept.mark,
+        policy_epoch: policy_epoch(transaction, key_store_id).await?,
+        overlay_epoch: overlay_epoch(transaction, key_store_id).await?,
+    };
+    if in_force != replacement.judged {
+        return Ok(Replaced::Changed);
     }
     transaction.execute("DELETE FROM manifests WHERE key_store_id = $1 AND sequence > 1", &[id.into()]).await?;
-    for manifest in manifests.iter().skip(1) {
+    for manifest in replacement.manifests.iter().skip(1) {
         insert(transaction, key_store_id, manifest, true, to_integer(now_ms, "time")?).await?;
     }
+    retain_policies(transaction, key_store_id, &replacement.policies).await?;
+    retain_overlays(transaction, key_store_id, &replacement.overlays).await?;
     count_change(transaction, key_store_id).await?;
-    Ok(true)
+    Ok(Replaced::Done)
 }
 
 async fn stage_manifests(
@@ -338,6 +387,21 @@ pub(super) async fn is_adopted(
         )
         .await?;
     Ok(row.map(|(adopted,)| adopted != 0))
+}
+
+/// The newest manifest in force.
+pub(super) async fn manifest_in_force(
+    session: &mut Session,
+    key_store_id: KeyStoreId,
+) -> Result<Option<ManifestId>, StoreError> {
+    let row: Option<(i64, Vec<u8>)> = session
+        .fetch_optional(
+            "SELECT sequence, digest FROM manifests WHERE key_store_id = $1 AND adopted = 1 \
+             ORDER BY sequence DESC LIMIT 1",
+            &[key_store_id.as_bytes().into()],
+        )
+        .await?;
+    row.map(|(sequence, digest)| manifest_id(sequence, &digest)).transpose()
 }
 
 /// The manifest under which further block overlays are signed: the newest that is in force, or that a version names.

@@ -20,13 +20,13 @@ pub struct StoredOverlay {
     pub signed: Vec<u8>,
 }
 
-/// What decided on an overlay that is to be put in force.
+/// What decided on an overlay, or a release policy, that is to be put in force.
 #[derive(Clone, Copy, Debug)]
 pub struct JudgedBy {
-    /// Epoch of the overlay in force, 0 for none.
+    /// Epoch of the one in force, 0 for none.
     pub epoch: u64,
-    /// Whose administrators' signatures count from that overlay on: the manifest in force, or the staged one if a version that is held
-    /// names it.
+    /// Whose administrators' signatures count: for a policy those of the manifest in force; for overlays from that one on those of the
+    /// staged manifest, if a version that is held names it.
     pub manifest: ManifestId,
 }
 
@@ -58,6 +58,23 @@ impl Store {
     /// [`StoreError`].
     pub async fn overlay(&self, key_store_id: KeyStoreId) -> Result<Option<StoredOverlay>, StoreError> {
         overlay(&mut self.database.read().await?, key_store_id).await
+    }
+
+    /// All signed overlays, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn overlays(&self, key_store_id: KeyStoreId) -> Result<Vec<StoredOverlay>, StoreError> {
+        let rows: Vec<(i64, Vec<u8>)> = self
+            .database
+            .read()
+            .await?
+            .fetch_all(
+                "SELECT epoch, overlay FROM overlays WHERE key_store_id = $1 ORDER BY epoch",
+                &[key_store_id.as_bytes().into()],
+            )
+            .await?;
+        rows.into_iter().map(stored).collect()
     }
 
     /// Puts an overlay in force, if what decided on it still does. False when it does not: judge again.
@@ -139,5 +156,31 @@ async fn overlay(session: &mut Session, key_store_id: KeyStoreId) -> Result<Opti
             &[key_store_id.as_bytes().into()],
         )
         .await?;
-    row.map(|(epoch, signed)| Ok(StoredOverlay { epoch: from_integer(epoch, "epoch")?, signed })).transpose()
+    row.map(stored).transpose()
+}
+
+fn stored((epoch, signed): (i64, Vec<u8>)) -> Result<StoredOverlay, StoreError> {
+    Ok(StoredOverlay { epoch: from_integer(epoch, "epoch")?, signed })
+}
+
+/// Deletes all overlays but those of these epochs.
+pub(super) async fn retain_overlays(
+    transaction: &mut Transaction,
+    key_store_id: KeyStoreId,
+    epochs: &[u64],
+) -> Result<(), StoreError> {
+    let kept: Vec<(i64,)> = transaction
+        .fetch_all("SELECT epoch FROM overlays WHERE key_store_id = $1", &[key_store_id.as_bytes().into()])
+        .await?;
+    for (epoch,) in kept {
+        if !epochs.contains(&from_integer(epoch, "epoch")?) {
+            transaction
+                .execute(
+                    "DELETE FROM overlays WHERE key_store_id = $1 AND epoch = $2",
+                    &[key_store_id.as_bytes().into(), epoch.into()],
+                )
+                .await?;
+        }
+    }
+    Ok(())
 }

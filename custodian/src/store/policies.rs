@@ -7,7 +7,9 @@ use holdfast_shared::limits;
 #[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "a small constant")]
 const WAITING_KEPT: u32 = limits::WAITING_RELEASES_MAX as u32;
 
-use super::database::{Lock, Transaction, write_transaction};
+use super::database::{Lock, Session, Transaction, write_transaction};
+use super::manifests::manifest_in_force;
+use super::overlays::JudgedBy;
 use super::{Store, StoreError, array, from_integer, to_integer};
 
 /// A release policy as it is kept.
@@ -78,8 +80,7 @@ impl Store {
                 &[key_store_id.as_bytes().into()],
             )
             .await?;
-        let (epoch, policy, signed_update) = row.ok_or(StoreError::Damaged("release policy"))?;
-        Ok(StoredPolicy { epoch: from_integer(epoch, "policy epoch")?, policy, signed_update })
+        stored(row.ok_or(StoreError::Damaged("release policy"))?)
     }
 
     /// The signed updates of the release policy, oldest first; the newest `at_most` of them.
@@ -100,23 +101,35 @@ impl Store {
         Ok(rows.into_iter().rev().map(|(signed,)| signed).collect())
     }
 
-    /// Puts a policy in force, if the one that it was judged against still is and its epoch is higher. False when it is not:
-    /// judge again.
+    /// All release policies, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn release_policies(&self, key_store_id: KeyStoreId) -> Result<Vec<StoredPolicy>, StoreError> {
+        let rows: Vec<(i64, Vec<u8>, Option<Vec<u8>>)> = self
+            .database
+            .read()
+            .await?
+            .fetch_all(
+                "SELECT epoch, policy, signed_update FROM release_policies WHERE key_store_id = $1 ORDER BY epoch",
+                &[key_store_id.as_bytes().into()],
+            )
+            .await?;
+        rows.into_iter().map(stored).collect()
+    }
+
+    /// Puts a policy in force, if what decided on it still does and its epoch is higher. False when it is not: judge again.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn put_policy(
         &self,
         key_store_id: KeyStoreId,
-        judged_against_epoch: u64,
+        judged_by: JudgedBy,
         new: &StoredPolicy,
         now_ms: u64,
     ) -> Result<bool, StoreError> {
-        write_transaction!(
-            self,
-            Lock::KeyStore(key_store_id),
-            put_policy(key_store_id, judged_against_epoch, new, now_ms)
-        )
+        write_transaction!(self, Lock::KeyStore(key_store_id), put_policy(key_store_id, judged_by, new, now_ms))
     }
 
     /// Keeps an administrator's approval of one boot's releases; of two by one administrator the one that lasts longer, so that a
@@ -209,22 +222,57 @@ impl TryFrom<WaitingRow> for WaitingRelease {
     }
 }
 
+fn stored((epoch, policy, signed_update): (i64, Vec<u8>, Option<Vec<u8>>)) -> Result<StoredPolicy, StoreError> {
+    Ok(StoredPolicy { epoch: from_integer(epoch, "policy epoch")?, policy, signed_update })
+}
+
+/// The epoch in force.
+pub(super) async fn policy_epoch(session: &mut Session, key_store_id: KeyStoreId) -> Result<u64, StoreError> {
+    let row: Option<(i64,)> = session
+        .fetch_optional(
+            "SELECT epoch FROM release_policies WHERE key_store_id = $1 ORDER BY epoch DESC LIMIT 1",
+            &[key_store_id.as_bytes().into()],
+        )
+        .await?;
+    row.map_or(Ok(0), |(epoch,)| from_integer(epoch, "policy epoch"))
+}
+
+/// Deletes all policies but the first manifest's and those of these epochs.
+pub(super) async fn retain_policies(
+    transaction: &mut Transaction,
+    key_store_id: KeyStoreId,
+    epochs: &[u64],
+) -> Result<(), StoreError> {
+    let kept: Vec<(i64,)> = transaction
+        .fetch_all(
+            "SELECT epoch FROM release_policies WHERE key_store_id = $1 AND epoch > 1",
+            &[key_store_id.as_bytes().into()],
+        )
+        .await?;
+    for (epoch,) in kept {
+        if !epochs.contains(&from_integer(epoch, "policy epoch")?) {
+            transaction
+                .execute(
+                    "DELETE FROM release_policies WHERE key_store_id = $1 AND epoch = $2",
+                    &[key_store_id.as_bytes().into(), epoch.into()],
+                )
+                .await?;
+        }
+    }
+    Ok(())
+}
+
 async fn put_policy(
     transaction: &mut Transaction,
     key_store_id: KeyStoreId,
-    judged_against_epoch: u64,
+    judged_by: JudgedBy,
     new: &StoredPolicy,
     now_ms: u64,
 ) -> Result<bool, StoreError> {
     let id = key_store_id.as_bytes();
-    let newest: Option<(i64,)> = transaction
-        .fetch_optional(
-            "SELECT epoch FROM release_policies WHERE key_store_id = $1 ORDER BY epoch DESC LIMIT 1",
-            &[id.into()],
-        )
-        .await?;
-    let newest = newest.map_or(Ok(0), |(epoch,)| from_integer(epoch, "policy epoch"))?;
-    if newest != judged_against_epoch || new.epoch <= newest {
+    let newest = policy_epoch(transaction, key_store_id).await?;
+    let is_same_manifest = manifest_in_force(transaction, key_store_id).await? == Some(judged_by.manifest);
+    if !is_same_manifest || newest != judged_by.epoch || new.epoch <= newest {
         return Ok(false);
     }
     transaction

@@ -547,3 +547,109 @@ async fn whoever_left_orders_and_approves_nothing_any_more() {
     world.change_policy(&ReleasePolicy { epoch: 2, approvals: NonZeroU8::new(1), ..policy }).await;
     assert!(denied(world.try_obtain(boot_id).await.map(|_| ())).contains("has 0"));
 }
+
+/// A custodian that a withdrawn successor was to bring in, of which bob alone was to be the administrator.
+async fn withdrawn_from_bob() -> Joining {
+    let joining = joining(None).await;
+    let Joining { world, first, manifests, .. } = &joining;
+    let (own, bob) = (world.manifest.custodians[1].clone(), world.bob.entry.clone());
+    let change = |next: &mut Manifest| {
+        next.custodians.push(own);
+        next.shares_needed = 2;
+        next.administrators = vec![bob];
+    };
+    let (_, withdrawn) = world.succeed(first, change, &[&world.alice]);
+    world.custodian.enrol_chain(&chain(&[manifests[0].clone(), withdrawn])).await.unwrap();
+    joining
+}
+
+fn policy_by(joining: &Joining, epoch: u64, person: &Person) -> Vec<u8> {
+    let policy = ReleasePolicy { epoch, lease_ms: 3_600_000, ..joining.first.release_policy.clone() };
+    cbor::encode(&policy::sign(&joining.world.update(policy), &person.signing_key, &rng()).unwrap()).to_vec()
+}
+
+fn overlay_by(world: &World, epoch: u64, store: bool, person: &Person) -> Vec<u8> {
+    let envelope = block::sign(&world.overlay(epoch, store), &person.signing_key, &rng()).unwrap();
+    cbor::encode(&envelope).to_vec()
+}
+
+/// Epochs of the release policy and of the block overlay in force.
+async fn epochs(world: &World) -> (u64, u64) {
+    match world.ask(Question::Status).await {
+        Answer::Status(status) => (status.policy_epoch, status.overlay_epoch),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_withdrawn_successor_leaves_no_policy_behind() {
+    let joining = withdrawn_from_bob().await;
+    let Joining { world, manifests, .. } = &joining;
+    world.custodian.change_policy(policy_by(&joining, 2, &world.bob)).await.unwrap();
+    world.custodian.enrol_chain(&chain(manifests)).await.unwrap();
+    assert_eq!(epochs(world).await, (1, 0), "bob's went with the manifest that made him an administrator");
+    assert!(world.records().await[0].reason.starts_with("release policy 2 is given up"));
+    assert!(denied(world.custodian.change_policy(policy_by(&joining, 2, &world.bob)).await).contains("unknown key"));
+    world.custodian.change_policy(policy_by(&joining, 2, &world.alice)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_withdrawn_successor_leaves_no_overlay_behind() {
+    let joining = withdrawn_from_bob().await;
+    let Joining { world, manifests, .. } = &joining;
+    world.custodian.block(overlay_by(world, 900, false, &world.bob)).await.unwrap();
+    world.custodian.enrol_chain(&chain(manifests)).await.unwrap();
+    assert!(world.records().await[0].reason.starts_with("block overlay 900 is given up"));
+    world.custodian.block(overlay_by(world, 1, true, &world.alice)).await.unwrap();
+    assert_eq!(epochs(world).await, (1, 1));
+}
+
+/// What the right successor's administrators, or those before them, ordered meanwhile.
+#[tokio::test]
+async fn what_counts_under_the_right_successor_too_stays_in_force() {
+    let Joining { world, first, manifests, .. } = joining(None).await;
+    let (own, bob) = (world.manifest.custodians[1].clone(), world.bob.entry.clone());
+    let change = |next: &mut Manifest| {
+        next.custodians.push(own);
+        next.shares_needed = 2;
+        next.administrators.push(bob);
+    };
+    let (_, withdrawn) = world.succeed(&first, change, &[&world.alice]);
+    world.custodian.enrol_chain(&chain(&[manifests[0].clone(), withdrawn])).await.unwrap();
+    let joining = Joining { world, first, manifests, home: Person::new("home") };
+    let Joining { world, manifests, .. } = &joining;
+    for (epoch, person) in [(2, &world.alice), (3, &world.bob)] {
+        world.custodian.change_policy(policy_by(&joining, epoch, person)).await.unwrap();
+    }
+    // Bob lifts what alice blocked.
+    for (epoch, store, person) in [(1, false, &world.alice), (2, true, &world.alice), (3, false, &world.bob)] {
+        world.custodian.block(overlay_by(world, epoch, store, person)).await.unwrap();
+    }
+    world.custodian.enrol_chain(&chain(manifests)).await.unwrap();
+    assert_eq!(epochs(world).await, (2, 2));
+    assert!(world.obtain().await.content.shares.is_empty());
+    let notes: Vec<_> = world.records().await.into_iter().map(|record| record.reason).collect();
+    assert!(notes[0].contains("the key store is blocked"), "{notes:?}");
+    assert!(notes.iter().any(|note| note.starts_with("release policy 3 is given up")), "{notes:?}");
+    assert!(notes.iter().any(|note| note.starts_with("block overlay 3 is given up")), "{notes:?}");
+}
+
+#[tokio::test]
+async fn a_chain_puts_no_successor_in_force_at_a_custodian_of_the_first_manifest() {
+    let world = World::start().await;
+    let (_, withdrawn) = world.successor(named("withdrawn"), &[&world.alice]);
+    let (right, signed) = world.successor(named("right"), &[&world.alice]);
+    let (_, third) = world.succeed(&right, |_| {}, &[&world.alice]);
+    let Answer::Custody(custody) = world.ask(Question::Custody).await else { panic!("no record") };
+    let first = custody.manifests[0].to_vec();
+    world.custodian.enrol_chain(&chain(&[first.clone(), withdrawn])).await.unwrap();
+    assert_eq!(sequence(&world).await, 1, "no version names it");
+    let far = world.custodian.enrol_chain(&chain(&[first.clone(), signed.clone(), third])).await;
+    assert!(conflict(far).contains("does not succeed"), "the second is not in force yet");
+    // Before the ceremony as after it: with a share, and no version yet.
+    let mut enclave = world.obtain().await;
+    let deposit = Ask::Deposit { set: world.set(&[7]), share: world.seal_share(1, 7) };
+    assert_eq!(enclave.ask(&world, &deposit).await.unwrap(), Reply::Deposited);
+    world.custodian.enrol_chain(&chain(&[first, signed])).await.unwrap();
+    assert_eq!(sequence(&world).await, 1, "no version names it");
+}

@@ -1,15 +1,16 @@
 //! Key stores, manifests, policies, shares, versions.
 
 use holdfast_custodian::store::{
-    Committed, Copied, Deposited, JudgedBy, NewShare, NewVersion, Origin, Published, Retired, Staged, StoreError,
-    StoredManifest, StoredOverlay, StoredPolicy, StoredRegister, Successors, Version,
+    Committed, Copied, Deposited, JudgedBy, JudgedOrders, NewShare, NewVersion, Origin, Published, Replaced,
+    Replacement, Retired, Staged, StoreError, StoredManifest, StoredOverlay, StoredPolicy, StoredRegister, Successors,
+    Version,
 };
 use holdfast_shared::ids::KeyStoreId;
 use holdfast_shared::manifest::ManifestId;
 
 use crate::fixture::{
-    BOOT, FIRST, KEY_STORE, NOW_MS, Place, blob_id, command, command_id, copy, first, manifest, manifest_id, message,
-    set_sha256, share, version,
+    BOOT, FIRST, KEY_STORE, NOW_MS, Place, blob_id, command, command_id, copy, first, judged_by, manifest, manifest_id,
+    message, set_sha256, share, version,
 };
 
 pub(crate) async fn a_key_store_is_enrolled_once(place: Place) {
@@ -176,6 +177,57 @@ pub(crate) async fn blocks_and_successors_do_not_slip_past_each_other(place: Pla
     assert!(put(second, 3).await);
 }
 
+/// What was ordered under successors that are replaced goes with them, and nothing slips past a replacement.
+pub(crate) async fn other_successors_take_orders_with_them(place: Place) {
+    let (one, two) = (&place.one, &place.two);
+    let manifests = |text| vec![manifest(1, FIRST), manifest(2, text)];
+    assert!(one.enrol(KEY_STORE, &manifests("withdrawn"), b"first", NOW_MS).await.unwrap());
+    let by = |epoch, text| JudgedBy { epoch, manifest: manifest_id(2, text) };
+    let judged = async || JudgedOrders {
+        mark: two.manifest_mark(KEY_STORE).await.unwrap(),
+        policy_epoch: two.release_policy(KEY_STORE).await.unwrap().epoch,
+        overlay_epoch: two.overlay(KEY_STORE).await.unwrap().map_or(0, |overlay| overlay.epoch),
+    };
+    let replacement = |text, judged| Replacement {
+        key_store_id: KEY_STORE,
+        manifests: manifests(text),
+        comes_new: true,
+        judged,
+        policies: vec![2],
+        overlays: vec![4],
+    };
+    let overlay = |epoch| StoredOverlay { epoch, signed: vec![1] };
+    for (against, new) in [(1, policy(2, "a")), (2, policy(3, "b"))] {
+        let early = replacement("right", judged().await);
+        assert!(one.put_policy(KEY_STORE, by(against, "withdrawn"), &new, NOW_MS).await.unwrap());
+        assert_eq!(two.replace_successors(&early, NOW_MS).await.unwrap(), Replaced::Changed, "a policy came between");
+    }
+    for (against, epoch) in [(0, 4), (4, 5)] {
+        let early = replacement("right", judged().await);
+        assert!(one.put_overlay(KEY_STORE, by(against, "withdrawn"), &overlay(epoch), NOW_MS).await.unwrap());
+        assert_eq!(two.replace_successors(&early, NOW_MS).await.unwrap(), Replaced::Changed, "a block came between");
+    }
+    let known = judged().await;
+    let right = replacement("right", known);
+    assert_eq!(one.replace_successors(&right, NOW_MS).await.unwrap(), Replaced::Done);
+    assert_eq!(kept(&place).await, (2, None));
+    assert_eq!(two.release_policies(KEY_STORE).await.unwrap().iter().map(|p| p.epoch).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(two.overlays(KEY_STORE).await.unwrap(), [overlay(4)]);
+    assert_ne!(two.manifest_mark(KEY_STORE).await.unwrap(), known.mark, "other replicas look at the manifests anew");
+    assert_eq!(one.replace_successors(&right, NOW_MS).await.unwrap(), Replaced::Changed);
+    // Judged before, by those who count no more.
+    assert!(!two.put_policy(KEY_STORE, by(2, "withdrawn"), &policy(3, "b"), NOW_MS).await.unwrap());
+    assert!(!two.put_overlay(KEY_STORE, by(4, "withdrawn"), &overlay(5), NOW_MS).await.unwrap());
+    assert!(two.put_policy(KEY_STORE, by(2, "right"), &policy(3, "c"), NOW_MS).await.unwrap());
+    // One that the first manifest names adds nothing, and gives up only what no version names.
+    let named = |manifests, judged| Replacement { comes_new: false, manifests, ..replacement("", judged) };
+    let mut longer = manifests("right");
+    longer.push(manifest(3, "third"));
+    let known = judged().await;
+    assert_eq!(one.replace_successors(&named(longer, known), NOW_MS).await.unwrap(), Replaced::Refused);
+    assert_eq!(one.replace_successors(&named(manifests("other"), known), NOW_MS).await.unwrap(), Replaced::Done);
+}
+
 fn policy(epoch: u64, text: &str) -> StoredPolicy {
     let signed_update = Some(format!("signed {text}").into_bytes());
     StoredPolicy { epoch, policy: text.as_bytes().to_vec(), signed_update }
@@ -191,7 +243,7 @@ pub(crate) async fn policies_follow_each_other(place: Place) {
         (1, policy(3, "d"), false),
         (2, policy(5, "e"), true),
     ] {
-        assert_eq!(one.put_policy(KEY_STORE, against, &new, NOW_MS).await.unwrap(), expected, "{new:?}");
+        assert_eq!(one.put_policy(KEY_STORE, judged_by(against), &new, NOW_MS).await.unwrap(), expected, "{new:?}");
     }
     assert_eq!(two.release_policy(KEY_STORE).await.unwrap(), policy(5, "e"));
     assert_eq!(two.policy_updates(KEY_STORE, 10).await.unwrap(), [b"signed c".to_vec(), b"signed e".to_vec()]);

@@ -55,7 +55,7 @@ pub(crate) async fn a_release_is_decided_by_what_is_in_force(place: Place) {
     let overlay = StoredOverlay { epoch: 4, signed: vec![1] };
     assert!(place.two.put_overlay(KEY_STORE, judged_by(0), &overlay, NOW_MS).await.unwrap());
     let policy = StoredPolicy { epoch: 2, policy: vec![2], signed_update: None };
-    assert!(place.two.put_policy(KEY_STORE, 1, &policy, NOW_MS).await.unwrap());
+    assert!(place.two.put_policy(KEY_STORE, judged_by(1), &policy, NOW_MS).await.unwrap());
     let new = |overlay_epoch, policy_epoch| NewLease { overlay_epoch, policy_epoch, ..lease(other(1), 1) };
     for (new, expected) in [
         (new(0, 2), Granted::OverlayChanged),

@@ -50,6 +50,7 @@ cases! {
         of_two_successors_that_one_comes_which_a_version_names,
         a_custodian_that_was_away_catches_up_with_manifests,
         blocks_and_successors_do_not_slip_past_each_other,
+        other_successors_take_orders_with_them,
         policies_follow_each_other,
         a_share_is_provisional_until_its_version_is_held,
         of_too_many_provisional_shares_the_oldest_goes,
