@@ -16,6 +16,10 @@ use super::{Origin, Store, StoreError, array, from_integer, generation_from, to_
 /// How many generations a release can carry: the one in force, and the next while a rotation is under way.
 const GENERATIONS: u32 = 2;
 
+/// [`limits::RELEASED_SHARES_MAX`], as a query takes it.
+#[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "a small constant")]
+const RELEASED_MAX: u32 = limits::RELEASED_SHARES_MAX as u32;
+
 /// A share to be kept.
 #[derive(Debug)]
 pub struct NewShare {
@@ -78,7 +82,9 @@ impl Store {
         write_transaction!(self, Lock::KeyStore(share.key_store_id), deposit(share, origin))
     }
 
-    /// The shares of the newest two generations, oldest first; of a generation without a version, those of all its sets.
+    /// The shares of the newest two generations, oldest first; of a generation without a version, those of all its sets. At most
+    /// [`limits::RELEASED_SHARES_MAX`]: where a version came without its share, the generation before it may have as many sets as the one
+    /// after it; of the older generation those stay away then that came first.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -90,11 +96,12 @@ impl Store {
             .fetch_all(
                 "SELECT generation, share_set, wrapped, document, deposited_ms FROM shares WHERE key_store_id = $1 \
                  AND generation IN (SELECT DISTINCT generation FROM shares WHERE key_store_id = $1 \
-                 ORDER BY generation DESC LIMIT $2) ORDER BY generation, share_set_sha256",
-                &[key_store_id.as_bytes().into(), GENERATIONS.into()],
+                 ORDER BY generation DESC LIMIT $2) \
+                 ORDER BY generation DESC, deposited_ms DESC, share_set_sha256 DESC LIMIT $3",
+                &[key_store_id.as_bytes().into(), GENERATIONS.into(), RELEASED_MAX.into()],
             )
             .await?;
-        rows.into_iter().map(StoredShare::try_from).collect()
+        rows.into_iter().rev().map(StoredShare::try_from).collect()
     }
 
     /// Deletes the shares of generations below this one, if the newest version held is committed and sealed under it, and its

@@ -6,6 +6,7 @@ use holdfast_custodian::store::{
     Version,
 };
 use holdfast_shared::ids::KeyStoreId;
+use holdfast_shared::limits;
 use holdfast_shared::manifest::ManifestId;
 
 use crate::fixture::{
@@ -307,6 +308,31 @@ pub(crate) async fn of_too_many_provisional_shares_the_oldest_goes(place: Place)
         let expected: Vec<_> = [(1, 11)].into_iter().chain(held.iter().map(|byte| (2, *byte))).collect();
         assert_eq!(shares(&place).await, expected, "{counter}");
     }
+}
+
+/// A release carries five at most.
+pub(crate) async fn of_too_many_shares_those_of_the_newest_generation_are_released(place: Place) {
+    let place = place.founded().await;
+    let store = &place.one;
+    store.publish(&version(1, 1), message(2)).await.unwrap();
+    let deposit = async |generation, byte, counter| {
+        let origin = Origin { now_ms: NOW_MS + counter, ..message(counter) };
+        assert_eq!(store.deposit(&share(generation, byte), origin).await.unwrap(), Deposited::Kept, "{byte}");
+    };
+    for (byte, counter) in [(24, 3), (21, 4), (23, 5), (22, 6)] {
+        deposit(2, byte, counter).await;
+    }
+    // This custodian was away: the version of generation 3 comes, and its share does not.
+    let third = Version { generation: 3, share_set_sha256: set_sha256(30), ..copy(3, 1) };
+    assert_eq!(store.copy(&third, message(7)).await.unwrap(), Copied::Kept);
+    store.commit(KEY_STORE, 3, blob_id(3, 1), message(8)).await.unwrap();
+    deposit(4, 41, 9).await;
+    assert_eq!(shares(&place).await, [(2, 21), (2, 22), (2, 23), (2, 24), (4, 41)]);
+    for (byte, counter) in [(42, 10), (43, 11), (44, 12)] {
+        deposit(4, byte, counter).await;
+    }
+    assert_eq!(shares(&place).await, [(2, 22), (4, 41), (4, 42), (4, 43), (4, 44)]);
+    assert_eq!(shares(&place).await.len(), limits::RELEASED_SHARES_MAX);
 }
 
 pub(crate) async fn the_next_generation_may_come_and_the_old_one_go(place: Place) {

@@ -54,6 +54,7 @@ cases! {
         policies_follow_each_other,
         a_share_is_provisional_until_its_version_is_held,
         of_too_many_provisional_shares_the_oldest_goes,
+        of_too_many_shares_those_of_the_newest_generation_are_released,
         the_next_generation_may_come_and_the_old_one_go,
         old_shares_stay_until_the_new_one_is_here,
         a_version_follows_the_one_before_it,
