@@ -28,7 +28,7 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
     pub(super) async fn hold_ceremony(&mut self) -> Result<Step, CustodyError> {
         self.ledger.home()?;
         self.ledger.in_ceremony("drawing and depositing the root key");
-        let manifest = self.ledger.manifest_at_home();
+        let manifest = self.ledger.believed_manifest();
         match self.try_ceremony(&manifest).await {
             Ok(true) => Ok(Step::Again),
             Ok(false) => {

@@ -15,7 +15,7 @@ use holdfast_shared::block::BlockOverlay;
 use holdfast_shared::channel::Seen;
 use holdfast_shared::hpke;
 use holdfast_shared::ids::{CustodianId, KeyStoreId};
-use holdfast_shared::manifest::{Custodian, VerifiedManifest};
+use holdfast_shared::manifest::{Custodian, ManifestId, VerifiedManifest};
 use holdfast_shared::quorum::Quorum;
 use holdfast_shared::register::RegisterEntry;
 use holdfast_shared::release::{HeldShare, ShareSet};
@@ -69,6 +69,8 @@ pub(super) struct State<C> {
     /// The overlays that what is blocked follows from.
     heard: Vec<blocks::Heard>,
     overlay: Option<BlockOverlay>,
+    /// Under which manifest they were read.
+    blocks_under: ManifestId,
     /// How often that changed.
     block_changes: u64,
     /// When this began: whoever moved is looked for here and there in turn.
@@ -147,6 +149,7 @@ impl<C: Connect + 'static> Ledger<C> {
         let state = State {
             heard: Vec::new(),
             overlay: None,
+            blocks_under: manifest.manifest_id(),
             block_changes: 0,
             since: Instant::now(),
             links: BTreeMap::new(),

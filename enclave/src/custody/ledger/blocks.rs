@@ -3,7 +3,7 @@
 //! Guarantees: a block that enough administrators of the manifest in force signed is in force when this returns, whoever told it, and only
 //! an overlay that enough signed for lifting takes it back: one with a high epoch and too few signatures adds what it blocks and hides
 //! nothing. What administrators of a successor signed that may not be in force counts where one of those who tell it is honest, and adds
-//! only. When a manifest comes into force, everything is judged anew. Bounded: of more overlays than are kept, the key store is blocked.
+//! only. When others are to sign, everything is judged anew. Bounded: of more overlays than are kept, the key store is blocked.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use holdfast_client::Connect;
 use holdfast_link::control::Level;
 use holdfast_shared::block::{self, BlockOverlay, SignedOverlay};
 use holdfast_shared::ids::CustodianId;
-use holdfast_shared::manifest::ManifestId;
+use holdfast_shared::manifest::{ManifestId, VerifiedManifest};
 
 use super::{Ledger, State};
 
@@ -34,6 +34,7 @@ pub(super) struct Foreseen {
 impl<C: Connect + 'static> Ledger<C> {
     /// Takes note of an overlay that a custodian told, and puts in force what follows from it.
     pub(super) fn take_overlay(&self, state: &mut State<C>, id: CustodianId, signed: &[u8]) {
+        self.follow_signers(state);
         let now_ms = self.now_ms();
         let claimed = block::claimed(signed);
         let epoch = claimed.as_ref().map_or(0, |claimed| claimed.epoch);
@@ -46,7 +47,7 @@ impl<C: Connect + 'static> Ledger<C> {
         if state.is_put_off(id, now_ms) {
             return;
         }
-        let manifest = Arc::clone(&state.manifest);
+        let manifest = Arc::clone(state.signers());
         match block::read(signed, &manifest) {
             Ok(read) => {
                 state.hear(Heard { signed: signed.to_vec(), read });
@@ -68,9 +69,13 @@ impl<C: Connect + 'static> Ledger<C> {
         self.put_blocks_in_force(state);
     }
 
-    /// Another manifest came into force: others sign.
-    pub(super) fn judge_blocks_anew(&self, state: &mut State<C>) {
-        let manifest = Arc::clone(&state.manifest);
+    /// Judges everything anew, if others sign by now.
+    pub(super) fn follow_signers(&self, state: &mut State<C>) {
+        let manifest = Arc::clone(state.signers());
+        if manifest.manifest_id() == state.blocks_under {
+            return;
+        }
+        state.blocks_under = manifest.manifest_id();
         let foreseen = state.links.values_mut().filter_map(|link| {
             // Each custodian tells its own again.
             link.told_epoch = 0;
@@ -107,6 +112,12 @@ impl<C: Connect + 'static> Ledger<C> {
 }
 
 impl<C> State<C> {
+    /// Whose administrators' overlays count: those of the manifest in force. Before anything was served that is only the first one, though
+    /// those whom it names may have been removed since: then those of the newest that one who is honest hands out.
+    fn signers(&self) -> &Arc<VerifiedManifest> {
+        if self.floor.is_some() { &self.manifest } else { self.believed() }
+    }
+
     /// Keeps an overlay, and forgets those that it takes back or holds itself.
     fn hear(&mut self, new: Heard) {
         self.heard.retain(|heard| heard.read.overlay != new.read.overlay || heard.read.may_lift);

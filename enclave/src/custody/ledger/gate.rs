@@ -29,7 +29,7 @@ impl<C: Connect + 'static> Ledger<C> {
             return Err(CustodyError::Wiped);
         }
         self.served.install(prepared)?;
-        let is_other = self.put_in_force(&mut state, unsealed.made_under().manifest);
+        self.put_in_force(&mut state, unsealed.made_under().manifest);
         let generation = unsealed.root().set().generation;
         state.floor = Some(unsealed.entry().clone());
         if state.drawn.as_ref().is_some_and(|drawn| drawn.set().generation <= generation) {
@@ -38,9 +38,7 @@ impl<C: Connect + 'static> Ledger<C> {
         state.kms = None;
         state.unsealed = Some(Arc::new(unsealed));
         state.problem = account::Problem::default();
-        if is_other {
-            self.judge_blocks_anew(&mut state);
-        }
+        self.follow_signers(&mut state);
         self.regate(&mut state);
         drop(state);
         self.tell_all();

@@ -53,6 +53,7 @@ impl<C: Connect + 'static> Ledger<C> {
         let mut state = self.lock();
         let was_blocked = state.is_blocked();
         self.learn(&mut state, id, content.successors.into_iter().map(Vec::from));
+        self.follow_signers(&mut state);
         if let Some(overlay) = &content.overlay {
             self.take_overlay(&mut state, id, overlay);
         }
@@ -123,6 +124,7 @@ impl<C: Connect + 'static> Ledger<C> {
         let mut state = self.lock();
         let was_blocked = state.is_blocked();
         self.learn(&mut state, id, news.successors.into_iter());
+        self.follow_signers(&mut state);
         if let Some(overlay) = &news.overlay {
             self.take_overlay(&mut state, id, overlay);
         }

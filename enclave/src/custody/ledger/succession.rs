@@ -91,9 +91,9 @@ impl<C: Connect + 'static> Ledger<C> {
         self.lock().known(id).cloned()
     }
 
-    /// The manifest under which a ceremony is held: the newest that so many hand out that one of them is honest.
-    pub(in crate::custody) fn manifest_at_home(&self) -> Arc<VerifiedManifest> {
-        Arc::clone(self.lock().at_home())
+    /// The manifest under which a ceremony is held.
+    pub(in crate::custody) fn believed_manifest(&self) -> Arc<VerifiedManifest> {
+        Arc::clone(self.lock().believed())
     }
 
     /// Whose answers matter, each once, under the address that counts.
@@ -193,19 +193,18 @@ impl<C: Connect + 'static> Ledger<C> {
         }
     }
 
-    /// Puts the manifest in force that a version in service names. Returns whether it is another one.
-    pub(super) fn put_in_force(&self, state: &mut State<C>, id: ManifestId) -> bool {
+    /// Puts the manifest in force that a version in service names.
+    pub(super) fn put_in_force(&self, state: &mut State<C>, id: ManifestId) {
         if state.manifest.manifest_id() == id {
-            return false;
+            return;
         }
-        let Some(successor) = state.known(id).cloned() else { return false };
+        let Some(successor) = state.known(id).cloned() else { return };
         self.log(Level::Warn, &format!("manifest {} is in force", id.sequence));
         for link in state.links.values_mut() {
             link.handed_out.retain(|known| descends(known, &successor));
         }
         state.adopting.take_if(|adopting| !descends(adopting, &successor));
         state.manifest = successor;
-        true
     }
 }
 
@@ -234,7 +233,7 @@ impl<C> State<C> {
     }
 
     /// The newest successor that so many hand out that one of them is honest; the manifest in force, where there is none.
-    fn at_home(&self) -> &Arc<VerifiedManifest> {
+    pub(super) fn believed(&self) -> &Arc<VerifiedManifest> {
         let hand_it_out = |successor: &Arc<VerifiedManifest>| {
             let id = successor.manifest_id();
             self.members().filter(|(_, link)| link.handed_out.iter().any(|other| other.manifest_id() == id)).count()
@@ -309,7 +308,7 @@ impl<C> State<C> {
                 }
             }
             // Where a ceremony would be held under a successor, its custodians must say the same.
-            Standing::Empty => self.assess(self.at_home(), now_ms).map_err(|error| self.blamed(error)),
+            Standing::Empty => self.assess(self.believed(), now_ms).map_err(|error| self.blamed(error)),
             _ => Ok(standing),
         }
     }

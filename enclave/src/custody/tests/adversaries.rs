@@ -29,11 +29,15 @@ impl World {
     }
 
     fn tells_overlay(&self, place: usize, epoch: u64, keys: &[&str], administrator: usize) {
+        self.tells(place, epoch, false, keys, administrator);
+    }
+
+    fn tells(&self, place: usize, epoch: u64, store: bool, keys: &[&str], administrator: usize) {
         let overlay = BlockOverlay {
             label: labels::BLOCK.to_owned(),
             key_store_id: self.id,
             epoch,
-            store: false,
+            store,
             keys: keys.iter().map(|key| ExternalKeyId::parse(key).unwrap()).collect(),
             issued_ms: 0,
         };
@@ -200,6 +204,21 @@ async fn a_removed_administrator_hides_no_block_from_an_enclave_that_boots() {
     let world = world.serving().await;
     tokio::time::sleep(Duration::from_mins(1)).await;
     assert!(world.key_is_blocked("a"), "the block counts");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removed_administrator_blocks_no_enclave_that_boots() {
+    let world = World::start_quorum((3, 2, 1), |_| {}).serving().await.settled().await;
+    let signed = world.successor(|manifest| drop(manifest.administrators.remove(1)));
+    let world = world.adopted(signed).await;
+    world.hands_out(1, Vec::new());
+    world.tells(1, 1_000_000, true, &[], 1);
+    world.away(&[0, 2], true);
+    let before = world.custodians[1].state().asked("watch");
+    let world = world.reboot().await;
+    world.until("it answered", |world| world.custodians[1].state().asked("watch") > before).await;
+    world.away(&[0, 2], false);
+    world.serving().await;
 }
 
 /// One administrator and one custodian against a block that needs two to be lifted.
