@@ -118,12 +118,18 @@ impl<C> State<C> {
         if self.floor.is_some() { &self.manifest } else { self.believed() }
     }
 
-    /// Keeps an overlay, and forgets those that it takes back or holds itself.
+    /// Keeps an overlay, and forgets those that it takes back, or says itself.
     fn hear(&mut self, new: Heard) {
         self.heard.retain(|heard| heard.read.overlay != new.read.overlay || heard.read.may_lift);
         if self.heard.iter().any(|heard| heard.read.overlay == new.read.overlay) {
             return;
         }
+        // Each overlay says all that is blocked: those before it that only add are in it.
+        let says_all = |heard: &Heard| {
+            let (old, new) = (&heard.read, &new.read);
+            !old.may_lift && old.overlay.epoch <= new.overlay.epoch && !old.overlay.lifts(&new.overlay)
+        };
+        self.heard.retain(|heard| !says_all(heard));
         self.heard.push(new);
         let lifted_at = block::lifted_at(self.heard.iter().map(|heard| &heard.read));
         self.heard.retain(|heard| heard.read.overlay.epoch >= lifted_at);
