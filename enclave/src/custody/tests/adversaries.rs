@@ -168,9 +168,9 @@ async fn a_long_chain_of_withdrawn_successors_crowds_out_no_other() {
     let (_, one_more) = world.after(&world.manifest, |manifest| manifest.name = "one more".to_owned());
     let world = world.adopted(signed).await;
     world.away(&[0, 2, 3], true);
-    let world = world.reboot().await;
-    let answered = |world: &World, n: usize| world.custodians[1].state().asked("release") >= n;
     let before = world.custodians[1].state().asked("release");
+    let answered = |world: &World, n: usize| world.custodians[1].state().asked("release") >= n;
+    let world = world.reboot().await;
     world.until("it answered", |world| answered(world, before + 1)).await;
     tokio::time::sleep(Duration::from_secs(5)).await;
     world.hands_out(1, vec![one_more]);
@@ -259,6 +259,22 @@ async fn one_administrator_lifts_nothing_at_an_enclave_that_boots() {
 #[tokio::test(start_paused = true)]
 async fn one_administrator_uses_up_no_epochs() {
     one_against_two(false).await;
+}
+
+/// Where lifting needs more signatures than blocking, one administrator may block one key after the other.
+#[tokio::test(start_paused = true)]
+async fn many_blocks_one_after_the_other_block_no_more_than_they_say() {
+    let world = World::start_quorum((3, 2, 1), |_| {}).serving().await.settled().await;
+    let signed = world.successor(|manifest| manifest.thresholds.unblock = 2);
+    let world = world.adopted(signed).await;
+    let names: Vec<_> = (10..60).map(|number| format!("key-{number}")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    for (epoch, last) in (1..).zip(0..names.len()) {
+        world.tells_overlay(0, epoch, &names[..=last], 0);
+        world.until("a block", |world| world.key_is_blocked(names[last])).await;
+    }
+    assert!(world.serves(), "the key store is not blocked");
+    assert!(names.iter().all(|name| world.key_is_blocked(name)));
 }
 
 /// A withdrawn successor says that the others moved.
