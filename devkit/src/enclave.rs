@@ -51,7 +51,12 @@ pub enum EnclaveError {
 pub async fn serve(settings: EnclaveSettings) -> Result<(), EnclaveError> {
     let nsm = EmulatedNsm::connect(&settings.nsm_socket)
         .map_err(|source| EnclaveError::Nsm { path: settings.nsm_socket.clone(), source })?;
-    let platform =
-        Platform { nsm: Box::new(nsm), control: settings.control, egress: settings.egress, ingress: settings.ingress };
+    let platform = Platform {
+        nsm: Box::new(nsm),
+        clock_source: "the clock of this host".to_owned(),
+        control: settings.control,
+        egress: settings.egress,
+        ingress: settings.ingress,
+    };
     Ok(run(platform).await?)
 }

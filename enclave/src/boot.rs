@@ -23,6 +23,8 @@ use crate::clock::attested::{AttestedClock, moment};
 use crate::configuration::{ConfigurationError, StaticConfiguration};
 use crate::nsm::{Nsm, NsmDevice, NsmError};
 
+/// Registers that the platform measures into and locks before the enclave starts: 0 to 15.
+const PLATFORM_PCRS: core::ops::Range<u16> = 0..16;
 /// The register that holds the configuration's measurement.
 const CONFIGURATION_PCR: u16 = 16;
 
@@ -41,6 +43,9 @@ pub enum BootError {
     /// PCR 16 is not what the configuration makes it.
     #[error("PCR 16 does not hold the configuration's measurement alone: something extended it before")]
     Measurement,
+    /// A register of the platform could still be changed.
+    #[error("PCR {0} is not locked: what it says of the image could be changed")]
+    Unlocked(u16),
     /// The NSM's document cannot be read.
     #[error("the NSM's document cannot be read: {0}")]
     Document(#[from] holdfast_shared::attestation::ParseError),
@@ -102,11 +107,17 @@ impl Unmeasured {
         self.boot_id
     }
 
-    /// Checks the configuration and measures its exact bytes into PCR 16.
+    /// Checks the platform's registers and the configuration, and measures its exact bytes into PCR 16.
     ///
     /// # Errors
     /// [`BootError`].
     pub(crate) async fn measure(self, static_configuration: &str) -> Result<Measured, BootError> {
+        for index in PLATFORM_PCRS {
+            let (locked, _) = self.nsm.describe_pcr(index).await?;
+            if !locked {
+                return Err(BootError::Unlocked(index));
+            }
+        }
         let configuration = StaticConfiguration::parse(static_configuration)?;
         self.nsm.extend_pcr(CONFIGURATION_PCR, &sha384(&[static_configuration.as_bytes()])).await?;
         self.nsm.lock_pcr(CONFIGURATION_PCR).await?;

@@ -12,10 +12,11 @@ use holdfast_link::control::{
     receive_configuration,
 };
 use holdfast_link::limits::{HANDSHAKE_TIMEOUT, STATUS_INTERVAL};
+use holdfast_link::text::PrintableText;
 use holdfast_link::{Address, FrameReader, Stream, connect, write_frame};
 use holdfast_shared::ids::BootId;
 use holdfast_shared::secrets::SecretBytes;
-use tokio::io::{ReadHalf, WriteHalf};
+use tokio::io::{AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, watch};
 
 use crate::kms::{AwsCredentials, CredentialsError};
@@ -63,6 +64,22 @@ pub(crate) async fn greet_patiently(parent: &Address, boot_id: BootId) -> Connec
             Err(_) => tokio::time::sleep(PAUSE).await,
         }
     }
+}
+
+/// Tells a parent why this enclave does not serve, as the last it says. A parent that does not listen in time learns nothing.
+pub async fn refuse(parent: &Address, why: &str) {
+    let telling = async {
+        // It never got as far as to draw an id of its own.
+        let Connection { mut reader, mut writer, .. } = greet_patiently(parent, BootId([0; 16])).await;
+        let line = ToParent::Log { level: Level::Error, text: PrintableText::new(&format!("not serving: {why}")) };
+        write_frame(&mut writer, &line).await.map_err(failed)?;
+        writer.shutdown().await.map_err(failed)?;
+        // The machine ends after this, and with it what the transport still holds. The parent closes once it has read all.
+        while reader.next::<ToEnclave>().await.map_err(failed)?.is_some() {}
+        Ok::<(), ControlError>(())
+    };
+    // Nothing is left to be done with a failure.
+    let _ = tokio::time::timeout(HANDSHAKE_TIMEOUT, telling).await;
 }
 
 /// What the rest of the enclave gives and takes.

@@ -22,6 +22,7 @@ mod entropy;
 mod files;
 mod fleet;
 pub mod kms;
+pub mod machine;
 pub mod nsm;
 mod report;
 mod roster;
@@ -32,5 +33,6 @@ pub mod xks;
 
 pub use boot::BootError;
 pub use configuration::{ConfigurationError, StaticConfiguration};
+pub use control::refuse;
 pub use roster::AuthorityError;
 pub use run::{Platform, RunError, run};

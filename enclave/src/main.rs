@@ -1,48 +1,67 @@
-//! The program of the enclave image: `/dev/nsm`, vsock, and nothing else. It takes no arguments and reads no environment.
+//! The program of the enclave image: process 1, `/dev/nsm`, vsock, and nothing else. It takes no arguments and reads no
+//! environment.
 
 use std::process::ExitCode;
 
+use holdfast_enclave::machine::{FirstProcess, check_generator, clock_source, heartbeat, reap};
 use holdfast_enclave::nsm::device::NitroDevice;
-use holdfast_enclave::{Platform, run};
+use holdfast_enclave::{Platform, refuse, run};
 use holdfast_link::Address;
 
 /// The parent's CID, fixed by Nitro.
 const PARENT_CID: u32 = 3;
 /// Any CID: where a listener listens.
 const ANY_CID: u32 = u32::MAX;
+/// Where Nitro's tools wait for the heartbeat.
+const HEARTBEAT_PORT: u32 = 9000;
 /// Where the parent serves the control connection.
 const CONTROL_PORT: u32 = 9001;
 /// Where the parent serves egress.
 const EGRESS_PORT: u32 = 9002;
 /// Where the enclave takes KMS's connections.
 const INGRESS_PORT: u32 = 8443;
-/// Which generator feeds the kernel.
-const RNG_CURRENT: &str = "/sys/class/misc/hw_random/rng_current";
 
-#[expect(clippy::print_stderr, reason = "the console is all there is before the parent listens")]
+type Failure = Box<dyn std::error::Error>;
+
+#[expect(clippy::print_stderr, reason = "outside an enclave a terminal is all there is")]
 fn main() -> ExitCode {
-    match start() {
-        Ok(()) => ExitCode::SUCCESS,
+    let process = match FirstProcess::take() {
+        Ok(process) => process,
         Err(error) => {
             eprintln!("holdfast-enclave: {error}");
-            ExitCode::FAILURE
+            return ExitCode::FAILURE;
         }
-    }
+    };
+    let served = process.settle().map_err(Failure::from).and_then(|()| serve());
+    process.end(&served.map_or_else(|error| error.to_string(), |()| "drained".to_owned()))
 }
 
-fn start() -> Result<(), Box<dyn std::error::Error>> {
-    let generator = std::fs::read_to_string(RNG_CURRENT)
-        .map_err(|error| format!("{RNG_CURRENT}: {error}: this program runs in a Nitro Enclave only"))?;
-    if generator.trim() != "nsm-hwrng" {
-        return Err(format!("the kernel's randomness comes from {}, not from nsm-hwrng", generator.trim()).into());
-    }
-    let platform = Platform {
+fn serve() -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        tokio::spawn(reap());
+        heartbeat(&Address::vsock(PARENT_CID, HEARTBEAT_PORT)?).await?;
+        match platform() {
+            Ok(platform) => Ok(run(platform).await?),
+            Err(error) => {
+                refuse(&control()?, &error.to_string()).await;
+                Err(error)
+            }
+        }
+    })
+}
+
+fn platform() -> Result<Platform, Failure> {
+    check_generator()?;
+    Ok(Platform {
         nsm: Box::new(NitroDevice::open()?),
-        control: Address::vsock(PARENT_CID, CONTROL_PORT)?,
+        clock_source: clock_source()?,
+        control: control()?,
         egress: Address::vsock(PARENT_CID, EGRESS_PORT)?,
         ingress: Address::vsock(ANY_CID, INGRESS_PORT)?,
-    };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(run(platform))?;
-    Ok(())
+    })
+}
+
+fn control() -> Result<Address, Failure> {
+    Ok(Address::vsock(PARENT_CID, CONTROL_PORT)?)
 }

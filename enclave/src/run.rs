@@ -26,6 +26,8 @@ use crate::tls::expiry::warn_of_expiry;
 pub struct Platform {
     /// The NSM.
     pub nsm: Box<dyn NsmDevice>,
+    /// What the kernel tells time by between two documents of the NSM, for the log.
+    pub clock_source: String,
     /// Where the parent serves the control connection.
     pub control: Address,
     /// Where the parent serves egress.
@@ -56,8 +58,18 @@ const ANCHOR_RETRY: Duration = Duration::from_secs(1);
 /// Boots and serves until the parent orders a drain and the last connection is gone.
 ///
 /// # Errors
-/// [`RunError`] when it cannot boot. Afterwards nothing ends it but the drain: what fails is reported and tried again.
+/// [`RunError`] when it cannot boot, after the parent was told. Afterwards nothing ends it but the drain: what fails is
+/// reported and tried again.
 pub async fn run(platform: Platform) -> Result<(), RunError> {
+    let parent = platform.control.clone();
+    let served = serve(platform).await;
+    if let Err(error) = &served {
+        control::refuse(&parent, &error.to_string()).await;
+    }
+    served
+}
+
+async fn serve(platform: Platform) -> Result<(), RunError> {
     let booting = Unmeasured::start(platform.nsm)?;
     let connection = control::greet_patiently(&platform.control, booting.boot_id()).await;
     let ready = booting.measure(&connection.static_configuration).await?.anchor().await?;
@@ -65,7 +77,7 @@ pub async fn run(platform: Platform) -> Result<(), RunError> {
     let listener = Listener::bind(&platform.ingress).await?;
 
     let (reporter, lines) = Reporter::new();
-    reporter.log(Level::Info, &format!("boot {}: configuration measured, clock anchored", ready.boot_id));
+    reporter.log(Level::Info, &started(&ready, &platform.clock_source));
     let clock: Arc<dyn Clock> = ready.clock.clone();
     let directory = Arc::new(Directory::new(Arc::clone(&clock)));
     let (drain, draining) = watch::channel(false);
@@ -125,6 +137,10 @@ pub async fn run(platform: Platform) -> Result<(), RunError> {
     judging.abort();
     expiry.abort();
     Ok(())
+}
+
+fn started(ready: &Ready, clock_source: &str) -> String {
+    format!("boot {}: configuration measured, clock anchored to the NSM and counted by {clock_source}", ready.boot_id)
 }
 
 fn regions(ready: &Ready) -> Regions {

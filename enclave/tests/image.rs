@@ -44,7 +44,9 @@ fn the_program_knows_no_root_but_aws_and_no_way_to_another_nsm() {
     assert!(!output.status.success());
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(
-        stderr.starts_with("holdfast-enclave: ") && (stderr.contains("Nitro Enclave") || stderr.contains("nsm-hwrng")),
+        stderr.starts_with("holdfast-enclave: ")
+            && stderr.contains("Nitro Enclave")
+            && stderr.contains("first process"),
         "{stderr}"
     );
     assert!(output.stdout.is_empty());
