@@ -17,6 +17,7 @@ use crate::arguments::{
 use crate::commands::document::DocumentError;
 use crate::commands::explain_signature::{self, Question, secret::SecretError};
 use crate::commands::manifest::CreateError;
+use crate::commands::measurements::MeasurementsError;
 use crate::commands::policy::PolicyChangeError;
 use crate::commands::succession::SuccessionError;
 use crate::commands::{admin, attestation, orders as waiting, status};
@@ -44,6 +45,9 @@ pub enum AppError {
     /// A manifest could not be made.
     #[error(transparent)]
     Create(#[from] CreateError),
+    /// Measurements could not be read.
+    #[error(transparent)]
+    Measurements(#[from] MeasurementsError),
     /// A successor could not be made.
     #[error(transparent)]
     Succession(SuccessionError),

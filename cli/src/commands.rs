@@ -16,6 +16,7 @@ pub mod key;
 pub mod key_end;
 pub mod kms;
 pub mod manifest;
+pub mod measurements;
 pub mod orders;
 pub mod policy;
 pub mod provenance;

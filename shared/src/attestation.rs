@@ -13,6 +13,7 @@
 mod appraise;
 mod certificate;
 mod document;
+mod image;
 mod inspect;
 pub mod measurements;
 mod reader;
@@ -22,6 +23,9 @@ mod verify;
 pub use appraise::{AppraisalError, Expectations, Expected, VerifiedAttestation};
 pub use certificate::{CertificateError, CertificateSummary, Position};
 pub use document::{ParseError, ParsedDocument};
+pub use image::{
+    ImageFile, ImageFormat, ImageKernel, ImageMeasurements, ImageMeasurementsError, ImageSource, ImageToolchain,
+};
 pub use inspect::{BrokenRule, Report, Stage, Statement, inspect};
 pub use measurements::{Measurements, extend_pcr, pcr_of_content};
 pub use root::{AWS_ROOT_SHA256, RootError, TrustRoot};

@@ -82,6 +82,14 @@ pub const ADMINISTRATORS_MAX: usize = 16;
 pub const CUSTODIANS_MAX: usize = 16;
 /// Accepted measurement sets in a release policy.
 pub const MEASUREMENTS_MAX: usize = 16;
+/// Bytes of an image's description, `measurements.json`; one has about 1 KiB.
+pub const IMAGE_MEASUREMENTS_MAX: usize = 64 * 1024;
+/// Characters of a version in it: with a short commit and a remark it fits into [`NAME_MAX`].
+pub const IMAGE_VERSION_MAX: usize = 32;
+/// Characters of a compiler's or a package's name in it.
+pub const IMAGE_TEXT_MAX: usize = 128;
+/// Characters of a kernel's command line in it (`COMMAND_LINE_SIZE` of Linux on x86-64).
+pub const IMAGE_COMMAND_LINE_MAX: usize = 2048;
 /// Characters of a display name (administrator, custodian, key store).
 pub const NAME_MAX: usize = 64;
 /// Characters of a DNS host name (RFC 1035, section 2.3.4).

@@ -1,7 +1,7 @@
 //! What concerns several administrators and custodians.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use crate::arguments::{
 use crate::commands::block::{self, Scope, SpreadReport};
 use crate::commands::document::{self, Statement};
 use crate::commands::manifest::{self, ManifestReport};
+use crate::commands::measurements::{self, AcceptedSets, Configuration, MeasurementsError};
 use crate::commands::policy::{self, Edit, PolicyLines};
 use crate::commands::{history, orders, provenance, release, succession};
 use crate::files;
@@ -70,7 +71,7 @@ fn create_manifest(home: &Home, arguments: CreateArguments, printer: Printer) ->
         custodians,
         host_name: arguments.host_name,
         path_prefix: arguments.path_prefix,
-        measurements: manifest::read_measurements(&arguments.measurements)?,
+        measurements: accepted(&arguments.measurements, arguments.configuration)?.sets,
         emulated_root: (arguments.trust_root.as_os_str() != "aws").then_some(arguments.trust_root),
         lease_ms: millis(arguments.lease),
         thresholds: thresholds(Thresholds::ONE, &arguments.threshold)?,
@@ -92,9 +93,7 @@ fn create_manifest(home: &Home, arguments: CreateArguments, printer: Printer) ->
     Ok(printer.print(&report)?)
 }
 
-fn read_administrators(
-    paths: &[std::path::PathBuf],
-) -> Result<Vec<holdfast_shared::manifest::Administrator>, HomeError> {
+fn read_administrators(paths: &[PathBuf]) -> Result<Vec<holdfast_shared::manifest::Administrator>, HomeError> {
     paths.iter().map(|path| home::read_administrator(path)).collect()
 }
 
@@ -351,8 +350,9 @@ pub(super) async fn run_policy(home: &Home, command: PolicyCommand, printer: Pri
             return Ok(complete_if(report.spread.complete));
         }
         PolicyCommand::Set(arguments) => set_policy(*arguments)?,
-        PolicyCommand::AcceptImage(ImageArguments { measurements, name, sunset, order }) => {
-            (Edit { accept: images(&measurements, name.as_deref(), sunset)?, ..Edit::default() }, order)
+        PolicyCommand::AcceptImage(ImageArguments { measurements, configuration, name, sunset, order }) => {
+            let accepted = accepted(&measurements, configuration)?;
+            (Edit { accept: images(accepted, name, sunset), ..Edit::default() }, order)
         }
         PolicyCommand::Sunset { image, at, never, order } => {
             let at = if never { None } else { Some(at.unwrap_or_else(moment::now_ms)) };
@@ -370,8 +370,9 @@ pub(super) async fn run_policy(home: &Home, command: PolicyCommand, printer: Pri
 }
 
 fn set_policy(arguments: SetPolicyArguments) -> Result<(Edit, PolicyOrder), AppError> {
+    let accepted = arguments.measurements.map(|path| accepted(&path, arguments.configuration)).transpose()?;
     let edit = Edit {
-        images: arguments.measurements.as_deref().map(|path| images(path, None, None)).transpose()?,
+        images: accepted.map(|accepted| images(accepted, None, None)),
         lease_ms: arguments.lease.map(millis),
         approvals: arguments.approvals,
         window: arguments.window.map(|window| window.0),
@@ -384,10 +385,15 @@ fn set_policy(arguments: SetPolicyArguments) -> Result<(Edit, PolicyOrder), AppE
     Ok((edit, arguments.order))
 }
 
-fn images(path: &Path, name: Option<&str>, sunset_ms: Option<u64>) -> Result<Vec<AcceptedImage>, AppError> {
-    let sets = manifest::read_measurements(path)?;
-    let image = |measurements| AcceptedImage { measurements, name: name.map(str::to_owned), sunset_ms };
-    Ok(sets.into_iter().map(image).collect())
+fn accepted(path: &Path, configuration: Option<PathBuf>) -> Result<AcceptedSets, MeasurementsError> {
+    measurements::read(path, configuration.map(Configuration::File).as_ref())
+}
+
+/// Under the name that was asked for, or else the image's own.
+fn images(accepted: AcceptedSets, name: Option<String>, sunset_ms: Option<u64>) -> Vec<AcceptedImage> {
+    let name = name.or(accepted.name);
+    let image = |measurements| AcceptedImage { measurements, name: name.clone(), sunset_ms };
+    accepted.sets.into_iter().map(image).collect()
 }
 
 async fn change_policy(home: &Home, edit: &Edit, order: PolicyOrder, printer: Printer) -> Result<ExitCode, AppError> {

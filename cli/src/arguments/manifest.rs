@@ -16,7 +16,7 @@ pub enum ManifestCommand {
     ///
     /// The id is the SHA-256 of the manifest: nobody can put another custodian, administrator or policy under it.
     #[command(
-        after_long_help = "Example:\n  holdfast manifest create --name payments --custodian vault-1.json --custodian vault-2.json \\\n    --custodian vault-3.json --shares-needed 2 --administrator bob.json --threshold custody=2 \\\n    --host-name xks.example.com --path-prefix /payments --measurements measurements.json \\\n    --trust-root aws --lease 24h --out payments.manifest\n\nWhere it names several administrators, each of them signs the file: holdfast manifest sign payments.manifest"
+        after_long_help = "Example:\n  holdfast manifest create --name payments --custodian vault-1.json --custodian vault-2.json \\\n    --custodian vault-3.json --shares-needed 2 --administrator bob.json --threshold custody=2 \\\n    --host-name xks.example.com --path-prefix /payments \\\n    --measurements measurements.json --configuration static.json --trust-root aws --lease 24h --out payments.manifest\n\nWhere it names several administrators, each of them signs the file: holdfast manifest sign payments.manifest"
     )]
     Create(Box<CreateArguments>),
     /// Verify a manifest and show what it says
@@ -101,9 +101,13 @@ pub struct CreateArguments {
     /// The path before /kms/xks/v1, such as /payments
     #[arg(long, value_name = "PATH", default_value = "")]
     pub path_prefix: PathPrefix,
-    /// Accepted measurements: PCR 0, 1, 2 and 16, optionally 3, 4 and 8; one set or a list
+    /// Accepted measurements: what a build of the image wrote; or registers (PCR 0, 1, 2 and 16, optionally 3, 4 and 8), one set
+    /// or a list
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub measurements: PathBuf,
+    /// The static configuration that parents hand to enclaves of the image: PCR 16, where the file is what a build of the image wrote
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub configuration: Option<PathBuf>,
     /// Root of the attestation evidence: aws, or the PEM file of an emulator's
     #[arg(long, value_name = "aws|FILE", value_hint = ValueHint::FilePath)]
     pub trust_root: PathBuf,

@@ -22,7 +22,7 @@ pub enum PolicyCommand {
     /// Accept an image, besides those that are accepted
     #[command(
         name = "accept-image",
-        after_long_help = "Example:\n  holdfast policy accept-image measurements.json --name 2026.11\n  holdfast policy sunset 2026.10 --at 2026-12-01T00:00:00Z"
+        after_long_help = "Example:\n  holdfast policy accept-image measurements.json --configuration static.json\n  holdfast policy accept-image registers.json --name 2026.11\n  holdfast policy sunset 2026.10 --at 2026-12-01T00:00:00Z"
     )]
     AcceptImage(ImageArguments),
     /// Give an accepted image an end: from then on it gets neither releases nor renewals
@@ -116,10 +116,13 @@ pub struct PolicyOrder {
 /// `holdfast policy accept-image`
 #[derive(Debug, Args)]
 pub struct ImageArguments {
-    /// Measurements: PCR 0, 1, 2 and 16, optionally 3, 4 and 8; one set or a list
+    /// Measurements: what a build of the image wrote; or registers (PCR 0, 1, 2 and 16, optionally 3, 4 and 8), one set or a list
     #[arg(value_hint = ValueHint::FilePath)]
     pub measurements: PathBuf,
-    /// For people: 1 to 64 printable ASCII characters
+    /// The static configuration that parents hand to enclaves of the image: PCR 16, where the file is what a build of the image wrote
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub configuration: Option<PathBuf>,
+    /// For people: 1 to 64 printable ASCII characters [default: the image's version and commit, where the file says them]
     #[arg(long)]
     pub name: Option<String>,
     /// From then on it is not accepted any more: RFC 3339 or milliseconds since 1970
@@ -136,6 +139,9 @@ pub struct SetPolicyArguments {
     /// Accept these images instead of all others
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub measurements: Option<PathBuf>,
+    /// The static configuration that parents hand to enclaves of the image: PCR 16, where the file is what a build of the image wrote
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "measurements")]
+    pub configuration: Option<PathBuf>,
     /// Length of a lease
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub lease: Option<Duration>,

@@ -214,37 +214,6 @@ pub fn add(home: &Home, path: &Path, emulated_root: Option<&Path>) -> Result<Key
     home.add_key_store(home::read_manifest(path)?, emulated_root)
 }
 
-/// Reads the accepted measurements: one set, or a list of sets.
-///
-/// # Errors
-/// [`CreateError::File`], [`CreateError::Input`].
-pub fn read_measurements(path: &Path) -> Result<Vec<Measurements>, CreateError> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum OneOrMore {
-        One(Box<Measurements>),
-        More(Vec<Measurements>),
-    }
-    let bytes = files::read(path, files::FILE_MAX)?;
-    // Read as what it looks like, so that the error is about the field and not about the alternatives.
-    let is_list = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
-    let read = if is_list {
-        serde_json::from_slice(&bytes).map(OneOrMore::More)
-    } else {
-        serde_json::from_slice(&bytes).map(|one| OneOrMore::One(Box::new(one)))
-    };
-    match read {
-        Ok(OneOrMore::One(one)) => Ok(vec![*one]),
-        Ok(OneOrMore::More(more)) => Ok(more),
-        Err(error) => Err(CreateError::Input {
-            path: path.to_owned(),
-            reason: format!(
-                "{error}; expected the measurements of an image: {{\"pcr0\": …, \"pcr1\": …, \"pcr2\": …, \"pcr16\": …}} or a list of them"
-            ),
-        }),
-    }
-}
-
 /// Reads a custodian's public description.
 ///
 /// # Errors
@@ -458,13 +427,5 @@ mod tests {
 
         create(&home, &settings).unwrap();
         assert!(matches!(home.key_store(Some("payments")), Err(HomeError::AmbiguousKeyStore(_))), "two of one name");
-
-        let path = folder.path().join("measurements.json");
-        std::fs::write(&path, serde_json::to_vec(&set).unwrap()).unwrap();
-        assert_eq!(read_measurements(&path).unwrap(), std::slice::from_ref(&set));
-        std::fs::write(&path, serde_json::to_vec(&[&set, &set]).unwrap()).unwrap();
-        assert_eq!(read_measurements(&path).unwrap().len(), 2);
-        std::fs::write(&path, "{}").unwrap();
-        assert!(read_measurements(&path).unwrap_err().to_string().contains("missing field `pcr0`"));
     }
 }

@@ -134,24 +134,29 @@ pub fn pcr_from_hex(text: &str) -> Result<[u8; PCR_LEN], PcrTextError> {
 #[error("a PCR is written as 96 lower-case hexadecimal digits")]
 pub struct PcrTextError;
 
-mod hex_pcr {
+pub(super) mod hex_pcr {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    pub(super) fn serialize<S: Serializer>(value: &[u8; super::PCR_LEN], serializer: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::attestation) fn serialize<S: Serializer>(
+        value: &[u8; super::PCR_LEN],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&hex::encode(value))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; super::PCR_LEN], D::Error> {
+    pub(in crate::attestation) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<[u8; super::PCR_LEN], D::Error> {
         let text = String::deserialize(deserializer)?;
         super::pcr_from_hex(&text).map_err(D::Error::custom)
     }
 }
 
-mod hex_optional_pcr {
+pub(super) mod hex_optional_pcr {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     #[expect(clippy::ref_option, reason = "serde hands a reference to the field")]
-    pub(super) fn serialize<S: Serializer>(
+    pub(in crate::attestation) fn serialize<S: Serializer>(
         value: &Option<[u8; super::PCR_LEN]>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
@@ -161,7 +166,7 @@ mod hex_optional_pcr {
         }
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(in crate::attestation) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<[u8; super::PCR_LEN]>, D::Error> {
         Option::<String>::deserialize(deserializer)?
