@@ -74,6 +74,9 @@ pub struct NsmArguments {
     /// Socket for changing the settings while it runs: lines of JSON
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub control_socket: Option<PathBuf>,
+    /// Socket at which virtual machines of QEMU get their unsigned documents signed
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub signer_socket: Option<PathBuf>,
     /// Folder for the emulator's root: root.pem is what verifiers must name
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub state: PathBuf,
@@ -116,6 +119,7 @@ impl NsmArguments {
         NsmConfig {
             socket: self.socket,
             control_socket: self.control_socket,
+            signer_socket: self.signer_socket,
             state_folder: self.state,
             settings: Settings {
                 pcrs,

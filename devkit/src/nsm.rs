@@ -22,6 +22,7 @@ pub mod emulator;
 pub mod root;
 pub mod server;
 pub mod settings;
+pub mod signer;
 pub mod wire;
 
 pub use chain::{CertificateSpec, EmulatedChain};
@@ -70,6 +71,9 @@ pub enum NsmError {
     /// The leaf's key is not one that signs documents.
     #[error("the leaf's key cannot sign a document")]
     LeafKey,
+    /// A document that is not to be signed.
+    #[error("not an unsigned document of a virtual machine")]
+    NotUnsigned,
     /// A time that no certificate can hold.
     #[error("the time is outside what certificates can hold")]
     Time,

@@ -366,6 +366,7 @@ impl Running {
         let config = NsmConfig {
             socket: folder.path().join("nsm.sock"),
             control_socket: Some(folder.path().join("control.sock")),
+            signer_socket: None,
             state_folder: folder.path().join("state"),
             settings: measured(),
         };
@@ -495,6 +496,7 @@ async fn sockets_are_private_taken_over_and_removed() {
     let config = NsmConfig {
         socket: folder.path().join("nsm.sock"),
         control_socket: None,
+        signer_socket: None,
         state_folder: folder.path().join("state"),
         settings: Settings::default(),
     };

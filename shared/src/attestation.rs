@@ -24,7 +24,8 @@ pub use appraise::{AppraisalError, Expectations, Expected, VerifiedAttestation};
 pub use certificate::{CertificateError, CertificateSummary, Position};
 pub use document::{ParseError, ParsedDocument};
 pub use image::{
-    ImageFile, ImageFormat, ImageKernel, ImageMeasurements, ImageMeasurementsError, ImageSource, ImageToolchain,
+    ImageFile, ImageFormat, ImageKernel, ImageKernelBuild, ImageMeasurements, ImageMeasurementsError, ImageSource,
+    ImageToolchain,
 };
 pub use inspect::{BrokenRule, Report, Stage, Statement, inspect};
 pub use measurements::{Measurements, extend_pcr, pcr_of_content};

@@ -19,6 +19,7 @@ use super::chain::{EmulatedChain, millis};
 use super::document::DocumentBuilder;
 use super::root::EmulatedRoot;
 use super::settings::{Fault, Settings, SettingsChange, SettingsError};
+use super::signer::UnsignedDocument;
 
 /// Bytes of `user_data`, `nonce` and `public_key` each (section 6 of the design).
 pub const FIELD_MAX: usize = 1024;
@@ -96,6 +97,15 @@ impl Emulator {
             module_id: state.settings.module_id.clone(),
             bank: PcrBank::boot(&state.measured),
         }
+    }
+
+    /// Signs the unsigned document of a virtual machine's NSM; see [`super::signer`].
+    ///
+    /// # Errors
+    /// It has another form, or a certificate could not be made.
+    pub fn sign(&self, document: &[u8]) -> Result<Vec<u8>, NsmError> {
+        let unsigned = UnsignedDocument::read(document)?;
+        unsigned.onto(self.state().document(unsigned.module_id)?).build()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

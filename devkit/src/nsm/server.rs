@@ -1,4 +1,4 @@
-//! The emulator as a process: one Unix socket for enclaves, one for its settings.
+//! The emulator as a process: one Unix socket for enclaves, one for its settings, one for virtual machines.
 //!
 //! Guarantees: **a connection is an enclave.** The first byte after connecting comes from an enclave that just booted, its
 //! registers are its own, and they are gone when it hangs up; so a restarted enclave process starts from clean registers
@@ -20,6 +20,7 @@ use super::NsmError;
 use super::emulator::{EmulatedDevice, Emulator};
 use super::root::EmulatedRoot;
 use super::settings::{Settings, SettingsChange};
+use super::signer::UNSIGNED_MAX;
 use super::wire::{REQUEST_MAX, decode_request, encode_response};
 
 /// Enclaves and control connections at once.
@@ -36,6 +37,9 @@ pub struct NsmConfig {
     /// The socket for settings, if they may change.
     #[serde(default)]
     pub control_socket: Option<PathBuf>,
+    /// The socket for virtual machines whose documents are to be signed, if there are any.
+    #[serde(default)]
+    pub signer_socket: Option<PathBuf>,
     /// The folder of the root, which must outlive restarts.
     pub state_folder: PathBuf,
     /// The settings to start with.
@@ -58,6 +62,7 @@ pub struct NsmServer {
     emulator: Emulator,
     enclaves: Socket,
     control: Option<Socket>,
+    signer: Option<Socket>,
 }
 
 /// A listening socket whose file goes with it.
@@ -93,6 +98,7 @@ impl NsmServer {
             emulator: Emulator::new(root, config.settings)?,
             enclaves: bind(config.socket)?,
             control: config.control_socket.map(bind).transpose()?,
+            signer: config.signer_socket.map(bind).transpose()?,
         })
     }
 
@@ -114,6 +120,9 @@ impl NsmServer {
                 }
                 stream = accept(self.control.as_ref()), if connections.len() < CONNECTIONS_MAX => {
                     connections.spawn(serve_control(stream, self.emulator.clone()));
+                }
+                stream = accept(self.signer.as_ref()), if connections.len() < CONNECTIONS_MAX => {
+                    connections.spawn(serve_machine(stream, self.emulator.clone()));
                 }
             }
         }
@@ -157,6 +166,21 @@ async fn serve_enclave(mut stream: UnixStream, mut device: EmulatedDevice) {
             return;
         }
     }
+}
+
+/// One document of a virtual machine, and the signed one in its place: each with its length before it, in four bytes. A document
+/// that is refused gets no answer.
+async fn serve_machine(mut stream: UnixStream, emulator: Emulator) {
+    let Ok(length) = stream.read_u32().await else { return };
+    let Some(length) = usize::try_from(length).ok().filter(|length| *length <= UNSIGNED_MAX) else { return };
+    let mut document = vec![0; length];
+    if stream.read_exact(&mut document).await.is_err() {
+        return;
+    }
+    let Ok(signed) = emulator.sign(&document) else { return };
+    let Ok(length) = u32::try_from(signed.len()) else { return };
+    // A machine that is gone needs no document.
+    let _ = stream.write_all(&[&length.to_be_bytes(), signed.as_slice()].concat()).await;
 }
 
 /// Settings, a line each way.

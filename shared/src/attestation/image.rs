@@ -97,15 +97,30 @@ pub struct ImageToolchain {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageKernel {
-    /// The source package and its version.
+    /// What it is: `linux 6.12.57`, or the file's name of one that was finished before.
     #[serde(with = "text")]
     pub source: String,
     /// SHA-256 of the `bzImage`.
     #[serde(with = "hex_bytes")]
     pub sha256: [u8; 32],
-    /// SHA-256 of the kernel's configuration.
+    /// How it was made; not known of a kernel that was finished before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build: Option<ImageKernelBuild>,
+}
+
+/// How the kernel of an image was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageKernelBuild {
+    /// SHA-256 of the archive of its source.
+    #[serde(with = "hex_bytes")]
+    pub source_sha256: [u8; 32],
+    /// SHA-256 of its finished configuration.
     #[serde(with = "hex_bytes")]
     pub config_sha256: [u8; 32],
+    /// What compiler and linker say of themselves.
+    #[serde(with = "text")]
+    pub tools: String,
 }
 
 /// Why a description of an image is refused.
@@ -226,8 +241,8 @@ mod tests {
             "source": {"version": "0.1.0", "revision": "05".repeat(20), "modified": false},
             "toolchain": {"rustc": "rustc 1.95.0 (0123456789 2026-04-01)", "target": "x86_64-unknown-linux-musl"},
             "kernel": {
-                "source": "linux-source-6.12 6.12.117-1~deb12u1",
-                "sha256": "06".repeat(32), "config_sha256": "07".repeat(32)
+                "source": "linux 6.12.57", "sha256": "06".repeat(32),
+                "build": {"source_sha256": "08".repeat(32), "config_sha256": "07".repeat(32), "tools": "gcc 12.2.0, GNU ld 2.40"}
             },
             "command_line": "reboot=k panic=30 nomodules console=ttyS0"
         })
@@ -280,7 +295,9 @@ mod tests {
             ("/source/modified", None),
             ("/toolchain/rustc", Some("rustc\u{1b}[2J".into())),
             ("/toolchain/target", None),
-            ("/kernel/config_sha256", None),
+            ("/kernel/sha256", None),
+            ("/kernel/build/config_sha256", None),
+            ("/kernel/build/tools", None),
             ("/command_line", Some("x".repeat(IMAGE_COMMAND_LINE_MAX + 1).into())),
             ("/command_line", None),
         ];
