@@ -12,6 +12,7 @@ use crate::kms::{self, KmsError, KmsSettings};
 use crate::nsm::{self, Fault, NsmConfig, NsmError, PcrSource, Settings};
 use crate::up::settings::UpSettings;
 use crate::up::{self, UpError};
+use crate::vsock::{self, VsockError, VsockSettings};
 
 const FAULT_HELP: &str = "Something that goes wrong: \"flip_signature_bit\", \"wrong_root\", \"foreign_nonce\", \"no_digest\", \"unsigned\", \"drop_response\", {\"stale_timestamp\": MS}, {\"future_timestamp\": MS} or {\"error\": NAME}; may be given more than once";
 
@@ -63,6 +64,15 @@ pub enum Command {
         after_long_help = "Example:\n  holdfast-dev kms --state kms --policy policy.json --nsm-root nsm/root.pem \\\n    --key-arn arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab \\\n    --access-key-id ASIAIOSFODNN7EXAMPLE --secret-access-key-file secret"
     )]
     Kms(KmsSettings),
+    /// A vsock for a virtual machine
+    ///
+    /// The device as a process of its own, to which QEMU connects by vhost-user. Clients of the host reach port P of the guest
+    /// through the socket PATH of --guest (`CONNECT P`, a line feed; the answer is `OK` and a port once the guest accepted); the
+    /// guest's connections to port P of context id 2 or 3 go to the socket `PATH_P`. One virtual machine after the other is served.
+    #[command(
+        after_long_help = "Example:\n  holdfast-dev vsock --socket /tmp/vhost.sock --guest /tmp/vm.sock --cid 16\n  qemu-system-x86_64 -M nitro-enclave,vsock=c,id=test -chardev socket,id=c,path=/tmp/vhost.sock -kernel image.eif …"
+    )]
+    Vsock(VsockSettings),
 }
 
 /// Flags of `holdfast-dev nsm`.
@@ -143,6 +153,8 @@ enum AppError {
     Enclave(#[from] EnclaveError),
     #[error("KMS double: {0}")]
     Kms(#[from] KmsError),
+    #[error("vsock: {0}")]
+    Vsock(#[from] VsockError),
     #[error("cannot start: {0}")]
     System(#[from] std::io::Error),
 }
@@ -168,6 +180,7 @@ fn start(arguments: Arguments) -> Result<(), AppError> {
             Command::Nsm(arguments) => nsm::serve(arguments.into_config(), up::asked_to_end()).await?,
             Command::Enclave(settings) => enclave::serve(settings).await?,
             Command::Kms(settings) => kms::serve(settings, up::asked_to_end()).await?,
+            Command::Vsock(settings) => vsock::serve(settings, up::asked_to_end()).await?,
         }
         Ok(())
     })

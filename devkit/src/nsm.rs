@@ -33,6 +33,8 @@ pub use root::EmulatedRoot;
 pub use server::{NsmConfig, NsmServer, serve};
 pub use settings::{ErrorName, Fault, PcrSource, Settings, SettingsChange, SettingsError};
 
+use crate::unix_socket::BindError;
+
 /// Why the emulator does not do what it should.
 #[derive(Debug, thiserror::Error)]
 pub enum NsmError {
@@ -44,12 +46,9 @@ pub enum NsmError {
         /// What the system says.
         error: std::io::Error,
     },
-    /// A file where the socket should be.
-    #[error("{0} is no socket; name another path or remove it")]
-    NotASocket(PathBuf),
-    /// Another process listens there.
-    #[error("{0} is in use by another process")]
-    InUse(PathBuf),
+    /// A socket's path cannot be listened at.
+    #[error(transparent)]
+    Bind(#[from] BindError),
     /// The root's certificate without its key.
     #[error("{0} is missing; restore it, or remove root.pem to make another root")]
     RootKeyMissing(PathBuf),

@@ -16,6 +16,7 @@ use holdfast_devkit::nsm::{
     EmulatedDevice, EmulatedNsm, EmulatedRoot, Emulator, ErrorName, Fault, NsmConfig, NsmError, NsmServer, PcrSource,
     Settings, SettingsChange, change_settings, serve,
 };
+use holdfast_devkit::unix_socket::BindError;
 use holdfast_shared::attestation::{
     AppraisalError, CertificateError, Expectations, Expected, Measurements, ParseError, ParsedDocument, Position,
     TrustRoot, VerifiedAttestation, VerifyError, extend_pcr, inspect, pcr_of_content,
@@ -504,11 +505,11 @@ async fn sockets_are_private_taken_over_and_removed() {
     drop(std::os::unix::net::UnixListener::bind(&config.socket).unwrap());
     let server = NsmServer::bind(config.clone()).unwrap();
     assert_eq!(std::fs::metadata(&config.socket).unwrap().permissions().mode() & 0o777, 0o600);
-    assert!(matches!(NsmServer::bind(config.clone()).err(), Some(NsmError::InUse(_))));
+    assert!(matches!(NsmServer::bind(config.clone()).err(), Some(NsmError::Bind(BindError::InUse(_)))));
     server.run(async {}).await;
     assert!(!config.socket.exists());
     std::fs::write(&config.socket, "precious").unwrap();
-    assert!(matches!(serve(config, async {}).await, Err(NsmError::NotASocket(_))));
+    assert!(matches!(serve(config, async {}).await, Err(NsmError::Bind(BindError::NotASocket(_)))));
 }
 
 mod properties {

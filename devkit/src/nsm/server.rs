@@ -5,9 +5,7 @@
 //! like a restarted enclave. Assumes: whoever can open the sockets (mode 0600) may do anything here. Refuses: frames and
 //! lines over their bounds, and more than [`CONNECTIONS_MAX`] enclaves at once.
 
-use std::fs;
 use std::future::Future;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use aws_nitro_enclaves_nsm_api::api::{ErrorCode, Response};
@@ -22,6 +20,7 @@ use super::root::EmulatedRoot;
 use super::settings::{Settings, SettingsChange};
 use super::signer::UNSIGNED_MAX;
 use super::wire::{REQUEST_MAX, decode_request, encode_response};
+use crate::unix_socket::{self, SocketFile};
 
 /// Enclaves and control connections at once.
 pub const CONNECTIONS_MAX: usize = 64;
@@ -68,14 +67,7 @@ pub struct NsmServer {
 /// A listening socket whose file goes with it.
 struct Socket {
     listener: UnixListener,
-    path: PathBuf,
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        // Whoever removed it earlier wanted it gone too.
-        let _ = fs::remove_file(&self.path);
-    }
+    _file: SocketFile,
 }
 
 /// Runs an emulator until `shutdown` is ready.
@@ -96,9 +88,9 @@ impl NsmServer {
         let root = EmulatedRoot::load_or_create(&config.state_folder)?;
         Ok(Self {
             emulator: Emulator::new(root, config.settings)?,
-            enclaves: bind(config.socket)?,
-            control: config.control_socket.map(bind).transpose()?,
-            signer: config.signer_socket.map(bind).transpose()?,
+            enclaves: bind(&config.socket)?,
+            control: config.control_socket.as_deref().map(bind).transpose()?,
+            signer: config.signer_socket.as_deref().map(bind).transpose()?,
         })
     }
 
@@ -209,22 +201,8 @@ async fn serve_control(mut stream: UnixStream, emulator: Emulator) {
 }
 
 /// Listens on a path, in place of a socket that an earlier process left there.
-fn bind(path: PathBuf) -> Result<Socket, NsmError> {
-    remove_stale(&path)?;
-    let listener = UnixListener::bind(&path).map_err(NsmError::at(&path))?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(NsmError::at(&path))?;
-    Ok(Socket { listener, path })
-}
-
-fn remove_stale(path: &Path) -> Result<(), NsmError> {
-    let Ok(metadata) = fs::symlink_metadata(path) else {
-        return Ok(());
-    };
-    if !metadata.file_type().is_socket() {
-        return Err(NsmError::NotASocket(path.to_owned()));
-    }
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(NsmError::InUse(path.to_owned()));
-    }
-    fs::remove_file(path).map_err(NsmError::at(path))
+fn bind(path: &Path) -> Result<Socket, NsmError> {
+    let (listener, file) = unix_socket::bind(path)?;
+    let listener = UnixListener::from_std(listener).map_err(NsmError::at(path))?;
+    Ok(Socket { listener, _file: file })
 }
