@@ -30,6 +30,7 @@ use crate::unix_socket::{BindError, SocketFile, bind};
 /// A device that listens for virtual machines and for clients.
 pub struct VsockServer {
     machines: Machines,
+    socket: PathBuf,
     listener: StdListener,
     clients: UnixListener,
     _files: [SocketFile; 2],
@@ -56,7 +57,7 @@ impl VsockServer {
             ending: Arc::default(),
             current: watch::Sender::new(None),
         };
-        Ok(Self { machines, listener, clients, _files: [listener_file, clients_file] })
+        Ok(Self { machines, socket: settings.socket, listener, clients, _files: [listener_file, clients_file] })
     }
 
     /// Serves until `shutdown` is ready. A machine that is connected then loses its device.
@@ -64,12 +65,22 @@ impl VsockServer {
     /// # Errors
     /// The system refuses what a device needs.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), VsockError> {
+        tokio::pin!(shutdown);
+        // The first look at it installs handlers of signals: whoever reads the line below may send one.
+        tokio::select! {
+            biased;
+            () = &mut shutdown => return Ok(()),
+            () = std::future::ready(()) => {}
+        }
+        let Machines { guest_cid, guest_path, .. } = &self.machines;
+        let (socket, guest) = (self.socket.display(), guest_path.display());
+        log(&format!("guest {guest_cid}: virtual machines connect to {socket}, clients to {guest}"));
         let current = self.machines.current.subscribe();
         let ending = Arc::clone(&self.machines.ending);
         let listener = self.listener.try_clone().map_err(VsockError::System)?;
         let mut serving = tokio::task::spawn_blocking(move || self.machines.serve(listener));
         tokio::select! {
-            () = shutdown => {}
+            () = &mut shutdown => {}
             () = greet_all(&self.clients, &current) => {}
             ended = &mut serving => return ended.map_err(|error| VsockError::System(error.into()))?,
         }
