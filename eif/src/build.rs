@@ -28,11 +28,12 @@ pub const MEASUREMENTS_FILE: &str = "measurements.json";
 ///
 /// - `reboot=t panic=-1`: an end of any kind is a triple fault at once, which the hypervisor takes for the enclave's end; there
 ///   is no firmware to ask. A panic does not linger.
+/// - `no_timer_check`: the timer of a virtual machine is not put to the test, in which a machine that gets little of a processor
+///   fails; on KVM the kernel decides so by itself.
 /// - `pci=off`: nothing of that kind is there to look for.
 /// - `console=ttyS0 loglevel=4`: warnings and worse.
 /// - `random.trust_cpu=off random.trust_bootloader=off`: randomness is credited to the NSM alone.
-pub const COMMAND_LINE: &str =
-    "reboot=t panic=-1 pci=off console=ttyS0 loglevel=4 random.trust_cpu=off random.trust_bootloader=off";
+pub const COMMAND_LINE: &str = "reboot=t panic=-1 no_timer_check pci=off console=ttyS0 loglevel=4 random.trust_cpu=off random.trust_bootloader=off";
 
 /// What to build, and from what.
 #[derive(Debug)]

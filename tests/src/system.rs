@@ -27,14 +27,18 @@ use crate::random::random_bytes;
 use crate::tap::Tap;
 use crate::wait::until;
 
+use host::Between;
+
 mod administrator;
 mod custodian;
 mod host;
+mod machine;
 mod tenant;
 
 pub use administrator::{Administrator, Said};
 pub use custodian::{CustodianOptions, CustodianProcess, Front};
 pub use host::Host;
+pub use machine::{HEARTBEAT, Image, Signer, Surroundings};
 pub use tenant::{Caller, Tenant, TenantOptions, credential_of};
 
 /// The name in the certificate.
@@ -77,6 +81,10 @@ pub struct Options {
     pub thresholds: Vec<&'static str>,
     /// Where AWS KMS keeps one more share.
     pub kms: Option<Endpoint>,
+    /// The image that runs in a virtual machine, instead of the enclave's library in a local process.
+    pub image: Option<Image>,
+    /// What the parent's side of Nitro answers to a heartbeat.
+    pub heartbeat: u8,
 }
 
 impl Default for Options {
@@ -97,6 +105,8 @@ impl Default for Options {
             other_administrators: Vec::new(),
             thresholds: Vec::new(),
             kms: None,
+            image: None,
+            heartbeat: HEARTBEAT,
         }
     }
 }
@@ -148,6 +158,8 @@ pub struct System {
     pub other_custodians: Vec<CustodianProcess>,
     /// Between parent and enclave, where there are any.
     pub taps: Option<Taps>,
+    /// What the enclave needs as a virtual machine, where it is one.
+    pub surroundings: Option<Surroundings>,
     /// Who orders changes.
     pub administrator: Administrator,
     /// The others who may.
@@ -197,7 +209,7 @@ impl System {
             &others,
             HOST_NAME,
             &options,
-            &accepted_measurements(&layout, &configuration),
+            &accepted_measurements(&layout, &configuration, options.image.as_ref()),
             &layout.path("nsm/root.pem"),
         );
         let root = layout.path("nsm/root.pem");
@@ -215,6 +227,10 @@ impl System {
         layout.write("parent/key-stores/store.manifest", &bytes, 0o644).unwrap();
         let manifest = VerifiedManifest::verify(&bytes).unwrap();
         let taps = options.taps.then(|| host::start_taps(&layout));
+        let surroundings = match options.image.clone() {
+            Some(image) => Some(Surroundings::start(&layout, image, options.heartbeat).await),
+            None => None,
+        };
         let nobody = Credential { access_key_id: String::new(), secret_access_key: String::new() };
         let unset = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut system = Self {
@@ -224,6 +240,7 @@ impl System {
             custodian: custodians.remove(0),
             other_custodians: custodians,
             taps,
+            surroundings,
             administrator,
             other_administrators: others,
             authority,
@@ -236,7 +253,7 @@ impl System {
             hosts_added: 0,
             _folder: folder,
         };
-        host::write_parent_configuration(&system.layout, system.taps.is_some(), &system.destinations(), system.kms());
+        host::write_parent_configuration(&system.layout, system.between(), &system.destinations(), system.kms());
         system.start_parent().await;
         system
     }
@@ -266,6 +283,14 @@ impl System {
     fn destinations(&self) -> Vec<String> {
         let kms = self.kms().map(|kms| kms.address.clone());
         self.custodians().map(CustodianProcess::address).chain(kms).collect()
+    }
+
+    const fn between(&self) -> Between {
+        match (&self.surroundings, &self.taps) {
+            (Some(_), _) => Between::Vsock,
+            (None, Some(_)) => Between::Taps,
+            (None, None) => Between::Sockets,
+        }
     }
 
     const fn kms(&self) -> Option<&Endpoint> {
@@ -412,7 +437,10 @@ impl System {
     /// Starts an enclave in place of the one before, which is killed if it still runs.
     pub async fn start_enclave(&mut self) {
         self.kill_enclave().await;
-        self.enclave = Some(host::start_enclave(&self.layout, self.taps.is_some()));
+        self.enclave = Some(match &self.surroundings {
+            Some(surroundings) => surroundings.boot(&self.layout),
+            None => host::start_enclave(&self.layout, self.taps.is_some()),
+        });
     }
 
     /// Starts a parent in place of the one before, if there was one.
@@ -510,9 +538,9 @@ fn write_static_configuration(layout: &Layout, text: &str) {
     layout.write("parent/static.json", text.as_bytes(), 0o644).unwrap();
 }
 
-/// A file with the measurements that the local enclave shows.
-fn accepted_measurements(layout: &Layout, configuration: &str) -> PathBuf {
-    let accepted = measurements(configuration);
+/// A file with the measurements that the image shows, or the local enclave.
+fn accepted_measurements(layout: &Layout, configuration: &str, image: Option<&Image>) -> PathBuf {
+    let accepted = image.map_or_else(|| measurements(configuration), |image| image.measured_with(configuration));
     layout.write("measurements.json", &serde_json::to_vec(&accepted).unwrap(), 0o644).unwrap()
 }
 

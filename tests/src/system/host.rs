@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::{Caller, System, Taps};
+use super::{Caller, System, Taps, machine};
 use crate::aws::Endpoint;
 use crate::process::Process;
 use crate::programs::program;
@@ -96,7 +96,7 @@ impl System {
             layout.write(file, &self.layout.read(file).unwrap().unwrap(), 0o644).unwrap();
         }
         let taps = self.taps.is_some().then(|| start_taps(&layout));
-        write_parent_configuration(&layout, taps.is_some(), &self.destinations(), self.kms());
+        write_parent_configuration(&layout, self.between(), &self.destinations(), self.kms());
         let nsm = start_nsm(&layout).await;
         let parent = start_parent(&layout).await;
         let enclave = start_enclave(&layout, taps.is_some());
@@ -118,6 +118,7 @@ pub(super) async fn start_nsm(layout: &Layout) -> Process {
     let mut command = Command::new(program("holdfast-dev"));
     command.arg("nsm").arg("--socket").arg(&socket).arg("--state").arg(layout.path("nsm"));
     command.arg("--control-socket").arg(layout.socket("nsm-control"));
+    command.arg("--signer-socket").arg(layout.socket("nsm-signer"));
     for index in [0, 1, 2] {
         command.arg("--pcr-content").arg(format!("{index}={}", measured_content(index)));
     }
@@ -155,22 +156,40 @@ pub(super) async fn start_parent(layout: &Layout) -> StartedParent {
     StartedParent { process, listen: address("listen"), ready_listen: address("ready_listen") }
 }
 
+/// What is between parent and enclave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Between {
+    /// Sockets of this host.
+    Sockets,
+    /// The same, with taps.
+    Taps,
+    /// A virtual machine's vsock.
+    Vsock,
+}
+
+impl Between {
+    /// Ingress, control and egress, as the parent's configuration names them.
+    fn addresses(self, layout: &Layout) -> [String; 3] {
+        match self {
+            Self::Sockets => ["ingress", "control", "egress"].map(|name| layout.socket_address(name)),
+            Self::Taps => ["ingress-tap", "control", "egress"].map(|name| layout.socket_address(name)),
+            Self::Vsock => machine::addresses(layout),
+        }
+    }
+}
+
 pub(super) fn write_parent_configuration(
     layout: &Layout,
-    tapped: bool,
+    between: Between,
     destinations: &[String],
     kms: Option<&Endpoint>,
 ) {
-    let address = |name: &str| layout.socket_address(name);
-    let ingress = if tapped { "ingress-tap" } else { "ingress" };
+    let [ingress, control, egress] = between.addresses(layout);
     let allowed: Vec<_> = destinations.iter().map(|address| format!("\"{address}\"")).collect();
     let mut text = format!(
         "listen = \"127.0.0.1:0\"\nready_listen = \"127.0.0.1:0\"\nstatic_configuration = \"static.json\"\n\
          key_stores = \"key-stores\"\nports_file = \"ports.json\"\nlog_level = \"debug\"\ndrain_timeout_ms = 500\n\
-         [enclave]\ningress = \"{}\"\n[control]\nlisten = \"{}\"\n[egress]\nlisten = \"{}\"\nallow = [{}]\n",
-        address(ingress),
-        address("control"),
-        address("egress"),
+         [enclave]\ningress = \"{ingress}\"\n[control]\nlisten = \"{control}\"\n[egress]\nlisten = \"{egress}\"\nallow = [{}]\n",
         allowed.join(", "),
     );
     if let Some(kms) = kms {
