@@ -43,6 +43,8 @@ labels! {
     ATTEST_VERSION = "holdfast attest version v1";
     /// A document made to have AWS KMS give a share back.
     ATTEST_KMS_SHARE = "holdfast attest kms share v1";
+    /// A document that proves to anybody where a TLS connection ends.
+    ATTEST_CONNECTION = "holdfast attest connection v1";
 
     // --- HPKE `info` and exporter contexts ------------------------------------------------------------------------------------
 
@@ -85,6 +87,8 @@ labels! {
     SPLIT = "holdfast split v1";
     /// HKDF info of the seed from which an RSA key for one answer of AWS KMS is drawn.
     KMS_RECIPIENT = "holdfast kms recipient v1";
+    /// Hash of a stranger's nonce, which becomes the nonce of a document that proves where a TLS connection ends.
+    CONNECTION_NONCE = "holdfast connection nonce v1";
 
     // --- External keys ------------------------------------------------------------------------------------------------------
 

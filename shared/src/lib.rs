@@ -19,6 +19,7 @@ pub mod labels;
 pub mod limits;
 pub mod manifest;
 pub mod policy;
+pub mod proof;
 pub mod provenance;
 pub mod query;
 pub mod quorum;

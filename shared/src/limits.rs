@@ -164,6 +164,18 @@ pub const WATCH_HOLD_MS: u64 = 25_000;
 pub const ENCLAVE_SILENT_MS: u64 = 30_000;
 /// Age of what `GetHealthStatus` says of others, in milliseconds (specification, "`GetHealthStatus`": one minute).
 pub const HEALTH_AGE_MAX_MS: u64 = 60_000;
+/// Age of a document that proves where a TLS connection ends, in milliseconds, [`ATTESTATION_SKEW_MS`] aside: it is asked for and made
+/// within one exchange.
+pub const PROOF_AGE_MAX_MS: u64 = 60_000;
+/// Documents per second that an enclave makes for strangers, all host names together, and at once. The device takes some
+/// milliseconds for each, and whoever releases a key is served first.
+pub const PROOFS_PER_SECOND: u32 = 10;
+/// The same for one host name, so that one that is flooded leaves the others their part.
+pub const PROOFS_PER_SECOND_AND_HOST: u32 = 2;
+/// Strangers' documents that may wait for the device.
+pub const PROOFS_WAITING_MAX: usize = 8;
+/// How long a stranger waits for a document, in milliseconds.
+pub const PROOF_WAIT_MS: u64 = 2_000;
 /// Age of an administrator's signed query, in milliseconds.
 pub const QUERY_AGE_MAX_MS: u64 = 300_000;
 
