@@ -18,8 +18,9 @@ use std::collections::btree_map::{BTreeMap, Entry};
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard as Loaded};
-use holdfast_shared::ids::KeyStoreId;
-use holdfast_shared::keystore::ClientAuthentication;
+use holdfast_shared::ids::{BlobId, KeyStoreId};
+use holdfast_shared::keystore::{ClientAuthentication, Quota};
+use holdfast_shared::limits::PROOFS_PER_SECOND_AND_HOST;
 use holdfast_shared::sigv4::{CredentialSet, Regions};
 use holdfast_shared::xks::{HostName, PathPrefix};
 use rustls::ServerConfig;
@@ -31,7 +32,7 @@ use crate::clock::Clock;
 pub use crate::custody::health::{CustodianHealth, FleetHealth};
 use crate::tls::expiry::CertificateInService;
 use crate::tls::{ClientSettings, TlsError, TlsIdentity, server_config};
-use crate::xks::Guard;
+use crate::xks::{Bucket, Guard};
 
 /// Who a key store belongs to: equal for key stores of one owner, as far as the caller can prove that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,6 +48,10 @@ pub struct ServedKeyStore {
     pub host_name: HostName,
     /// The path prefix that it is served under.
     pub path_prefix: PathPrefix,
+    /// The version, from 1.
+    pub version: u64,
+    /// The sealed key store of that version.
+    pub blob_id: BlobId,
     /// The live SigV4 credentials.
     pub credentials: CredentialSet,
     /// The regions from which KMS may call.
@@ -84,6 +89,7 @@ pub struct ServedHost {
     clients: ClientSettings,
     tls: Arc<ServerConfig>,
     stores: HashMap<PathPrefix, Arc<ServedKeyStore>>,
+    proofs: Arc<Bucket>,
 }
 
 impl ServedHost {
@@ -98,6 +104,34 @@ impl ServedHost {
     pub fn store(&self, prefix: &PathPrefix) -> Option<&Arc<ServedKeyStore>> {
         self.stores.get(prefix)
     }
+
+    /// The key store with this id, or the only one if none is named.
+    pub(crate) fn named(&self, id: Option<KeyStoreId>) -> Result<&Arc<ServedKeyStore>, Unnamed> {
+        match id {
+            Some(id) => self.stores.values().find(|store| store.id == id).ok_or(Unnamed::Unknown),
+            None if self.stores.len() > 1 => Err(Unnamed::Several),
+            None => self.stores.values().next().ok_or(Unnamed::Unknown),
+        }
+    }
+
+    /// SHA-256 of the public key in the certificate that [`ServedHost::tls`] serves.
+    pub(crate) fn tls_public_key_sha256(&self) -> [u8; 32] {
+        self.identity.public_key_sha256()
+    }
+
+    /// What strangers may still ask of the NSM under this host name: the same over all tables that have the name.
+    pub(crate) fn proofs(&self) -> &Bucket {
+        &self.proofs
+    }
+}
+
+/// Why no key store was found by its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unnamed {
+    /// There is none.
+    Unknown,
+    /// None was named, and there are several.
+    Several,
 }
 
 /// Key stores that were left out because they claim the same name. Worth an alarm.
@@ -110,6 +144,10 @@ pub struct Collision {
     /// Everyone who claims it.
     pub stores: Vec<KeyStoreId>,
 }
+
+/// Documents that strangers may ask for under one host name.
+const PROOFS_OF_HOST: Quota =
+    Quota { requests_per_second: PROOFS_PER_SECOND_AND_HOST, burst: PROOFS_PER_SECOND_AND_HOST };
 
 type Hosts = HashMap<HostName, Arc<ServedHost>>;
 
@@ -162,7 +200,10 @@ impl Directory {
                 _ => server_config(&identity, &clients, &self.clock)?,
             };
             let stores = stores.into_iter().map(|store| (store.path_prefix.clone(), store)).collect();
-            hosts.insert(host_name, Arc::new(ServedHost { certified, identity, clients, tls, stores }));
+            let proofs = previous
+                .get(&host_name)
+                .map_or_else(|| Arc::new(Bucket::new(PROOFS_OF_HOST)), |host| Arc::clone(&host.proofs));
+            hosts.insert(host_name, Arc::new(ServedHost { certified, identity, clients, tls, stores, proofs }));
         }
         self.hosts.store(Arc::new(hosts));
         Ok(collisions)

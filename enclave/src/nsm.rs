@@ -2,12 +2,15 @@
 //!
 //! Guarantees: calls are made one after the other, on a thread of their own, so that a slow device stalls no task; the queue
 //! is bounded, and a full one is an error at once. Key stores stand in line for a few places in that queue, in order of arrival,
-//! so that they delay, but never exclude, each other, and hardly delay the clock, which stands in no line. Assumes: the device is what the platform says it is; the image's `main`
+//! so that they delay, but never exclude, each other, and hardly delay the clock, which stands in no line. Strangers have a queue of their
+//! own, from which the device takes only while the other is empty: whatever they ask for, a release and the clock wait for at most
+//! the one document of theirs that the device is making. Assumes: the device is what the platform says it is; the image's `main`
 //! names `/dev/nsm` and nothing else. Refuses: answers of another kind than the question's.
 
 use std::sync::Arc;
 
 use aws_nitro_enclaves_nsm_api::api::{ErrorCode, Request, Response};
+use holdfast_shared::limits::PROOFS_WAITING_MAX;
 use serde_bytes::ByteBuf;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use zeroize::Zeroizing;
@@ -61,6 +64,8 @@ struct Job {
 #[derive(Clone)]
 pub struct Nsm {
     jobs: mpsc::Sender<Job>,
+    /// The queue of strangers.
+    idle: mpsc::Sender<Job>,
     /// Where those who use this handle stand in line, if they do.
     line: Option<Arc<Semaphore>>,
 }
@@ -71,21 +76,28 @@ impl Nsm {
     /// # Errors
     /// When the operating system gives no thread.
     pub fn start(mut device: Box<dyn NsmDevice>) -> std::io::Result<Self> {
-        let (sender, mut jobs) = mpsc::channel::<Job>(QUEUE_LEN);
+        let (jobs, urgent) = mpsc::channel(QUEUE_LEN);
+        let (idle, strangers) = mpsc::channel(PROOFS_WAITING_MAX);
+        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
         std::thread::Builder::new().name("nsm".to_owned()).spawn(move || {
-            while let Some(job) = jobs.blocking_recv() {
-                // Whoever asked may have given up; the answer is dropped then.
-                let _ = job.answer.send(device.process_request(job.request));
-            }
+            runtime.block_on(work(&mut *device, urgent, strangers));
         })?;
-        Ok(Self { jobs: sender, line: None })
+        Ok(Self { jobs, idle, line: None })
+    }
+
+    /// A handle for what strangers ask: its requests are carried out while nothing else waits, and not at all once nobody waits for
+    /// them any more.
+    #[must_use]
+    pub fn for_strangers(&self) -> Self {
+        Self { jobs: self.idle.clone(), idle: self.idle.clone(), line: None }
     }
 
     /// A handle whose users, and those of its clones, wait for a place in order of arrival instead of being told that too many
     /// wait. A key store has one request at a time, so each waits for at most one of each other.
     #[must_use]
     pub fn in_line(&self) -> Self {
-        Self { jobs: self.jobs.clone(), line: Some(Arc::new(Semaphore::new(LINE_PLACES))) }
+        let line = Some(Arc::new(Semaphore::new(LINE_PLACES)));
+        Self { jobs: self.jobs.clone(), idle: self.idle.clone(), line }
     }
 
     /// An attestation document over the three fields.
@@ -165,5 +177,89 @@ impl Nsm {
             Response::Error(code) => Err(NsmError::Refused { request: name, code }),
             response => Ok(response),
         }
+    }
+}
+
+/// Carries out one request after the other until nobody can ask any more.
+async fn work(device: &mut dyn NsmDevice, mut urgent: mpsc::Receiver<Job>, mut strangers: mpsc::Receiver<Job>) {
+    loop {
+        let job = tokio::select! {
+            biased;
+            Some(job) = urgent.recv() => job,
+            Some(job) = strangers.recv() => {
+                if job.answer.is_closed() {
+                    continue;
+                }
+                job
+            }
+            else => return,
+        };
+        // Whoever asked may have given up; the answer is dropped then.
+        let _ = job.answer.send(device.process_request(job.request));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc as blocking;
+
+    use super::*;
+
+    /// Tells what it is asked, and answers when it is let.
+    struct SlowDevice {
+        asked: blocking::Sender<u16>,
+        go: blocking::Receiver<()>,
+    }
+
+    impl NsmDevice for SlowDevice {
+        fn process_request(&mut self, request: Request) -> Response {
+            if let Request::LockPCR { index } = request {
+                self.asked.send(index).unwrap();
+            }
+            self.go.recv().unwrap();
+            Response::LockPCR
+        }
+    }
+
+    /// `request`, which waits in its queue when this returns.
+    async fn queued(nsm: &Nsm, index: u16) -> tokio::task::JoinHandle<Result<(), NsmError>> {
+        let before = nsm.jobs.capacity();
+        let asking = nsm.clone();
+        let task = tokio::spawn(async move { asking.lock_pcr(index).await });
+        while nsm.jobs.capacity() == before && !task.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        task
+    }
+
+    #[tokio::test]
+    async fn strangers_wait_for_everybody_and_nobody_for_more_than_one_of_them() {
+        let (asked, order) = blocking::channel();
+        let (go, let_go) = blocking::channel();
+        let nsm = Nsm::start(Box::new(SlowDevice { asked, go: let_go })).unwrap();
+        let strangers = nsm.for_strangers();
+        let first = tokio::spawn({
+            let strangers = strangers.clone();
+            async move { strangers.lock_pcr(100).await }
+        });
+        tokio::task::yield_now().await;
+        assert_eq!(order.recv().unwrap(), 100, "the device makes a stranger's document");
+        let mut waiting = Vec::new();
+        for index in 101..=108 {
+            waiting.push(queued(&strangers, index).await);
+        }
+        let refused = queued(&strangers, 109).await;
+        assert!(matches!(refused.await.unwrap(), Err(NsmError::Busy)), "their queue is bounded");
+        // One gave up meanwhile, and the device never hears of it.
+        waiting.remove(1).abort();
+        let urgent = [queued(&nsm, 1).await, queued(&nsm, 2).await];
+        for _ in 0..10 {
+            go.send(()).unwrap();
+        }
+        for task in urgent.into_iter().chain(waiting).chain([first]) {
+            task.await.unwrap().unwrap();
+        }
+        let rest: Vec<_> = order.try_iter().collect();
+        assert_eq!(rest, [1, 2, 101, 103, 104, 105, 106, 107, 108]);
     }
 }

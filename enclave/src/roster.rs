@@ -170,6 +170,7 @@ pub(crate) async fn keep_judged(roster: Arc<Roster>, enclave: Arc<Enclave>) {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_shared::ids::BlobId;
     use holdfast_shared::secrets::{Secret, SecretBytes};
     use holdfast_shared::sigv4::{CredentialSet, Regions};
     use holdfast_shared::xks::{HostName, PathPrefix};
@@ -210,6 +211,8 @@ mod tests {
             owner,
             host_name,
             path_prefix,
+            version: 1,
+            blob_id: BlobId([1; 32]),
             credentials: CredentialSet::new(vec![], &Secret::take(&mut [0; 32])).unwrap(),
             regions: Regions::Any,
             tls: Arc::new(TlsIdentity::new(chain, &SecretBytes::new(key.serialize_der()), 0).unwrap()),

@@ -89,7 +89,7 @@ async fn serve(platform: Platform) -> Result<(), RunError> {
     let (connections, files) = (provided.connections, provided.files);
     let level = if connections < ready.configuration.connections_max { Level::Warn } else { Level::Info };
     reporter.log(level, &format!("taking {connections} connections at most, with {files} file descriptors"));
-    let context = Arc::new(ServerContext::new(Arc::clone(&directory), Arc::clone(&clock), connections));
+    let context = Arc::new(ServerContext::new(Arc::clone(&directory), Arc::clone(&clock), &ready.nsm, connections));
     let desk = Desk {
         parent: platform.control,
         boot_id: ready.boot_id,

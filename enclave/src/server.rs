@@ -20,6 +20,7 @@ mod held;
 mod http_service;
 mod json_errors;
 mod memory;
+mod proof;
 mod turns;
 
 use core::future::Future;
@@ -38,12 +39,14 @@ use admission::Admission;
 use connection::serve_admitted;
 use counts::Counts;
 use memory::RequestMemory;
+use proof::Proofs;
 use turns::Turns;
 
 pub use connection::{ConnectionError, serve_connection};
 
 use crate::clock::Clock;
 use crate::directory::Directory;
+use crate::nsm::Nsm;
 use crate::xks::{NoObserver, RequestObserver};
 
 /// Pause after `accept` failed, so that a lack of file descriptors does not become a busy loop.
@@ -101,26 +104,29 @@ pub struct ServerContext {
     memory: Arc<RequestMemory>,
     admission: Arc<Admission>,
     turns: Arc<Turns>,
+    proofs: Proofs,
 }
 
 impl ServerContext {
     /// A context with the limits of [`holdfast_shared::limits`], but at most `connections_max` connections, and no
     /// observer.
     #[must_use]
-    pub fn new(directory: Arc<Directory>, clock: Arc<dyn Clock>, connections_max: usize) -> Self {
-        Self::with_limits(directory, clock, ServerLimits { connections: connections_max, ..ServerLimits::default() })
+    pub fn new(directory: Arc<Directory>, clock: Arc<dyn Clock>, nsm: &Nsm, connections_max: usize) -> Self {
+        let limits = ServerLimits { connections: connections_max, ..ServerLimits::default() };
+        Self::with_limits(directory, clock, nsm, limits)
     }
 
     /// A context with other limits, and no observer.
     #[must_use]
-    pub fn with_limits(directory: Arc<Directory>, clock: Arc<dyn Clock>, limits: ServerLimits) -> Self {
+    pub fn with_limits(directory: Arc<Directory>, clock: Arc<dyn Clock>, nsm: &Nsm, limits: ServerLimits) -> Self {
         let memory = RequestMemory::new(limits.requests_bytes);
         let admission = Admission::new(limits.connections, Arc::clone(&memory));
         // Half of the threads; with one, strangers and the proven alternate.
         let threads = std::thread::available_parallelism().map_or(1, core::num::NonZeroUsize::get);
         let turns = Turns::new(threads / 2);
         let counts = Counts::default();
-        Self { directory, clock, observer: Arc::new(NoObserver), limits, counts, memory, admission, turns }
+        let (observer, proofs) = (Arc::new(NoObserver), Proofs::new(nsm));
+        Self { directory, clock, observer, limits, counts, memory, admission, turns, proofs }
     }
 
     /// Connections that are open.

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use der::Decode;
+use holdfast_shared::proof;
 use holdfast_shared::secrets::SecretBytes;
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
@@ -57,6 +58,7 @@ pub struct TlsIdentity {
     certified_key: Arc<CertifiedKey>,
     installed_ms: u64,
     not_after_ms: u64,
+    public_key_sha256: [u8; 32],
 }
 
 impl TlsIdentity {
@@ -67,6 +69,7 @@ impl TlsIdentity {
     /// If chain or key is unusable, or the two do not belong together.
     pub fn new(chain: Vec<Vec<u8>>, key: &SecretBytes, installed_ms: u64) -> Result<Self, TlsError> {
         let leaf = chain.first().ok_or(TlsError::EmptyChain)?;
+        let public_key_sha256 = proof::tls_public_key_sha256(leaf).ok_or(TlsError::Certificate)?;
         let leaf = x509_cert::Certificate::from_der(leaf).map_err(|_| TlsError::Certificate)?;
         let not_after = leaf.tbs_certificate().validity().not_after.to_unix_duration();
         let chain = chain.into_iter().map(CertificateDer::from).collect();
@@ -75,7 +78,7 @@ impl TlsIdentity {
         let certified_key = CertifiedKey::new(chain, key);
         certified_key.keys_match().map_err(|_| TlsError::Mismatch)?;
         let not_after_ms = u64::try_from(not_after.as_millis()).unwrap_or(u64::MAX);
-        Ok(Self { certified_key: Arc::new(certified_key), installed_ms, not_after_ms })
+        Ok(Self { certified_key: Arc::new(certified_key), installed_ms, not_after_ms, public_key_sha256 })
     }
 
     /// The certificates, leaf first.
@@ -85,6 +88,11 @@ impl TlsIdentity {
 
     pub(crate) fn installed_ms(&self) -> u64 {
         self.installed_ms
+    }
+
+    /// SHA-256 of the DER of the subject public key info.
+    pub(crate) fn public_key_sha256(&self) -> [u8; 32] {
+        self.public_key_sha256
     }
 
     /// The last moment of the certificate, milliseconds since 1970.

@@ -42,11 +42,15 @@ mod request;
 mod response;
 
 pub use errors::Refused;
-pub(crate) use errors::{BAD_CHUNK, BAD_CODING, BAD_HOST, BODY_TOO_LONG, BUSY, HEAD_TOO_LONG, UNREADABLE_HEAD};
+pub(crate) use errors::{
+    BAD_CHUNK, BAD_CODING, BAD_HOST, BODY_TOO_LONG, BUSY, HEAD_TOO_LONG, INTERNAL, NO_KEYS, PROOF_BODY,
+    PROOF_KEY_STORE, PROOF_NONCE, PROOF_PARAMETERS, PROOF_SEVERAL, PROOF_TIMEOUT, PROOFS_BUSY, UNKNOWN_PATH,
+    UNREADABLE_HEAD,
+};
 pub use guard::{Denial, Guard, OpenGuard, Question};
 pub use observer::{LoggedRequestId, NoObserver, Outcome, RequestEvent, RequestObserver};
 pub use operation::{Decrypt, Encrypt, GetHealthStatus, GetKeyMetadata};
 pub use pipeline::{AdmittedRequest, AuthorizedRequest, Finished, KeyedRequest, ParsedRequest, answer};
-pub(crate) use quota::Quotas;
+pub(crate) use quota::{Bucket, Quotas};
 pub use request::{AuthenticatedRequest, RawRequest, RoutedRequest};
 pub use response::{Response, ResponseBody};

@@ -174,7 +174,8 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
                     let manifest = self.ledger.manifest_of(made_under).ok_or(missing)?;
                     let served = self.ledger.served.clone();
                     let now_ms = self.ledger.enclave.clock.wall_ms();
-                    let preparing = move || served.prepare(body, &manifest, now_ms);
+                    let entry = committed.entry().clone();
+                    let preparing = move || served.prepare(body, &entry, &manifest, now_ms);
                     let prepared = self.ledger.enclave.workshop.work(preparing).await??;
                     self.ledger.install(unsealed, prepared, wipes)?;
                     self.ledger.aim(Target { version, is_committed: true });

@@ -14,6 +14,7 @@ use holdfast_shared::ids::KeyStoreId;
 use holdfast_shared::keystore::{Body, CredentialRecord, ExternalKeyRecord};
 use holdfast_shared::manifest::VerifiedManifest;
 use holdfast_shared::quorum::Quorum;
+use holdfast_shared::register::RegisterEntry;
 use holdfast_shared::secrets::Secret;
 use holdfast_shared::sigv4::{Credential, CredentialSet, Regions};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -95,6 +96,7 @@ impl ServedStore {
     pub(crate) fn prepare(
         &self,
         body: Body,
+        entry: &RegisterEntry,
         manifest: &VerifiedManifest,
         now_ms: u64,
     ) -> Result<Prepared, CustodyError> {
@@ -119,6 +121,8 @@ impl ServedStore {
             owner: claim.owner,
             host_name: body.host_name,
             path_prefix: body.path_prefix,
+            version: entry.version,
+            blob_id: entry.blob_id,
             credentials,
             regions: self.0.regions.clone(),
             tls,

@@ -19,7 +19,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use super::admission::Place;
-use super::handshake::{accept_tls, close};
+use super::handshake::{Accepted, accept_tls, close};
 use super::held::answer;
 use super::json_errors::JsonErrors;
 use super::turns::{Paced, Streams};
@@ -80,6 +80,8 @@ pub enum ConnectionError {
 pub(super) struct Peer {
     /// The host name that the connection speaks for.
     pub(super) host_name: HostName,
+    /// SHA-256 of the public key with which the connection ends here.
+    pub(super) tls_public_key_sha256: [u8; 32],
     /// The client's certificate, where the host asks for one.
     pub(super) client: Option<ClientCertificate>,
     /// The connection's place.
@@ -155,10 +157,12 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let handshake = timeout(context.limits.tls_handshake, accept_tls(Paced::new(stream, place), context, place));
-    let (mut stream, host_name) = handshake.await.map_err(|_| ConnectionError::HandshakeTimeout)??;
+    let accepted = handshake.await.map_err(|_| ConnectionError::HandshakeTimeout)??;
+    let Accepted { mut stream, host_name, tls_public_key_sha256 } = accepted;
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let peer = Arc::new(Peer {
         host_name,
+        tls_public_key_sha256,
         client: ClientCertificate::of(stream.get_ref().1),
         place: Arc::clone(place),
         signed: Notify::new(),

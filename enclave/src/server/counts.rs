@@ -21,6 +21,7 @@ pub(super) struct Counts {
     silent: AtomicU64,
     no_room: AtomicU64,
     success: AtomicU64,
+    proofs: AtomicU64,
     method_not_allowed: AtomicU64,
     misdirected: AtomicU64,
     aborted: AtomicU64,
@@ -81,6 +82,7 @@ impl Counts {
     pub(super) fn count_outcome(&self, outcome: Outcome) {
         let counter = match outcome {
             Outcome::Success => Some(&self.success),
+            Outcome::Proof => Some(&self.proofs),
             Outcome::MethodNotAllowed => Some(&self.method_not_allowed),
             Outcome::Misdirected => Some(&self.misdirected),
             Outcome::Aborted => Some(&self.aborted),
@@ -104,6 +106,7 @@ impl Counts {
             ("connections_silent", &self.silent),
             ("requests_no_room", &self.no_room),
             ("requests_success", &self.success),
+            ("requests_proof", &self.proofs),
             ("requests_method_not_allowed", &self.method_not_allowed),
             ("requests_misdirected", &self.misdirected),
             ("requests_aborted", &self.aborted),

@@ -28,12 +28,21 @@ const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 /// How long the end of a connection may take: once for writing it, once for what the client still sends.
 const LINGER: Duration = Duration::from_millis(TLS_LINGER_MS);
 
+/// A connection after its handshake.
+pub(super) struct Accepted<S> {
+    pub(super) stream: TlsStream<S>,
+    pub(super) host_name: HostName,
+    /// SHA-256 of the public key in the certificate that the client was shown, or had been shown when the session began that it
+    /// goes on with: sessions end with the certificate.
+    pub(super) tls_public_key_sha256: [u8; 32],
+}
+
 /// Reads the `ClientHello`, finds the host, and finishes the handshake with that host's configuration.
 pub(super) async fn accept_tls<S>(
     stream: S,
     context: &ServerContext,
     place: &Place,
-) -> Result<(TlsStream<S>, HostName), ConnectionError>
+) -> Result<Accepted<S>, ConnectionError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -54,7 +63,7 @@ where
     // What costs a signature is done in the turn of the host's group.
     tokio::task::yield_now().await;
     match start.into_stream(Arc::clone(host.tls())).into_fallible().await {
-        Ok(stream) => Ok((stream, host_name)),
+        Ok(stream) => Ok(Accepted { stream, host_name, tls_public_key_sha256: host.tls_public_key_sha256() }),
         Err((error, stream)) => Err(refused(error, Some(stream)).await),
     }
 }

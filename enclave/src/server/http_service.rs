@@ -9,10 +9,10 @@ use bytes::Bytes;
 use holdfast_shared::ids::KeyStoreId;
 use holdfast_shared::limits::XKS_BODY_MAX;
 use holdfast_shared::xks::{HostName, Operation, XksError};
-use http::Version;
 use http::header::{HOST, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::{Authority, Scheme};
+use http::{Method, Version};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 use super::ServerContext;
 use super::connection::Peer;
 use super::memory::Share;
+use super::proof::{self, ProofDocument, ProofRequest};
 use crate::clock::Clock;
 use crate::xks::{self, LoggedRequestId, Outcome, RawRequest, Refused, RequestEvent, Response};
 
@@ -46,6 +47,12 @@ impl<E: Into<Refused>> From<E> for Stop {
     }
 }
 
+/// What a request is answered with, if it is not refused.
+enum Answer {
+    Api(Response),
+    Proof(ProofDocument),
+}
+
 /// What is known of a request so far, for its event.
 #[derive(Default)]
 struct Progress {
@@ -63,11 +70,15 @@ pub(super) async fn handle(
 ) -> Result<http::Response<Bytes>, BodyError> {
     let start_ms = context.clock.monotonic_ms();
     let mut progress = Progress::default();
+    let is_head = request.method() == Method::HEAD;
     let result = respond(&context, &peer, request, share, &mut progress).await;
     let outcome = match &result {
-        Ok(_) => Outcome::Success,
-        Err(Stop::Refused(Refused::Api(error) | Refused::Unreadable(error))) => Outcome::Error(error.name),
-        Err(Stop::Refused(Refused::MethodNotAllowed)) => Outcome::MethodNotAllowed,
+        Ok(Answer::Api(_)) => Outcome::Success,
+        Ok(Answer::Proof(_)) => Outcome::Proof,
+        Err(Stop::Refused(Refused::Api(error) | Refused::Unreadable(error) | Refused::Later(error))) => {
+            Outcome::Error(error.name)
+        }
+        Err(Stop::Refused(Refused::MethodNotAllowed | Refused::NotGet)) => Outcome::MethodNotAllowed,
         Err(Stop::Refused(Refused::Misdirected)) => Outcome::Misdirected,
         Err(Stop::Broken(_)) => Outcome::Aborted,
     };
@@ -79,11 +90,14 @@ pub(super) async fn handle(
         outcome,
         latency_ms: context.clock.monotonic_ms().saturating_sub(start_ms),
     });
-    match result {
-        Ok(response) => Ok(response.into_http()),
-        Err(Stop::Refused(refused)) => Ok(Response::refused(refused).into_http()),
-        Err(Stop::Broken(error)) => Err(error),
-    }
+    let response = match result {
+        Ok(Answer::Api(response)) => response.into_http(),
+        Ok(Answer::Proof(document)) => document.into_http(),
+        Err(Stop::Refused(refused)) => Response::refused(refused).into_http(),
+        Err(Stop::Broken(error)) => return Err(error),
+    };
+    // The answer to a HEAD has no content (RFC 9110, section 9.3.2), which hyper sees to in HTTP/1.1 alone.
+    Ok(if is_head { response.map(|_| Bytes::new()) } else { response })
 }
 
 async fn respond(
@@ -92,12 +106,16 @@ async fn respond(
     request: http::Request<Incoming>,
     share: &mut Share,
     progress: &mut Progress,
-) -> Result<Response, Stop> {
+) -> Result<Answer, Stop> {
     let (parts, body) = request.into_parts();
     check_coding(&parts).map_err(Refused::Unreadable)?;
     let authority = authority_of(&parts)?;
     if !names_host(authority, &peer.host_name) || parts.uri.scheme().is_some_and(|scheme| *scheme != Scheme::HTTPS) {
         return Err(Refused::Misdirected.into());
+    }
+    if proof::is_asked_for(&parts) {
+        let request = ProofRequest::new(&parts, body.is_end_stream())?;
+        return Ok(Answer::Proof(request.answer(context, peer, share, &mut progress.key_store).await?));
     }
     let raw = RawRequest::new(&parts, authority, &peer.host_name).presenting(peer.client.as_ref());
     let routed = raw.route(&context.directory)?;
@@ -108,7 +126,7 @@ async fn respond(
     let request = routed.authenticate(&body, clock)?;
     peer.signed();
     let response = xks::answer(request, clock, &mut progress.kms_request_id).map_err(Refused::Api)?;
-    Ok(response)
+    Ok(Answer::Api(response))
 }
 
 /// hyper takes any list of codings that ends in `chunked`, and undoes that one; what was signed is the body without any.

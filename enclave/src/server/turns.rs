@@ -305,6 +305,7 @@ impl<F> Drop for InTurns<F> {
 mod tests {
     use std::time::Duration;
 
+    use aws_nitro_enclaves_nsm_api::api::{ErrorCode, Request, Response};
     use holdfast_shared::xks::HostName;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::watch;
@@ -312,9 +313,19 @@ mod tests {
     use super::*;
     use crate::clock::SteppedClock;
     use crate::directory::Directory;
+    use crate::nsm::{Nsm, NsmDevice};
     use crate::server::admission::Admission;
     use crate::server::memory::RequestMemory;
     use crate::server::{ConnectionError, ServerContext, serve_connection};
+
+    /// Nobody asks it for anything here.
+    struct NoDevice;
+
+    impl NsmDevice for NoDevice {
+        fn process_request(&mut self, _: Request) -> Response {
+            Response::Error(ErrorCode::InternalError)
+        }
+    }
 
     struct Line {
         turns: Arc<Turns>,
@@ -478,7 +489,8 @@ mod tests {
     async fn connections_take_turns() {
         let clock = Arc::new(SteppedClock::at(0));
         let directory = Arc::new(Directory::new(clock.clone()));
-        let context = Arc::new(ServerContext::new(directory, clock, 4));
+        let nsm = Nsm::start(Box::new(NoDevice)).unwrap();
+        let context = Arc::new(ServerContext::new(directory, clock, &nsm, 4));
         let mut turns = Vec::new();
         while context.turns.queue().free > 0 {
             turns.push(context.turns.take(&mut None, 9, true, Waker::noop()));

@@ -16,6 +16,12 @@ pub enum Refused {
     /// A known path, but not POST: "it MUST reject the request with a 405" (specification, section "API operations").
     #[error("the method is not allowed")]
     MethodNotAllowed,
+    /// The path of the public proof, but not GET.
+    #[error("the method is not allowed")]
+    NotGet,
+    /// Too much was asked for in too short a time; a second later it may be there.
+    #[error(transparent)]
+    Later(XksError),
     /// The request names another host than the TLS connection (design, section 7; RFC 9110, section 15.5.20).
     #[error("the request is for another host than the connection")]
     Misdirected,
@@ -27,8 +33,9 @@ impl Refused {
     #[must_use]
     pub fn error(self) -> XksError {
         match self {
-            Self::Api(error) | Self::Unreadable(error) => error,
+            Self::Api(error) | Self::Unreadable(error) | Self::Later(error) => error,
             Self::MethodNotAllowed => METHOD_NOT_ALLOWED,
+            Self::NotGet => NOT_GET,
             Self::Misdirected => MISDIRECTED,
         }
     }
@@ -46,6 +53,8 @@ impl From<Refusal> for XksError {
 
 const METHOD_NOT_ALLOWED: XksError =
     XksError::new(ErrorName::ValidationException, "The operations of this API are called with the method POST.");
+const NOT_GET: XksError =
+    XksError::new(ErrorName::ValidationException, "The attestation document is asked for with the method GET.");
 const MISDIRECTED: XksError = XksError::new(
     ErrorName::ValidationException,
     "The request names another host than the one that this TLS connection was opened for.",
@@ -69,7 +78,7 @@ pub(crate) const BAD_CODING: XksError =
 /// RFC 9112, section 7.1.
 pub(crate) const BAD_CHUNK: XksError =
     XksError::new(ErrorName::ValidationException, "The chunks of the request body are not acceptable.");
-pub(super) const UNKNOWN_PATH: XksError =
+pub(crate) const UNKNOWN_PATH: XksError =
     XksError::new(ErrorName::InvalidUriPathException, "There is no external key store under this URI path.");
 pub(super) const NOT_AUTHENTICATED: XksError =
     XksError::new(ErrorName::AuthenticationFailedException, "The request has no valid signature for this key store.");
@@ -79,7 +88,7 @@ pub(super) const LEASE_EXPIRED: XksError = XksError::new(
     ErrorName::DependencyTimeoutException,
     "The lease of the external key store has expired because its custodians could not be reached.",
 );
-pub(super) const NO_KEYS: XksError = XksError::new(
+pub(crate) const NO_KEYS: XksError = XksError::new(
     ErrorName::DependencyTimeoutException,
     "The external key store is waiting for its custodians to release it.",
 );
@@ -99,7 +108,7 @@ pub(super) const INVALID_CIPHERTEXT: XksError = XksError::new(
     ErrorName::InvalidCiphertextException,
     "The ciphertext, ciphertextMetadata, initializationVector, additionalAuthenticatedData or authenticationTag is invalid.",
 );
-pub(super) const INTERNAL: XksError = XksError::new(ErrorName::InternalException, "The external key manager failed.");
+pub(crate) const INTERNAL: XksError = XksError::new(ErrorName::InternalException, "The external key manager failed.");
 /// Before the signature can be checked, like [`BODY_TOO_LONG`].
 pub(crate) const BUSY: XksError =
     XksError::new(ErrorName::ThrottlingException, "The proxy holds too many requests that are still arriving.");
@@ -107,13 +116,34 @@ pub(crate) const BUSY: XksError =
 /// The signature cannot be checked first: it covers the body that is too long to read.
 pub(crate) const BODY_TOO_LONG: XksError =
     XksError::new(ErrorName::UnsupportedOperationException, "The request body is longer than this proxy supports.");
+pub(crate) const PROOF_NONCE: XksError = XksError::new(
+    ErrorName::ValidationException,
+    "The query must have nonce once, with 64 lower-case hexadecimal digits.",
+);
+pub(crate) const PROOF_KEY_STORE: XksError = XksError::new(
+    ErrorName::ValidationException,
+    "The query may have key_store once, with the 64 lower-case hexadecimal digits of an id.",
+);
+pub(crate) const PROOF_PARAMETERS: XksError =
+    XksError::new(ErrorName::ValidationException, "The query has a parameter besides nonce and key_store.");
+pub(crate) const PROOF_SEVERAL: XksError = XksError::new(
+    ErrorName::ValidationException,
+    "Several external key stores are served under this host name: say which with key_store.",
+);
+pub(crate) const PROOF_BODY: XksError =
+    XksError::new(ErrorName::ValidationException, "The attestation document is asked for without a body.");
+pub(crate) const PROOFS_BUSY: XksError =
+    XksError::new(ErrorName::ThrottlingException, "Too many attestation documents were asked for in too short a time.");
+pub(crate) const PROOF_TIMEOUT: XksError =
+    XksError::new(ErrorName::DependencyTimeoutException, "The Nitro Secure Module had more urgent work for too long.");
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const ALL: [XksError; 21] = [
+    const ALL: [XksError; 29] = [
         METHOD_NOT_ALLOWED,
+        NOT_GET,
         MISDIRECTED,
         UNREADABLE_HEAD,
         HEAD_TOO_LONG,
@@ -134,6 +164,13 @@ mod tests {
         INTERNAL,
         BUSY,
         BODY_TOO_LONG,
+        PROOF_NONCE,
+        PROOF_KEY_STORE,
+        PROOF_PARAMETERS,
+        PROOF_SEVERAL,
+        PROOF_BODY,
+        PROOFS_BUSY,
+        PROOF_TIMEOUT,
     ];
 
     /// The table's names and statuses, and the rules for `errorMessage`, for each error that the enclave can answer with.
@@ -151,7 +188,13 @@ mod tests {
             let answer = crate::xks::Response::refused(Refused::Api(error));
             assert_eq!(answer.status().as_u16(), error.name.status());
         }
-        for (refused, status) in [(Refused::MethodNotAllowed, 405), (Refused::Misdirected, 421)] {
+        let others = [
+            (Refused::MethodNotAllowed, 405),
+            (Refused::NotGet, 405),
+            (Refused::Later(PROOFS_BUSY), 429),
+            (Refused::Misdirected, 421),
+        ];
+        for (refused, status) in others {
             assert_eq!(crate::xks::Response::refused(refused).status().as_u16(), status);
         }
     }

@@ -14,6 +14,8 @@ use holdfast_shared::xks::{ErrorName, Operation};
 pub enum Outcome {
     /// 200.
     Success,
+    /// 200 for anybody: the public proof.
+    Proof,
     /// An error of the API.
     Error(ErrorName),
     /// 405.

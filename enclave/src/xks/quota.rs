@@ -24,21 +24,21 @@ const REQUEST: u64 = 1000;
 
 /// A bucket that is full at first.
 #[derive(Debug)]
-struct Bucket {
+pub(crate) struct Bucket {
     spent_until: AtomicU64,
     ticks_per_ms: u64,
     depth: u64,
 }
 
 impl Bucket {
-    fn new(quota: Quota) -> Self {
+    pub(crate) fn new(quota: Quota) -> Self {
         let ticks_per_ms = u64::from(quota.requests_per_second);
         let depth = u64::from(quota.burst).saturating_mul(REQUEST).saturating_add(ticks_per_ms);
         Self { spent_until: AtomicU64::new(0), ticks_per_ms, depth }
     }
 
     /// Takes one request out of the bucket, if there is one in it. `now_ms` may be older than what another thread saw.
-    fn take(&self, now_ms: u64) -> bool {
+    pub(crate) fn take(&self, now_ms: u64) -> bool {
         let now = now_ms.saturating_mul(self.ticks_per_ms);
         let full = now.saturating_add(self.depth);
         let spend = |spent_until: u64| {

@@ -1,7 +1,7 @@
 //! Answers on their way to HTTP.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue};
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{HeaderMap, StatusCode};
 use zeroize::Zeroizing;
 
@@ -21,14 +21,14 @@ pub enum ResponseBody {
 pub struct Response {
     status: StatusCode,
     body: ResponseBody,
-    /// Whether HTTP/1.1 ends the connection with it. (HTTP/2 takes no such header.)
-    last: bool,
+    /// What this kind of answer says besides.
+    header: Option<(HeaderName, &'static str)>,
 }
 
 impl Response {
     /// Reserved for [`super::Finished::release`].
     pub(super) fn success(body: ResponseBody) -> Self {
-        Self { status: StatusCode::OK, body, last: false }
+        Self { status: StatusCode::OK, body, header: None }
     }
 
     /// The answer to a refused request.
@@ -36,13 +36,22 @@ impl Response {
     pub fn refused(refused: Refused) -> Self {
         let error = refused.error();
         let status = match refused {
-            Refused::Api(_) | Refused::Unreadable(_) => StatusCode::from_u16(error.status()),
-            Refused::MethodNotAllowed => Ok(StatusCode::METHOD_NOT_ALLOWED),
+            Refused::Api(_) | Refused::Unreadable(_) | Refused::Later(_) => StatusCode::from_u16(error.status()),
+            Refused::MethodNotAllowed | Refused::NotGet => Ok(StatusCode::METHOD_NOT_ALLOWED),
             Refused::Misdirected => Ok(StatusCode::MISDIRECTED_REQUEST),
         };
         let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let last = matches!(refused, Refused::Unreadable(_));
-        Self { status, body: ResponseBody::Plain(error.to_json()), last }
+        let header = match refused {
+            // RFC 9110, section 15.5.6.
+            Refused::MethodNotAllowed => Some((ALLOW, "POST")),
+            Refused::NotGet => Some((ALLOW, "GET")),
+            // Seconds (RFC 9110, section 10.2.3).
+            Refused::Later(_) => Some((RETRY_AFTER, "1")),
+            // HTTP/1.1 ends the connection with it; HTTP/2 takes no such header.
+            Refused::Unreadable(_) => Some((CONNECTION, "close")),
+            Refused::Api(_) | Refused::Misdirected => None,
+        };
+        Self { status, body: ResponseBody::Plain(error.to_json()), header }
     }
 
     /// The status.
@@ -62,12 +71,8 @@ impl Response {
         // Every answer, errors included: "with a Content-Type of `application/json`" (section "API content type").
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if self.status == StatusCode::METHOD_NOT_ALLOWED {
-            // RFC 9110, section 15.5.6.
-            headers.insert(ALLOW, HeaderValue::from_static("POST"));
-        }
-        if self.last {
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        if let Some((name, value)) = self.header {
+            headers.insert(name, HeaderValue::from_static(value));
         }
         let mut response = http::Response::new(body);
         *response.status_mut() = self.status;

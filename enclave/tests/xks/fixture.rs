@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
+use aws_nitro_enclaves_nsm_api::api::{ErrorCode, Request, Response};
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
 use aws_sigv4::sign::v4;
 use base64::Engine as _;
@@ -12,11 +13,12 @@ use holdfast_enclave::clock::{Clock as _, SteppedClock};
 use holdfast_enclave::directory::{
     Blocks, CustodianHealth, Directory, FleetHealth, Gate, KeyRing, KeySlot, OwnerId, ServedKeyStore,
 };
+use holdfast_enclave::nsm::{Nsm, NsmDevice};
 use holdfast_enclave::server::{ServerContext, ServerLimits};
 use holdfast_enclave::tls::TlsIdentity;
 use holdfast_enclave::xks::{Denial, Guard, Question, RequestEvent, RequestObserver};
 use holdfast_shared::external_key::{ExternalKey, ExternalKeyId, ExternalKeyVersion, KeyState, KeyUsage};
-use holdfast_shared::ids::KeyStoreId;
+use holdfast_shared::ids::{BlobId, KeyStoreId};
 use holdfast_shared::secrets::{Secret, SecretBytes};
 use holdfast_shared::sigv4::{AccessKeyId, Credential, CredentialSet, Region, Regions};
 use holdfast_shared::xks::{HostName, PathPrefix};
@@ -99,6 +101,26 @@ impl Ca {
     }
 }
 
+/// What a test tells the NSM to do before it answers.
+type Hook = Box<dyn Fn() -> Option<ErrorCode> + Send>;
+
+/// An NSM whose documents are the three fields, unsigned.
+#[derive(Clone, Default)]
+pub(crate) struct TestDevice(pub(crate) Arc<Mutex<Option<Hook>>>);
+
+impl NsmDevice for TestDevice {
+    fn process_request(&mut self, request: Request) -> Response {
+        let refusal = self.0.lock().unwrap().as_ref().and_then(|hook| hook());
+        match (refusal, request) {
+            (None, Request::Attestation { nonce, user_data, public_key }) => {
+                let fields = [nonce, user_data, public_key].map(|field| field.map(|bytes| bytes.into_vec()));
+                Response::Attestation { document: serde_json::to_vec(&fields).unwrap() }
+            }
+            (refusal, _) => Response::Error(refusal.unwrap_or(ErrorCode::InvalidOperation)),
+        }
+    }
+}
+
 /// Everything that one test needs.
 pub(crate) struct World {
     pub(crate) clock: Arc<SteppedClock>,
@@ -108,6 +130,8 @@ pub(crate) struct World {
     pub(crate) guard: Arc<TestGuard>,
     pub(crate) observer: Arc<Recorder>,
     pub(crate) ca: Ca,
+    pub(crate) device: TestDevice,
+    nsm: Nsm,
 }
 
 pub(crate) fn key_id(id: &str) -> ExternalKeyId {
@@ -140,6 +164,8 @@ pub(crate) fn key_store(id: u8, owner: u8, host: &str, prefix: &str, tls: &Arc<T
         owner: OwnerId([owner; 32]),
         host_name: HostName::parse(host).unwrap(),
         path_prefix: PathPrefix::parse(prefix).unwrap(),
+        version: 7,
+        blob_id: BlobId([0xB7; 32]),
         credentials: credentials(),
         regions: Regions::Only(vec![Region::parse(REGION).unwrap()]),
         tls: Arc::clone(tls),
@@ -169,7 +195,9 @@ impl World {
         keys.install(key_ring());
         let directory = Arc::new(Directory::new(clock.clone()));
         assert_eq!(directory.replace(vec![Arc::new(store)]).unwrap(), []);
-        Self { clock, directory, gate, keys, guard, observer: Arc::default(), ca }
+        let device = TestDevice::default();
+        let nsm = Nsm::start(Box::new(device.clone())).unwrap();
+        Self { clock, directory, gate, keys, guard, observer: Arc::default(), ca, device, nsm }
     }
 
     pub(crate) fn context(&self) -> Arc<ServerContext> {
@@ -177,7 +205,8 @@ impl World {
     }
 
     pub(crate) fn context_with(&self, limits: ServerLimits) -> Arc<ServerContext> {
-        let mut context = ServerContext::with_limits(Arc::clone(&self.directory), self.clock.clone(), limits);
+        let mut context =
+            ServerContext::with_limits(Arc::clone(&self.directory), self.clock.clone(), &self.nsm, limits);
         context.observer = self.observer.clone();
         Arc::new(context)
     }

@@ -14,6 +14,7 @@ mod fixture;
 mod floods;
 mod frames;
 mod precedence;
+mod proof;
 mod raw;
 mod server;
 mod specification;

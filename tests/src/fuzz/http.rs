@@ -14,7 +14,7 @@ use holdfast_enclave::server::{ServerContext, serve_connection};
 use holdfast_enclave::tls::TlsIdentity;
 use holdfast_enclave::xks::{Denial, Guard, Question};
 use holdfast_shared::external_key::{ExternalKey, ExternalKeyVersion, KeyState, KeyUsage};
-use holdfast_shared::ids::KeyStoreId;
+use holdfast_shared::ids::{BlobId, KeyStoreId};
 use holdfast_shared::secrets::{Secret, SecretBytes};
 use holdfast_shared::sigv4::{AccessKeyId, Credential, CredentialSet, Regions};
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -56,6 +56,8 @@ static SERVICE: LazyLock<Service> = LazyLock::new(|| {
         owner: OwnerId([1; 32]),
         host_name: HOST.parse().unwrap(),
         path_prefix: "/ward-7".parse().unwrap(),
+        version: 1,
+        blob_id: BlobId([1; 32]),
         credentials: credentials(),
         regions: Regions::Any,
         tls: Arc::new(TlsIdentity::new(vec![root.to_vec()], &pkcs8, 1).unwrap()),
