@@ -22,6 +22,7 @@ mod link;
 mod messages;
 mod names;
 mod party;
+mod proof;
 mod sealed;
 pub mod seeds;
 mod sigv4;
@@ -36,6 +37,7 @@ pub use kms::kms_answer;
 pub use link::{link_frames, link_text, static_configuration};
 pub use messages::cbor_messages;
 pub use names::{names, request_path};
+pub use proof::{image_measurements, proof_query};
 pub use sealed::{hpke_payloads, release_messages, sealed_channel, sealed_key_store};
 pub use sigv4::{sigv4_authorization, sigv4_claim};
 pub use xks::xks_bodies;
@@ -79,10 +81,12 @@ targets![
     external_key_messages,
     hpke_payloads,
     http_connection,
+    image_measurements,
     kms_answer,
     link_frames,
     link_text,
     names,
+    proof_query,
     release_messages,
     request_path,
     sealed_channel,

@@ -6,10 +6,12 @@
 
 use std::sync::{Arc, LazyLock};
 
+use aws_nitro_enclaves_nsm_api::api::{ErrorCode, Request as NsmRequest, Response as NsmResponse};
 use holdfast_enclave::clock::SteppedClock;
 use holdfast_enclave::directory::{
     CustodianHealth, Directory, FleetHealth, Gate, KeyRing, KeySlot, OwnerId, ServedKeyStore,
 };
+use holdfast_enclave::nsm::{Nsm, NsmDevice};
 use holdfast_enclave::server::{ServerContext, serve_connection};
 use holdfast_enclave::tls::TlsIdentity;
 use holdfast_enclave::xks::{Denial, Guard, Question};
@@ -36,6 +38,15 @@ struct Open;
 impl Guard for Open {
     fn permit(&self, _: &Question<'_>) -> Result<(), Denial> {
         Ok(())
+    }
+}
+
+/// An NSM that attests nothing, so that a 200 without a signature stays a finding.
+struct NoDevice;
+
+impl NsmDevice for NoDevice {
+    fn process_request(&mut self, _: NsmRequest) -> NsmResponse {
+        NsmResponse::Error(ErrorCode::InternalError)
     }
 }
 
@@ -74,7 +85,8 @@ static SERVICE: LazyLock<Service> = LazyLock::new(|| {
     store.gate.set_lease_expiry(u64::MAX);
     let directory = Arc::new(Directory::new(clock.clone()));
     directory.replace(vec![Arc::new(store)]).unwrap();
-    Service { context: Arc::new(ServerContext::new(directory, clock, 16)), root }
+    let nsm = Nsm::start(Box::new(NoDevice)).unwrap();
+    Service { context: Arc::new(ServerContext::new(directory, clock, &nsm, 16)), root }
 });
 
 fn credentials() -> CredentialSet {

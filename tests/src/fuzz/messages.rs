@@ -9,6 +9,7 @@ use holdfast_shared::channel::{Ask, ChannelMessage, Reply};
 use holdfast_shared::command::{Command, Outcome, ResultContent, ResultUserData, SealedResult};
 use holdfast_shared::keystore::{Body, ClientAuthentication, CredentialRecord, Header, Quota};
 use holdfast_shared::manifest::Manifest;
+use holdfast_shared::proof::ConnectionUserData;
 use holdfast_shared::query::{Query, QueryAnswer};
 use holdfast_shared::register::RegisterEntry;
 use holdfast_shared::release::{
@@ -63,6 +64,7 @@ messages![
     b'z' SealedResult,
     b'C' CredentialRecord,
     b'Q' Quota,
+    b'U' ConnectionUserData,
 ];
 
 /// Decodes, and asserts what decoding promises.

@@ -39,6 +39,7 @@ pub fn seeds() -> Vec<Seed> {
     texts(&mut seeds);
     requests::requests(&mut seeds);
     attestation(&mut seeds);
+    proof(&mut seeds);
     kms::answers(&mut seeds);
     messages::messages(&mut seeds);
     messages::signed(&mut seeds);
@@ -129,6 +130,28 @@ fn texts(seeds: &mut Seeds) {
     let status = format!(r#"{{"ready":true,"detail":[{store}],"connections":2,"counters":{{"a_1":3}}}}"#);
     seeds.add("link_frames", "status", format!(r#"pj {{"status":{status}}}"#));
     seeds.add("link_frames", "stream", b"er\x02\0\0\0\x07\"drain\"\0\0\0\x07\"drain\"");
+}
+
+fn proof(seeds: &mut Seeds) {
+    let (nonce, id) = ("0a".repeat(32), "0b".repeat(32));
+    seeds.add("proof_query", "nonce", format!("nonce={nonce}"));
+    seeds.add("proof_query", "both", format!("nonce={nonce}&key_store={id}"));
+    seeds.add("proof_query", "turned", format!("key_store={id}&nonce={nonce}"));
+    seeds.refuse("proof_query", "none", "");
+    seeds.refuse("proof_query", "twice", format!("nonce={nonce}&nonce={nonce}"));
+    seeds.refuse("proof_query", "upper-case", format!("nonce={}", nonce.to_ascii_uppercase()));
+    seeds.refuse("proof_query", "escaped", format!("nonce=%30{}", &nonce[1..]));
+    seeds.refuse("proof_query", "end", format!("nonce={nonce}&"));
+    let image = include_str!("../../vectors/attestation/measurements.json");
+    seeds.add("image_measurements", "unsigned", image);
+    let signed = image.replacen("\"pcr2\"", &format!("\"pcr8\":\"{}\",\"pcr2\"", "08".repeat(48)), 1);
+    seeds.add("image_measurements", "signed", &signed);
+    seeds.refuse("image_measurements", "doubled", signed.replacen("\"pcr8\"", "\"pcr1\"", 1));
+    seeds.refuse("image_measurements", "zero", signed.replacen(&"08".repeat(48), &"00".repeat(48), 1));
+    seeds.refuse("image_measurements", "unknown", image.replacen("\"image\"", "\"pcr16\"", 1));
+    let seed =
+        format!("1GET /.well-known/holdfast/attestation?nonce={nonce}&x HTTP/1.1\r\nhost: xks.example.com\r\n\r\n");
+    seeds.add("http_connection", "proof", seed);
 }
 
 fn attestation(seeds: &mut Seeds) {

@@ -18,6 +18,7 @@ use holdfast_shared::keystore::{
 };
 use holdfast_shared::labels;
 use holdfast_shared::manifest::{DerCertificate, Thresholds};
+use holdfast_shared::proof::ConnectionUserData;
 use holdfast_shared::query::{Answer, KeyStoreStatus, Query, QueryAnswer, Question, ResultState, VersionInfo};
 use holdfast_shared::release::{
     ChallengeAnswer, ChallengeRequest, Commitment, HeldEntry, HeldShare, PROTOCOL, ReleaseAnswer, ReleaseContent,
@@ -291,6 +292,7 @@ pub(super) fn messages(seeds: &mut Seeds) {
     add(b's', 0, encoded(&share()));
     add(b't', 0, encoded(&release()));
     add(b'u', 0, release_user_data());
+    add(b'U', 0, connection_user_data());
     add(b'v', 0, encoded(&ResultUserData::new(KEY_STORE, CommandId([1; 16]), b"outcome")));
     let ciphertext = vec![1; 30];
     let lease_id = LeaseId([1; 16]);
@@ -316,6 +318,17 @@ pub(super) fn release_user_data() -> Vec<u8> {
         custodian_id: VAULT.custodian().id(),
         boot_id: BootId([1; 16]),
         audit_public_key: [1; 32],
+    })
+}
+
+/// What a document that was made for a stranger says.
+fn connection_user_data() -> Vec<u8> {
+    encoded(&ConnectionUserData {
+        label: labels::ATTEST_CONNECTION.to_owned(),
+        key_store_id: KEY_STORE,
+        version: 1,
+        blob_id: BlobId([2; 32]),
+        tls_public_key_sha256: [3; 32],
     })
 }
 
