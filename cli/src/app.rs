@@ -12,12 +12,13 @@ use clap::CommandFactory;
 use holdfast_shared::attestation::TrustRoot;
 
 use crate::arguments::{
-    AdminCommand, Arguments, AttestationCommand, Command, OrderCommand, OrderTerms, Patience, Target,
+    AdminCommand, Arguments, AttestArguments, AttestationCommand, Command, OrderCommand, OrderTerms, Patience, Target,
 };
+use crate::commands::attest::{self, AttestError};
 use crate::commands::document::DocumentError;
 use crate::commands::explain_signature::{self, Question, secret::SecretError};
 use crate::commands::manifest::CreateError;
-use crate::commands::measurements::MeasurementsError;
+use crate::commands::measurements::{self, Configuration, MeasurementsError};
 use crate::commands::policy::PolicyChangeError;
 use crate::commands::succession::SuccessionError;
 use crate::commands::{admin, attestation, orders as waiting, status};
@@ -48,6 +49,9 @@ pub enum AppError {
     /// Measurements could not be read.
     #[error(transparent)]
     Measurements(#[from] MeasurementsError),
+    /// Nothing could be asked.
+    #[error(transparent)]
+    Attest(#[from] AttestError),
     /// A successor could not be made.
     #[error(transparent)]
     Succession(SuccessionError),
@@ -184,6 +188,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, AppError> {
         Command::Releases(arguments) => custody::run_records(&home?, arguments, printer).await?,
         Command::History(arguments) => return custody::run_history(&home?, arguments, printer).await,
         Command::Provenance(command) => return custody::run_provenance(home, command, printer).await,
+        Command::Attest(arguments) => return run_attest(*arguments, printer).await,
         Command::Attestation(AttestationCommand::Inspect { file, at, root }) => {
             return inspect(&file, at, root.as_deref(), printer);
         }
@@ -227,6 +232,30 @@ fn wait_for(timeout: Duration) -> Wait<'static> {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+async fn run_attest(arguments: AttestArguments, printer: Printer) -> Result<ExitCode, AppError> {
+    let configuration =
+        arguments.configuration.map(Configuration::File).or(arguments.pcr16.map(|pcr| Configuration::Pcr16(pcr.0)));
+    let roots = match &arguments.ca {
+        Some(path) => attest::Authorities::read(path)?,
+        None => attest::Authorities::of_this_system()?,
+    };
+    let trust_root = arguments.trust_root.as_deref().map_or_else(|| Ok(TrustRoot::aws()), home::read_trust_root)?;
+    let question = attest::Question {
+        url: arguments.url,
+        key_store_id: arguments.key_store,
+        accepted: measurements::read(&arguments.measurements, configuration.as_ref())?,
+        authorities: roots,
+        resolution: arguments.resolve,
+        trust_root,
+    };
+    if !question.trust_root.is_aws() {
+        tell(attest::EMULATED_WARNING);
+    }
+    let report = attest::attest(&question).await?;
+    printer.print(&report)?;
+    Ok(success_if(report.verified))
 }
 
 fn inspect(file: &Path, at: Option<u64>, root: Option<&Path>, printer: Printer) -> Result<ExitCode, AppError> {

@@ -1,5 +1,6 @@
 //! The command line. Every default stands here and in `--help`.
 
+mod attest;
 mod custody;
 mod key;
 mod manifest;
@@ -15,6 +16,7 @@ use holdfast_shared::external_key::{ExternalKeyId, KeyState};
 use holdfast_shared::ids::CommandId;
 use holdfast_shared::sigv4::AccessKeyId;
 
+pub use self::attest::{AttestArguments, HttpsUrl, Resolution};
 pub use self::custody::{
     ApproveArguments, HistoryArguments, ProvenanceCommand, RecordsArguments, ReleaseCommand, RootKeyCommand,
     ScopeArguments, ScopeGroup, SendArguments, SignArguments,
@@ -179,6 +181,16 @@ pub enum Command {
     /// The whole chain from the ceremony on, in one file that anybody can verify
     #[command(subcommand)]
     Provenance(ProvenanceCommand),
+    /// Check from outside that a TLS connection ends inside the published image, which holds a key store
+    ///
+    /// For whoever entrusts keys to a service: nothing of it is needed but the id of the key store and the measurements, which its
+    /// owner and the image's publisher make known by another way. The document is verified under the root of AWS Nitro Enclaves, and
+    /// over the TLS key of the one connection over which it came. Exit code 0: every check holds; 1: one does not, and the first
+    /// that does not is named. What it does not prove is in docs/attest.md.
+    #[command(
+        after_long_help = "Example:\n  holdfast attest https://xks.example.com --measurements measurements.json --configuration static.json \\\n    --key-store 3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855a"
+    )]
+    Attest(Box<AttestArguments>),
     /// Attestation documents
     #[command(subcommand)]
     Attestation(AttestationCommand),

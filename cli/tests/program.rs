@@ -75,6 +75,7 @@ fn every_command_has_help_with_an_example() {
         "block",
         "unblock",
         "status",
+        "attest",
         "attestation inspect",
         "kms config",
         "explain-signature",

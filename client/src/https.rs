@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode};
+use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -41,6 +41,33 @@ pub enum HttpsError {
         /// The limit.
         seconds: u64,
     },
+}
+
+impl HttpsError {
+    /// Whether the connection was refused because of the other side's certificate.
+    #[must_use]
+    pub fn is_of_certificate(&self) -> bool {
+        let Self::Tls(error) = self else { return false };
+        let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+        matches!(cause, Some(rustls::Error::InvalidCertificate(_)))
+    }
+}
+
+/// An answer, and what is known of the connection over which it came.
+#[derive(Clone, Debug)]
+pub struct HttpsAnswer {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its body.
+    pub body: Bytes,
+    /// The certificates that the other side of this connection showed, leaf first, and for the first of which it has the key.
+    pub certificates: Vec<CertificateDer<'static>>,
+}
+
+/// Whether a certificate, in DER, can be a root: the stores of operating systems hold some that cannot.
+#[must_use]
+pub fn is_usable_root(der: &[u8]) -> bool {
+    rustls::RootCertStore::empty().add(CertificateDer::from(der)).is_ok()
 }
 
 /// A client of one address.
@@ -81,6 +108,18 @@ impl<C: Connect> HttpsClient<C> {
         Ok(Self { connector, address: address.to_owned(), server_name, tls: Arc::new(tls) })
     }
 
+    /// The same by the system clock.
+    ///
+    /// # Errors
+    /// [`HttpsError::Unusable`] when address or roots make no sense.
+    pub fn by_system_clock<'a>(
+        connector: C,
+        address: &str,
+        roots: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Result<Self, HttpsError> {
+        Self::new(connector, address, roots, Arc::new(rustls::time_provider::DefaultTimeProvider))
+    }
+
     /// `host:port`.
     #[must_use]
     pub fn address(&self) -> &str {
@@ -97,22 +136,48 @@ impl<C: Connect> HttpsClient<C> {
         answer_max: usize,
         timeout: Duration,
     ) -> Result<(StatusCode, Bytes), HttpsError> {
+        let answer = self.ask(request, answer_max, timeout).await?;
+        Ok((answer.status, answer.body))
+    }
+
+    /// Asks for `path_and_query`, without a body.
+    ///
+    /// # Errors
+    /// [`HttpsError`]; the answer may have at most `answer_max` bytes and must be complete within `timeout`.
+    pub async fn get(
+        &self,
+        path_and_query: &str,
+        answer_max: usize,
+        timeout: Duration,
+    ) -> Result<HttpsAnswer, HttpsError> {
+        let request = Request::builder()
+            .uri(path_and_query)
+            .header(header::HOST, &self.address)
+            .body(Full::default())
+            .map_err(|error| HttpsError::Http(error.to_string()))?;
+        self.ask(request, answer_max, timeout).await
+    }
+
+    async fn ask(
+        &self,
+        request: Request<Full<Bytes>>,
+        answer_max: usize,
+        timeout: Duration,
+    ) -> Result<HttpsAnswer, HttpsError> {
         match tokio::time::timeout(timeout, self.exchange(request, answer_max)).await {
             Ok(result) => result,
             Err(_) => Err(HttpsError::Timeout { seconds: timeout.as_secs() }),
         }
     }
 
-    async fn exchange(
-        &self,
-        request: Request<Full<Bytes>>,
-        answer_max: usize,
-    ) -> Result<(StatusCode, Bytes), HttpsError> {
+    async fn exchange(&self, request: Request<Full<Bytes>>, answer_max: usize) -> Result<HttpsAnswer, HttpsError> {
         let stream = self.connector.connect(&self.address).await.map_err(HttpsError::Connect)?;
         let stream = TlsConnector::from(Arc::clone(&self.tls))
             .connect(self.server_name.clone(), stream)
             .await
             .map_err(HttpsError::Tls)?;
+        let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let certificates = shown.iter().map(|certificate| certificate.clone().into_owned()).collect();
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| HttpsError::Http(error.to_string()))?;
         let driver = AbortOnDrop(tokio::spawn(connection));
@@ -124,7 +189,7 @@ impl<C: Connect> HttpsClient<C> {
             .map_err(|error| HttpsError::Http(format!("the answer is over its limit or broken off: {error}")))?
             .to_bytes();
         drop(driver);
-        Ok((head.status, body))
+        Ok(HttpsAnswer { status: head.status, body, certificates })
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 mod https;
 
-pub use https::{HttpsClient, HttpsError};
+pub use https::{HttpsAnswer, HttpsClient, HttpsError, is_usable_root};
 
 /// How to reach a custodian: directly, or through a relay.
 pub trait Connect: Send + Sync {
