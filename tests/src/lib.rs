@@ -27,6 +27,7 @@ pub mod applicant;
 pub mod aws;
 pub mod client;
 pub mod curl;
+pub mod diverter;
 pub mod flood;
 pub mod fuzz;
 pub mod hostile;

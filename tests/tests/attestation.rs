@@ -190,7 +190,7 @@ async fn diverted_and_replayed_documents() {
         ("made for another custodian", elsewhere, "another custodian"),
         ("made for another key store", other_store, "another key store"),
         ("made for a result", other_purpose(labels::ATTEST_RESULT), "another purpose"),
-        ("made for the public proof", other_purpose("holdfast attest public v1"), "another purpose"),
+        ("made for the public proof", other_purpose(labels::ATTEST_CONNECTION), "another purpose"),
     ];
     for (what, user_data, reason) in table {
         let nonce = challenge(&client, id).await.unwrap();

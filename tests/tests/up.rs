@@ -108,16 +108,25 @@ async fn it_stays_up_serves_other_clients_and_ends_with_all_its_processes() {
     assert!(endpoint["uri_path"].as_str().unwrap().starts_with("/tests/"), "{endpoint}");
     let start = said.find("curl --silent").unwrap_or_else(|| panic!("{said}"));
     let line = said[start..].split("\n\n").next().unwrap();
+    let curl = line;
     let (status, answer) = paste(line);
     assert_eq!(status, 200, "{line}\n{answer}");
     let answer: Value = serde_json::from_str(&answer).unwrap();
     assert!(answer["ciphertext"].is_string() && answer["ciphertextMetadata"].is_string(), "{answer}");
     let (status, answer) = paste(&line.replace("/keys/first/", "/keys/archive/"));
     assert!(status == 400 && answer.contains("InvalidKeyUsageException"), "{status} {answer}");
+    // What it says about seeing for oneself holds, with the tool that was built.
+    let start = said.find("holdfast attest").unwrap_or_else(|| panic!("{said}"));
+    let line =
+        said[start..].split("\n\n").next().unwrap().replacen("holdfast", &program("holdfast").display().to_string(), 1);
+    let seen = run(Command::new("sh").args(["-c", &line]));
+    let shown = String::from_utf8_lossy(&seen.stdout);
+    assert!(seen.status.success() && shown.starts_with("VERIFIED"), "{line}\n{shown}");
+    assert!(shown.contains("NOT AWS"), "{shown}");
     // Two at once on one state are refused, and the first goes on.
     let other = run(&mut up(&state, &["--check"]));
     assert_eq!(other.status.code(), Some(1), "{}", String::from_utf8_lossy(&other.stderr));
-    assert_eq!(paste(line).0, 200);
+    assert_eq!(paste(curl).0, 200);
 
     process.signal(Signal::INT);
     let status = process.wait(Duration::from_secs(30)).expect("Ctrl-C does not end it");

@@ -36,6 +36,10 @@ pub struct Offer {
     pub key_store_id: String,
     /// For `holdfast --home`.
     pub home: PathBuf,
+    /// What the enclave measures, for `holdfast attest`.
+    pub measurements: PathBuf,
+    /// The emulator's root.
+    pub trust_root: PathBuf,
     /// A request for `curl --data`.
     #[serde(skip)]
     pub encrypt_request: PathBuf,
@@ -72,14 +76,7 @@ impl Offer {
         let key = self.example_key.as_ref()?;
         let user = format!("{}:{}", self.access_key_id, self.secret_access_key);
         let url = format!("{}{}/keys/{key}/encrypt", self.uri_endpoint, self.uri_path);
-        let ip = reachable(self.listen).ip();
-        // Everywhere but here, the name may lead elsewhere.
-        let here = self.host_name == "localhost" && (ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST);
-        let resolve = match ip {
-            _ if here => String::new(),
-            IpAddr::V4(ip) => format!(" --resolve {}:{}:{ip}", self.host_name, self.listen.port()),
-            IpAddr::V6(ip) => format!(" --resolve '{}:{}:[{ip}]'", self.host_name, self.listen.port()),
-        };
+        let resolve = self.resolve();
         Some(format!(
             "curl --silent --show-error --aws-sigv4 aws:amz:{}:kms-xks-proxy --user {}{resolve} --cacert {} \\\n  -H 'Content-Type: application/json' --data @{} {}",
             self.region,
@@ -88,6 +85,33 @@ impl Offer {
             shell_quoted(&self.encrypt_request.to_string_lossy()),
             shell_quoted(&url),
         ))
+    }
+}
+
+impl Offer {
+    /// Leads the name to where the parent listens: everywhere but here, it may lead elsewhere.
+    fn resolve(&self) -> String {
+        let ip = reachable(self.listen).ip();
+        let here = self.host_name == "localhost" && (ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST);
+        match ip {
+            _ if here => String::new(),
+            IpAddr::V4(ip) => format!(" --resolve {}:{}:{ip}", self.host_name, self.listen.port()),
+            IpAddr::V6(ip) => format!(" --resolve '{}:{}:[{ip}]'", self.host_name, self.listen.port()),
+        }
+    }
+
+    /// A line that checks from outside where a connection ends.
+    #[must_use]
+    pub fn attest_line(&self) -> String {
+        format!(
+            "holdfast attest {}{} --key-store {} \\\n  --measurements {} --ca {} --trust-root {}",
+            shell_quoted(&self.uri_endpoint),
+            self.resolve(),
+            self.key_store_id,
+            shell_quoted(&self.measurements.to_string_lossy()),
+            shell_quoted(&self.ca_file.to_string_lossy()),
+            shell_quoted(&self.trust_root.to_string_lossy()),
+        )
     }
 }
 
@@ -113,6 +137,7 @@ impl fmt::Display for Offer {
         writeln!(f, "keys               {}", self.keys.join(", "))?;
         writeln!(f, "CA to trust        {}", self.ca_file.display())?;
         writeln!(f, "operator's tool    holdfast --home {} status", shell_quoted(&self.home.to_string_lossy()))?;
+        writeln!(f, "\nSee from outside where a connection ends:\n\n{}", self.attest_line())?;
         match self.curl_line() {
             Some(line) => writeln!(f, "\nTry it (curl 7.75 or newer):\n\n{line}"),
             None => Ok(()),
@@ -138,6 +163,8 @@ mod tests {
             example_key: example_key.map(str::to_owned),
             key_store_id: String::new(),
             home: PathBuf::new(),
+            measurements: PathBuf::from("measurements.json"),
+            trust_root: PathBuf::from("root.pem"),
             encrypt_request: PathBuf::from("request.json"),
         }
     }
@@ -153,10 +180,12 @@ mod tests {
             ("[::]:8443", "xks.test", Some("--resolve 'xks.test:8443:[::1]'")),
         ];
         for (listen, host_name, resolve) in table {
-            let line = offer(listen, host_name, Some("key")).curl_line().unwrap();
-            match resolve {
-                Some(resolve) => assert!(line.contains(resolve), "{listen} {host_name}: {line}"),
-                None => assert!(!line.contains("--resolve"), "{listen} {host_name}: {line}"),
+            let offer = offer(listen, host_name, Some("key"));
+            for line in [offer.curl_line().unwrap(), offer.attest_line()] {
+                match resolve {
+                    Some(resolve) => assert!(line.contains(resolve), "{listen} {host_name}: {line}"),
+                    None => assert!(!line.contains("--resolve"), "{listen} {host_name}: {line}"),
+                }
             }
         }
         let shown = offer("127.0.0.1:8443", "localhost", None).to_string();

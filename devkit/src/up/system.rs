@@ -93,6 +93,8 @@ pub async fn bring_up(
         keys,
         key_store_id: session.store().manifest.id().to_string(),
         home: stage.home.path().to_owned(),
+        measurements: layout.path("measurements.json"),
+        trust_root: layout.path("nsm/root.pem"),
         encrypt_request: layout.path("encrypt-request.json"),
     };
     stage.prove(client, &offer).await?;
