@@ -16,7 +16,7 @@ const HTTPS_PORT: u16 = 443;
 /// `holdfast attest`
 #[derive(Debug, Args)]
 pub struct AttestArguments {
-    /// https://HOST or https://HOST:PORT, as KMS calls it; the path prefix is left out
+    /// The endpoint that KMS calls, `https://HOST` or `https://HOST:PORT`, without the path
     #[arg(value_name = "URL")]
     pub url: HttpsUrl,
     /// Id of the key store that should be held there, learnt from its owner: the SHA-256 of its manifest

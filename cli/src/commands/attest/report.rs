@@ -214,11 +214,13 @@ impl AttestReport {
                 for check in Check::ALL.into_iter().take_while(|check| *check < error.check()) {
                     lines.holds(name(check), meaning(question, check).to_owned());
                 }
-                let mut explanation = error.to_string();
-                if matches!(error, ProofError::Connection { .. }) {
-                    explanation += &format!("; this connection's is {}", hex::encode(tls_public_key_sha256));
-                }
-                lines.fails(name(error.check()), explanation);
+                let own = match error {
+                    ProofError::Connection { .. } => {
+                        format!("; this connection's is {}", hex::encode(tls_public_key_sha256))
+                    }
+                    _ => String::new(),
+                };
+                lines.fails(name(error.check()), format!("{error}{own}"));
                 Some(Reason::of(&error))
             }
             Finding::Verified(verified) => {
@@ -308,22 +310,22 @@ impl fmt::Display for AttestReport {
         if !self.root_is_aws {
             writeln!(f, "NOT AWS: the attestation root is an emulator's, SHA-256 {}", self.root_sha256)?;
         }
-        write!(f, "key store   {}", self.key_store_id)?;
+        write!(f, "key store    {}", self.key_store_id)?;
         for line in &self.checks {
             let holds = match line.holds {
                 Some(true) => "ok",
                 Some(false) => "FAILED",
                 None => "-",
             };
-            write!(f, "\n{holds:<7} {:<11} {}", line.check, printable(&line.says))?;
+            write!(f, "\n{holds:<7} {:<12} {}", line.check, printable(&line.says))?;
         }
         let Some(proven) = &self.proven else { return Ok(()) };
-        write!(f, "\nmodule      {}, at {}", printable(&proven.module_id), format_ms(proven.made_ms))?;
+        write!(f, "\nmodule       {}, at {}", printable(&proven.module_id), format_ms(proven.made_ms))?;
         if let Some(image) = &self.image {
-            write!(f, "\nimage       {}", printable(image))?;
+            write!(f, "\nimage        {}", printable(image))?;
         }
         crate::commands::manifest::write_measurements(f, &proven.measurements)?;
-        write!(f, "\nversion     {}, sealed as {}", proven.version, proven.blob_id)?;
-        write!(f, "\nTLS key     SHA-256 {}", proven.tls_public_key_sha256)
+        write!(f, "\nversion      {}, sealed as {}", proven.version, proven.blob_id)?;
+        write!(f, "\nTLS key      SHA-256 {}", proven.tls_public_key_sha256)
     }
 }
