@@ -1,11 +1,6 @@
 //! `holdfast attest` against parent and enclave as processes: what is genuine is proven, and each way in which it is not is named.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking, in its helpers too"
-)]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking, in its helpers too")]
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -23,10 +18,10 @@ use holdfast_shared::{cbor, labels};
 use holdfast_tests::applicant::{Applicant, challenge, request_release};
 use holdfast_tests::diverter::{Diverter, Trick};
 use holdfast_tests::random::random_bytes;
-use holdfast_tests::system::{HOST_NAME, Options, Said, System, static_configuration};
+use holdfast_tests::system::{HOST_NAME, KEY, Options, Said, System, static_configuration};
 use holdfast_tests::wait::until;
 use http::Request;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// What a person who checks has at hand.
 struct Visitor<'s> {
@@ -179,8 +174,8 @@ async fn whoever_is_in_between_is_named() {
     assert_eq!(text.code(), Some(1));
 
     let recorded = document_for(&system, random_bytes()).await;
-    let replay = Diverter::start(&system.authority, Trick::Recorded(recorded)).await;
-    Visitor::of(&system).at(&replay).is_refused("a recording", "old", "nonce");
+    let recording = Diverter::start(&system.authority, Trick::Recorded(recorded)).await;
+    Visitor::of(&system).at(&recording).is_refused("a recording", "old", "nonce");
 
     let garbage = Diverter::start(&system.authority, Trick::Recorded(b"<html>".to_vec())).await;
     Visitor::of(&system).at(&garbage).is_refused("no document", "malformed", "document");
@@ -288,6 +283,28 @@ async fn what_is_expected_otherwise_is_refused() {
 
     drop(system.parent.take());
     Visitor::of(&system).is_refused("no parent", "unreachable", "certificate");
+}
+
+/// Image and configuration in force together: the enclave that shows them renews its lease, and the image has its own name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_takes_what_a_build_wrote() {
+    let system = System::start(Options::default()).await;
+    let (image, configuration) = (image_file(&system), path(&system, "parent/static.json"));
+    let accept =
+        |more: &[&str]| system.administrator.holdfast(&[&["policy", "accept-image", &image, "--json"], more].concat());
+    let refused = accept(&[]);
+    assert!(refused.code() == Some(1) && refused.complaint().contains("--configuration FILE"), "{refused:?}");
+    let accepted = accept(&["--configuration", &configuration]).json();
+    let shown = serde_json::to_value(measurements(&static_configuration())).unwrap();
+    assert_eq!(accepted["images"], json!([{ "name": "0.1.0+3f786850e387", "sunset_ms": null, "measurements": shown }]));
+    let registers = path(&system, "measurements.json");
+    let both = ["policy", "set", "--measurements", &registers, "--configuration", &configuration];
+    let both = system.administrator.holdfast(&both);
+    assert!(both.code() == Some(1) && both.complaint().contains("names PCR 16 itself"), "{both:?}");
+    let set = ["policy", "set", "--measurements", &image, "--configuration", &configuration, "--json"];
+    let set = system.administrator.holdfast(&set).json();
+    assert_eq!(set["images"], accepted["images"]);
+    system.round_trip(KEY).await;
 }
 
 /// A document for anybody is worth nothing to a custodian, even if its nonce was asked for in its name.

@@ -147,6 +147,28 @@ async fn of_several_key_stores_the_one_that_is_named_is_spoken_for() {
     assert_eq!(misdirected.status(), 421);
 }
 
+/// A certificate that comes into service later is not the one that this connection's client was shown.
+#[tokio::test]
+async fn a_connection_keeps_the_key_that_its_client_saw() {
+    let world = World::new();
+    let (stream, _served) = crate::wire::connect(&world, "http/1.1").await;
+    let shown = stream.get_ref().1.peer_certificates().unwrap()[0].to_vec();
+    let mut client = Client::over(stream, "http/1.1").await;
+    let first = world.directory.store(&HOST.parse().unwrap(), &PREFIX.parse().unwrap()).unwrap();
+    let tls = world.ca.identity(HOST, 2);
+    let renewed = key_store(1, 1, HOST, PREFIX, &tls);
+    let renewed = ServedKeyStore { gate: Arc::clone(&first.gate), keys: Arc::clone(&first.keys), ..renewed };
+    assert_eq!(world.directory.replace(vec![Arc::new(renewed)]).unwrap(), []);
+    let (later, _served) = crate::wire::connect(&world, "http/1.1").await;
+    let renewed = later.get_ref().1.peer_certificates().unwrap()[0].to_vec();
+    let mut newcomer = Client::over(later, "http/1.1").await;
+    for (client, leaf) in [(&mut client, shown), (&mut newcomer, renewed)] {
+        let [_, user_data, _] = fields(ask(client, "GET", &good()).await.body());
+        let user_data = cbor::decode::<ConnectionUserData>(&user_data.unwrap()).unwrap();
+        assert_eq!(Some(user_data.tls_public_key_sha256), proof::tls_public_key_sha256(&leaf));
+    }
+}
+
 /// Only what could be served with 200 is spoken for; and what changes while the NSM works counts.
 #[tokio::test]
 async fn no_document_without_lease_keys_and_an_unblocked_key_store() {
