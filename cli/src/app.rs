@@ -165,7 +165,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, AppError> {
         Command::Key(command) => return orders::run_key(&home?, command, printer).await,
         Command::RootKey(command) => return orders::run_root_key(&home?, command, printer).await,
         Command::Credential(command) => orders::run_credential(&home?, command, printer).await?,
-        Command::Certificate(command) => orders::run_certificate(&home?, command, printer).await?,
+        Command::Tls(command) => orders::run_tls(&home?, command, printer).await?,
         Command::Quota(command) => orders::run_quota(&home?, command, printer).await?,
         Command::ClientAuth(command) => orders::run_client_auth(&home?, command, printer).await?,
         Command::Order(OrderCommand::Result { command_id, target, patience }) => {

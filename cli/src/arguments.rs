@@ -6,6 +6,7 @@ mod key;
 mod manifest;
 mod policy;
 mod settings;
+mod tls;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,6 +26,7 @@ pub use self::key::{ImportKeyArguments, KeyCommand, OneKey};
 pub use self::manifest::{AdoptArguments, CreateArguments, ManifestCommand, SucceedArguments};
 pub use self::policy::{ImageArguments, PolicyCommand, PolicyOrder, SetPolicyArguments};
 pub use self::settings::{ClientAuthCommand, QuotaCommand, Whole};
+pub use self::tls::TlsCommand;
 use crate::commands::explain_signature::ExplainSignatureArguments;
 use crate::moment::{parse_duration, parse_ms};
 use crate::words::parse_state;
@@ -103,9 +105,9 @@ pub enum Command {
     /// The credentials with which KMS signs its requests
     #[command(subcommand)]
     Credential(CredentialCommand),
-    /// The TLS certificate of the key store's host name
+    /// TLS key and certificate of the key store's host name
     #[command(subcommand)]
-    Certificate(CertificateCommand),
+    Tls(TlsCommand),
     /// How often the key store's keys may be used
     #[command(subcommand)]
     Quota(QuotaCommand),
@@ -309,37 +311,6 @@ pub enum CredentialCommand {
     Remove {
         /// Its access key id
         access_key_id: AccessKeyId,
-        /// Which key store.
-        #[command(flatten)]
-        target: Target,
-        /// Under which conditions.
-        #[command(flatten)]
-        terms: OrderTerms,
-    },
-}
-
-/// `holdfast certificate`
-#[derive(Debug, Subcommand)]
-pub enum CertificateCommand {
-    /// Get a certificate signing request for the key that the enclave made
-    #[command(after_long_help = "Example:\n  holdfast certificate request --out csr.pem")]
-    Request {
-        /// New file for the request, PKCS #10 in PEM; without it, it is printed
-        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-        out: Option<PathBuf>,
-        /// Which key store.
-        #[command(flatten)]
-        target: Target,
-        /// Under which conditions.
-        #[command(flatten)]
-        terms: OrderTerms,
-    },
-    /// Install a certificate chain
-    #[command(after_long_help = "Example:\n  holdfast certificate install chain.pem")]
-    Install {
-        /// The chain in PEM, leaf first, without the root
-        #[arg(value_hint = ValueHint::FilePath)]
-        chain: PathBuf,
         /// Which key store.
         #[command(flatten)]
         target: Target,

@@ -7,7 +7,6 @@ pub mod admin;
 pub mod attest;
 pub mod attestation;
 pub mod block;
-pub mod certificate;
 pub mod client_auth;
 pub mod credential;
 pub mod document;
@@ -26,6 +25,7 @@ pub mod release;
 pub mod spread;
 pub mod status;
 pub mod succession;
+pub mod tls;
 
 use core::fmt;
 

@@ -177,7 +177,7 @@ pub const fn kind(action: &Action) -> &'static str {
         Action::DestroyKey { .. } | Action::RotateRootKey | Action::AdoptManifest { .. } => "custody",
         Action::CreateCredential | Action::ImportCredential { .. } | Action::RemoveCredential { .. } => "credentials",
         Action::InstallCertificate { .. } | Action::SetClientAuthentication { .. } => "identity",
-        Action::ListKeys | Action::RequestCertificate | Action::ShowSettings => "any administrator",
+        Action::ListKeys | Action::RequestCertificate | Action::ShowSettings | Action::ShowTls => "any administrator",
     }
 }
 
@@ -214,6 +214,7 @@ pub fn order(action: &Action) -> String {
         Action::SetClientAuthentication { settings: None } => "ask clients for no certificate".to_owned(),
         Action::SetClientAuthentication { settings: Some(settings) } => client_authentication(settings),
         Action::ShowSettings => "show quota and client authentication".to_owned(),
+        Action::ShowTls => "show TLS key and certificate".to_owned(),
         Action::ScheduleKeyDestruction { id, waiting_ms } => {
             format!("destroy key {id} {} after this is carried out", format_duration(*waiting_ms))
         }

@@ -17,6 +17,7 @@ use ring::hkdf::{HKDF_SHA256, Salt};
 use ring::rand::SecureRandom;
 use zeroize::Zeroizing;
 
+pub(crate) use self::records::check_chain;
 use self::records::check_external_key;
 pub use self::records::{
     ClientAuthentication, CredentialRecord, ExecutedCommand, ExternalKeyRecord, KeyVersionRecord, Quota, Sharing,
@@ -146,12 +147,7 @@ message!(Body, limits::BLOB_MAX, "key store", |body| {
     body.external_keys.iter().try_for_each(check_external_key)?;
     rule(body.credentials.len() <= limits::CREDENTIALS_MAX, "has too many credentials")?;
     body.credentials.iter().try_for_each(Message::check)?;
-    // Each handshake sends all of it, to anybody: what its size costs, all tenants would pay.
-    rule(
-        body.tls.chain.len() <= limits::CERTIFICATE_CHAIN_MAX
-            && body.tls.chain.iter().all(|certificate| certificate.0.len() <= limits::CERTIFICATE_DER_MAX),
-        "the certificate chain is too long",
-    )?;
+    check_chain(&body.tls.chain)?;
     rule((1..=limits::ADMINISTRATORS_MAX).contains(&body.administrators.len()), "needs 1 to 16 administrators")?;
     rule(body.executed.len() <= limits::EXECUTED_COMMANDS_MAX, "remembers too many commands")?;
     body.quota.iter().try_for_each(Message::check)?;

@@ -25,6 +25,7 @@ pub mod query;
 pub mod quorum;
 pub mod register;
 pub mod release;
+pub mod renewal;
 pub mod secrets;
 pub mod sharing;
 pub mod signature;

@@ -313,10 +313,10 @@ impl System {
 
     fn install_certificate(&self) {
         let (request, chain) = (self.layout.path("tls/csr.pem"), self.layout.path("tls/chain.pem"));
-        self.administrator.holdfast(&["certificate", "request", "--out", &request.display().to_string()]).success();
+        self.administrator.holdfast(&["tls", "csr", "--out", &request.display().to_string()]).success();
         let signed = self.authority.sign(&std::fs::read_to_string(&request).unwrap(), HOST_NAME).unwrap();
         std::fs::write(&chain, signed).unwrap();
-        self.administrator.holdfast(&["certificate", "install", &chain.display().to_string()]).success();
+        self.administrator.holdfast(&["tls", "install", &chain.display().to_string()]).success();
     }
 
     /// An order of the administrator, carried out. Returns what the tool printed with `--json`.

@@ -415,14 +415,14 @@ async fn the_same_name(system: &mut System, neighbour: &Neighbour, encrypted: &E
     let target = ["--key-store", "same-name"];
     let request = system.layout.path("impostor.csr");
     let request_path = request.display().to_string();
-    let arguments = [&["certificate", "request", "--out", &request_path][..], &target].concat();
+    let arguments = [&["tls", "csr", "--out", &request_path][..], &target].concat();
     neighbour.administrator.holdfast(&arguments).success();
     // Even with a certificate that the client trusts: whoever controls the name can get one elsewhere.
     let chain = system.authority.sign(&std::fs::read_to_string(&request).unwrap(), HOST_NAME).unwrap();
     let chain_file = system.layout.path("impostor.pem");
     std::fs::write(&chain_file, chain).unwrap();
     let chain_path = chain_file.display().to_string();
-    let arguments = [&["certificate", "install", &chain_path][..], &target].concat();
+    let arguments = [&["tls", "install", &chain_path][..], &target].concat();
     neighbour.administrator.holdfast(&arguments);
     let outcome = until("the collision is noticed", || async {
         let health = system.client().health().await;

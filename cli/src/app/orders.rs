@@ -10,10 +10,10 @@ use holdfast_shared::secrets::SecretBytes;
 
 use super::{AppError, INCOMPLETE, millis, session, under, wait};
 use crate::arguments::{
-    CertificateCommand, ClientAuthCommand, CredentialCommand, ImportKeyArguments, KeyCommand, KmsCommand, QuotaCommand,
-    RootKeyCommand, SecretOutput, Whole,
+    ClientAuthCommand, CredentialCommand, ImportKeyArguments, KeyCommand, KmsCommand, QuotaCommand, RootKeyCommand,
+    SecretOutput, TlsCommand, Whole,
 };
-use crate::commands::{Done, certificate, client_auth, credential, key, key_end, kms, quota};
+use crate::commands::{Done, client_auth, credential, key, key_end, kms, quota, tls};
 use crate::files::{self, FILE_MAX, FileError};
 use crate::home::Home;
 use crate::output::{Printer, tell};
@@ -23,7 +23,8 @@ pub(super) fn print_completed(completed: Completed, printer: Printer) -> Result<
     let Completed { command_id, evidence, .. } = &completed;
     let done = match &completed.outcome {
         Outcome::Keys { .. } => return Ok(printer.print(&key::KeyList::new(completed)?)?),
-        Outcome::CertificateRequest { .. } => return Ok(printer.print(&certificate::SigningRequest::new(completed)?)?),
+        Outcome::CertificateRequest { .. } => return Ok(printer.print(&tls::SigningRequest::new(completed)?)?),
+        Outcome::Tls { .. } => return Ok(printer.print(&tls::TlsReport::new(completed)?)?),
         Outcome::Credential { .. } => format!("done; see it with: holdfast credential show --command-id {command_id}"),
         Outcome::Settings { .. } => "done; see it with: holdfast quota show, holdfast client-auth show".to_owned(),
         Outcome::Done | Outcome::Refused { .. } => "done".to_owned(),
@@ -177,15 +178,11 @@ fn read_secret_access_key(path: &Path) -> Result<SecretBytes, AppError> {
     }
 }
 
-pub(super) async fn run_certificate(
-    home: &Home,
-    command: CertificateCommand,
-    printer: Printer,
-) -> Result<(), AppError> {
+pub(super) async fn run_tls(home: &Home, command: TlsCommand, printer: Printer) -> Result<(), AppError> {
     match command {
-        CertificateCommand::Request { out, target, terms } => {
+        TlsCommand::Csr { out, target, terms } => {
             out.as_deref().map_or(Ok(()), files::check_new)?;
-            let request = certificate::request(&under(home, &target, terms)?, wait(terms.patience)).await?;
+            let request = tls::request(&under(home, &target, terms)?, wait(terms.patience)).await?;
             if let Some(path) = &out {
                 files::write_new(path, request.pem.as_bytes())?;
                 tell(&format!("holdfast: the request is in {}; {}", path.display(), request.evidence.summary()));
@@ -193,11 +190,15 @@ pub(super) async fn run_certificate(
             }
             Ok(printer.print(&request)?)
         }
-        CertificateCommand::Install { chain: path, target, terms } => {
-            let chain = certificate::parse_chain(&files::read(&path, FILE_MAX)?)
+        TlsCommand::Install { chain: path, target, terms } => {
+            let chain = tls::parse_chain(&files::read(&path, FILE_MAX)?)
                 .map_err(|error| AppError::Input { path, reason: error.to_string() })?;
             let session = under(home, &target, terms)?;
-            Ok(printer.print(&certificate::install(&session, chain, wait(terms.patience)).await?)?)
+            Ok(printer.print(&tls::install(&session, chain, wait(terms.patience)).await?)?)
+        }
+        TlsCommand::Show(Whole { target, terms }) => {
+            let session = under(home, &target, terms)?;
+            Ok(printer.print(&tls::show(&session, wait(terms.patience)).await?)?)
         }
     }
 }

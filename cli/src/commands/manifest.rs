@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::report::write_measurements;
 pub use self::report::{ManifestReport, NamedAdministrator, NamedCustodian, ThresholdsReport};
-use crate::commands::certificate::{self, ChainError};
+use crate::commands::tls::{self, ChainError};
 use crate::files::{self, FileError};
 use crate::home::{self, Home, HomeError, KeyStore};
 
@@ -224,10 +224,8 @@ pub fn read_custodian(path: &Path) -> Result<Custodian, CreateError> {
         serde_json::from_slice(&files::read(path, files::FILE_MAX)?).map_err(|error| bad(error.to_string()))?;
     let mut tls_roots: Vec<DerCertificate> = Vec::new();
     for root in &file.tls_roots {
-        tls_roots.extend(
-            certificate::parse_chain(root.as_bytes())
-                .map_err(|error: ChainError| bad(format!("tls_roots: {error}")))?,
-        );
+        tls_roots
+            .extend(tls::parse_chain(root.as_bytes()).map_err(|error: ChainError| bad(format!("tls_roots: {error}")))?);
     }
     Ok(Custodian {
         name: file.name,
@@ -254,7 +252,7 @@ pub fn read_kms_share(key_arn: &str, address: Option<&str>, roots: &Path) -> Res
         ));
     }
     let pem = files::read(roots, files::FILE_MAX)?;
-    let tls_roots = certificate::parse_chain(&pem)
+    let tls_roots = tls::parse_chain(&pem)
         .map_err(|error| CreateError::Input { path: roots.to_owned(), reason: error.to_string() })?;
     let address = address.map_or_else(|| format!("kms.{region}.amazonaws.com:443"), str::to_owned);
     Ok(KmsShare { key_arn: key_arn.to_owned(), region: (*region).to_owned(), address, tls_roots })

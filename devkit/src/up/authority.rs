@@ -69,7 +69,7 @@ impl Authority {
             layout.write(CERTIFICATE, pem.as_bytes(), 0o644)?;
             (key, pem)
         };
-        let certificate_der = holdfast_cli::commands::certificate::parse_chain(pem.as_bytes())
+        let certificate_der = holdfast_cli::commands::tls::parse_chain(pem.as_bytes())
             .ok()
             .and_then(|chain| chain.into_iter().next())
             .ok_or(AuthorityError::Request("ca.pem is not a certificate; remove the folder tls"))?

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use holdfast_cli::commands::credential::{self, secret_text};
 use holdfast_cli::commands::manifest::{self as manifests, Settings as ManifestSettings};
 use holdfast_cli::commands::status::{LeaseLine, StatusReport, status};
-use holdfast_cli::commands::{certificate, key};
+use holdfast_cli::commands::{key, tls};
 use holdfast_cli::home::{self, Home, KeyStore};
 use holdfast_cli::moment::{format_duration, format_ms, now_ms};
 use holdfast_cli::session::{Session, SessionError, Wait};
@@ -360,12 +360,12 @@ impl Stage<'_> {
         if self.layout.read(CHAIN)?.is_some() {
             return Ok(authority);
         }
-        let request = certificate::request(session, WAIT).await.map_err(at("the certificate request"))?;
+        let request = tls::request(session, WAIT).await.map_err(at("the certificate request"))?;
         self.layout.write("tls/csr.pem", request.pem.as_bytes(), 0o644)?;
         let chain = authority.sign(&request.pem, &remembered.host_name)?;
-        let parsed = certificate::parse_chain(chain.as_bytes())
+        let parsed = tls::parse_chain(chain.as_bytes())
             .map_err(|error| UpError::File { path: self.layout.path(CHAIN), reason: error.to_string() })?;
-        certificate::install(session, parsed, WAIT).await.map_err(at("the certificate"))?;
+        tls::install(session, parsed, WAIT).await.map_err(at("the certificate"))?;
         // Written last: its presence says that the certificate is installed.
         self.layout.write(CHAIN, chain.as_bytes(), 0o644)?;
         let details = [

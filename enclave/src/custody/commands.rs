@@ -197,6 +197,14 @@ fn act(command: &Command, body: &mut Body, situation: Situation<'_>) -> Effect {
             Ok(der) => Effect::Answered(Outcome::CertificateRequest { der }),
             Err(error) => refused(&error.to_string()),
         },
+        Action::ShowTls => match identity::public_key_sha256(&body.tls.private_key) {
+            Ok(public_key_sha256) => Effect::Answered(Outcome::Tls {
+                host_name: body.host_name.clone(),
+                public_key_sha256,
+                chain: body.tls.chain.clone(),
+            }),
+            Err(error) => refused(&error.to_string()),
+        },
         Action::InstallCertificate { chain } => {
             match identity::check_chain(chain, &body.tls.private_key, &body.host_name, situation.now_ms) {
                 Ok(()) => {

@@ -56,6 +56,11 @@ pub(crate) fn certificate_request(key: &SecretBytes, host_name: &HostName) -> Re
     Ok(request.der().to_vec())
 }
 
+/// SHA-256 of the key's `SubjectPublicKeyInfo`: what certificates of this key have in common.
+pub(crate) fn public_key_sha256(key: &SecretBytes) -> Result<[u8; 32], IdentityError> {
+    Ok(holdfast_shared::sha256(&[&key_pair(key)?.subject_public_key_info()]))
+}
+
 /// Checks that a chain is for this key and host name and valid now. Whether KMS trusts its CA is for the owner to know.
 pub(crate) fn check_chain(
     chain: &[DerCertificate],

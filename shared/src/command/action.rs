@@ -172,6 +172,9 @@ pub enum Action {
         #[cbor(n(0), with = "minicbor::bytes")]
         signed: Vec<u8>,
     },
+    /// Answer with the public part of the TLS identity.
+    #[n(20)]
+    ShowTls,
 }
 
 impl Action {
@@ -213,7 +216,7 @@ impl Action {
             }
             Self::InstallCertificate { .. } | Self::SetClientAuthentication { .. } => thresholds.identity,
             // Neither changes anything nor shows a secret.
-            Self::ListKeys | Self::RequestCertificate | Self::ShowSettings => 1,
+            Self::ListKeys | Self::RequestCertificate | Self::ShowSettings | Self::ShowTls => 1,
         }
     }
 }

@@ -8,11 +8,12 @@ use crate::cbor::{self, Message, message};
 use crate::external_key::{ExternalKeyId, KeyState, KeyUsage};
 use crate::hpke;
 use crate::ids::{AdministratorId, CommandId, KeyStoreId};
-use crate::keystore::{ClientAuthentication, CredentialRecord, Quota, VersionState};
+use crate::keystore::{ClientAuthentication, CredentialRecord, Quota, VersionState, check_chain};
 use crate::labels;
 use crate::limits;
-use crate::manifest::Administrator;
+use crate::manifest::{Administrator, DerCertificate};
 use crate::secrets::SecretBytes;
+use crate::xks::HostName;
 
 /// What came of a command.
 #[derive(Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
@@ -58,6 +59,19 @@ pub enum Outcome {
         #[n(1)]
         client_authentication: Option<ClientAuthentication>,
     },
+    /// To [`Action::ShowTls`](super::Action::ShowTls).
+    #[n(6)]
+    Tls {
+        /// The name that KMS calls.
+        #[n(0)]
+        host_name: HostName,
+        /// SHA-256 of the TLS key's `SubjectPublicKeyInfo` in DER.
+        #[cbor(n(1), with = "minicbor::bytes")]
+        public_key_sha256: [u8; 32],
+        /// Leaf first; empty before the first certificate.
+        #[n(2)]
+        chain: Vec<DerCertificate>,
+    },
 }
 
 message!(Outcome, limits::RESULT_MAX, "outcome", |outcome| match outcome {
@@ -69,6 +83,7 @@ message!(Outcome, limits::RESULT_MAX, "outcome", |outcome| match outcome {
         quota.iter().try_for_each(Message::check)?;
         client_authentication.iter().try_for_each(Message::check)
     }
+    Outcome::Tls { chain, .. } => check_chain(chain),
     _ => Ok(()),
 });
 

@@ -21,6 +21,17 @@ pub struct TlsIdentity {
     pub chain: Vec<DerCertificate>,
 }
 
+/// Rules of a certificate chain. Each handshake sends all of it, to anybody: what its size costs, all tenants would pay.
+pub(crate) fn check_chain(chain: &[DerCertificate]) -> Result<(), &'static str> {
+    if chain.len() <= limits::CERTIFICATE_CHAIN_MAX
+        && chain.iter().all(|certificate| certificate.0.len() <= limits::CERTIFICATE_DER_MAX)
+    {
+        Ok(())
+    } else {
+        Err("the certificate chain is too long")
+    }
+}
+
 /// A SigV4 credential: in a key store, and on its way in or out.
 #[derive(Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
 #[cbor(array)]

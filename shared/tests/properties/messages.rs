@@ -20,6 +20,7 @@ use holdfast_shared::release::{
 };
 use holdfast_shared::secrets::{Secret, SecretBytes};
 use holdfast_shared::sigv4::AccessKeyId;
+use holdfast_shared::xks::HostName;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -59,6 +60,7 @@ fn action() -> impl Strategy<Value = Action> {
         option::of(quota()).prop_map(|quota| Action::SetQuota { quota }),
         option::of(client_authentication()).prop_map(|settings| Action::SetClientAuthentication { settings }),
         Just(Action::ShowSettings),
+        Just(Action::ShowTls),
     ]
 }
 
@@ -100,6 +102,11 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         bytes(60).prop_map(|der| Outcome::CertificateRequest { der }),
         (option::of(quota()), option::of(client_authentication()))
             .prop_map(|(quota, client_authentication)| Outcome::Settings { quota, client_authentication }),
+        (any::<[u8; 32]>(), certificates(0..=6)).prop_map(|(public_key_sha256, chain)| Outcome::Tls {
+            host_name: HostName::parse("xks.example.com").unwrap(),
+            public_key_sha256,
+            chain
+        }),
     ]
 }
 

@@ -98,6 +98,7 @@ fn action() -> impl Strategy<Value = Action> {
         Just(Action::CreateCredential),
         Just(Action::RequestCertificate),
         Just(Action::ShowSettings),
+        Just(Action::ShowTls),
     ]
 }
 

@@ -15,6 +15,7 @@ use holdfast_shared::manifest::DerCertificate;
 use holdfast_shared::register::RegisterEntry;
 use holdfast_shared::release::{ChallengeRequest, ReleaseUserData};
 use holdfast_shared::secrets::Secret;
+use holdfast_shared::xks::HostName;
 use holdfast_shared::{hpke, signature};
 
 use crate::fixture::{self, Party, rng};
@@ -124,6 +125,7 @@ fn orders_about_keys_quotas_and_clients() {
         ("command-destroy-key-version.hex", Action::DestroyKeyVersion { id: key(), number: 3 }),
         ("command-set-quota.hex", Action::SetQuota { quota: Some(Quota { requests_per_second: 1800, burst: 500 }) }),
         ("command-show-settings.hex", Action::ShowSettings),
+        ("command-show-tls.hex", Action::ShowTls),
         ("command-clear-quota.hex", Action::SetQuota { quota: None }),
         (
             "command-set-client-authentication.hex",
@@ -145,6 +147,14 @@ fn orders_about_keys_quotas_and_clients() {
         holds(name, &command);
     }
     holds("outcome-settings.hex", &Outcome::Settings { quota: None, client_authentication: None });
+    holds(
+        "outcome-tls.hex",
+        &Outcome::Tls {
+            host_name: HostName::parse("xks.example.com").unwrap(),
+            public_key_sha256: [0x88; 32],
+            chain: vec![DerCertificate(vec![0x30, 0])],
+        },
+    );
     holds(
         "outcome-keys.hex",
         &Outcome::Keys {

@@ -196,11 +196,11 @@ impl Tenant {
         let (request, chain) = (self.folder.path("tls/csr.pem"), self.folder.path("tls/chain.pem"));
         // The tool writes a new file only.
         let _ = std::fs::remove_file(&request);
-        self.carry_out(&["certificate", "request", "--out", &request.display().to_string()]);
+        self.carry_out(&["tls", "csr", "--out", &request.display().to_string()]);
         let authority = self.authority.as_ref().unwrap_or(&system.authority);
         let signed = authority.sign(&std::fs::read_to_string(&request).unwrap(), &self.options.host_name).unwrap();
         std::fs::write(&chain, signed).unwrap();
-        self.carry_out(&["certificate", "install", &chain.display().to_string()]);
+        self.carry_out(&["tls", "install", &chain.display().to_string()]);
     }
 
     /// Everything that needs the enclave, up to the first answered request.

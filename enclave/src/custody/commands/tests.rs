@@ -1,5 +1,6 @@
 //! Each rule of carrying out a command, as a table.
 
+use der::{Decode, Encode};
 use holdfast_shared::attestation::Measurements;
 use holdfast_shared::command::seal_credential;
 use holdfast_shared::external_key::KeyUsage;
@@ -292,4 +293,21 @@ fn a_foreign_certificate_is_refused() {
     let noise = Action::InstallCertificate { chain: vec![DerCertificate(vec![0; 8])] };
     assert!(reason(&desk.order(noise)).contains("not a readable X.509 certificate"));
     assert!(desk.body.tls.chain.is_empty());
+}
+
+#[test]
+fn the_tls_identity_is_shown_without_its_key() {
+    let mut desk = Desk::new();
+    let certificate = DerCertificate(vec![0x30, 0]);
+    desk.body.tls.chain = vec![certificate.clone()];
+    let Effect::Answered(Outcome::Tls { host_name, public_key_sha256, chain }) = desk.order(Action::ShowTls) else {
+        panic!("not shown");
+    };
+    assert_eq!((host_name, chain), (desk.body.host_name.clone(), vec![certificate]));
+    let Effect::Answered(Outcome::CertificateRequest { der }) = desk.order(Action::RequestCertificate) else {
+        panic!("no request");
+    };
+    let request = x509_cert::request::CertReq::from_der(&der).unwrap();
+    let spki = request.info().public_key().to_der().unwrap();
+    assert_eq!(public_key_sha256, holdfast_shared::sha256(&[&spki]), "the key for which certificates are requested");
 }

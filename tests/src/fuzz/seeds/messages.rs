@@ -112,6 +112,7 @@ fn commands() -> Vec<Command> {
         plain(Action::SetQuota { quota: Some(quota()) }),
         plain(Action::SetClientAuthentication { settings: Some(client_authentication()) }),
         plain(Action::ShowSettings),
+        plain(Action::ShowTls),
     ]
 }
 
@@ -229,6 +230,11 @@ fn outcomes() -> Vec<Outcome> {
         Outcome::Credential { credential: credential() },
         Outcome::CertificateRequest { der: vec![1; 20] },
         Outcome::Settings { quota: Some(quota()), client_authentication: Some(client_authentication()) },
+        Outcome::Tls {
+            host_name: "xks.example.com".parse().unwrap(),
+            public_key_sha256: [7; 32],
+            chain: vec![DerCertificate(vec![1; 30])],
+        },
     ]
 }
 

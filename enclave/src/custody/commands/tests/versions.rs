@@ -272,6 +272,7 @@ fn each_order_needs_the_signatures_of_its_kind() {
         (Action::ListKeys, 1),
         (Action::RequestCertificate, 1),
         (Action::ShowSettings, 1),
+        (Action::ShowTls, 1),
     ];
     for (action, expected) in table {
         assert_eq!(action.threshold(&thresholds), expected, "{action:?}");
