@@ -23,6 +23,7 @@
     reason = "a harness fails its test by panicking"
 )]
 
+pub mod acme;
 pub mod applicant;
 pub mod aws;
 pub mod client;
