@@ -10,7 +10,7 @@ use core::fmt;
 use holdfast_shared::command::{Action, Command, Precondition};
 use holdfast_shared::external_key::{ExternalKeyId, KeyState};
 use holdfast_shared::ids::{AdministratorId, CommandId, KeyStoreId};
-use holdfast_shared::keystore::ClientAuthentication;
+use holdfast_shared::keystore::{AcmeOrder, ClientAuthentication};
 use holdfast_shared::manifest::{Administrator, DerCertificate, Manifest, VerifiedManifest};
 use serde::Serialize;
 
@@ -176,7 +176,9 @@ pub const fn kind(action: &Action) -> &'static str {
         | Action::SetQuota { .. } => "keys",
         Action::DestroyKey { .. } | Action::RotateRootKey | Action::AdoptManifest { .. } => "custody",
         Action::CreateCredential | Action::ImportCredential { .. } | Action::RemoveCredential { .. } => "credentials",
-        Action::InstallCertificate { .. } | Action::SetClientAuthentication { .. } => "identity",
+        Action::InstallCertificate { .. } | Action::SetClientAuthentication { .. } | Action::SetRenewal { .. } => {
+            "identity"
+        }
         Action::ListKeys | Action::RequestCertificate | Action::ShowSettings | Action::ShowTls => "any administrator",
     }
 }
@@ -215,6 +217,8 @@ pub fn order(action: &Action) -> String {
         Action::SetClientAuthentication { settings: Some(settings) } => client_authentication(settings),
         Action::ShowSettings => "show quota and client authentication".to_owned(),
         Action::ShowTls => "show TLS key and certificate".to_owned(),
+        Action::SetRenewal { order: None } => "withdraw the standing order to renew the certificate".to_owned(),
+        Action::SetRenewal { order: Some(order) } => renewal(order),
         Action::ScheduleKeyDestruction { id, waiting_ms } => {
             format!("destroy key {id} {} after this is carried out", format_duration(*waiting_ms))
         }
@@ -225,6 +229,18 @@ pub fn order(action: &Action) -> String {
             format!("put a successor manifest in force, SHA-256 {}", manifests::digest(signed))
         }
     }
+}
+
+fn renewal(order: &AcmeOrder) -> String {
+    let roots: Vec<_> =
+        order.directory_roots.iter().map(|root| hex::encode(holdfast_shared::sha256(&[&root.0]))).collect();
+    let contacts = if order.contacts.is_empty() { "nobody".to_owned() } else { order.contacts.join(", ") };
+    format!(
+        "get and renew certificates until {} from {} (its roots: SHA-256 {}; contact: {contacts})",
+        format_ms(order.until_ms),
+        order.directory,
+        roots.join(", ")
+    )
 }
 
 fn client_authentication(settings: &ClientAuthentication) -> String {
@@ -253,6 +269,9 @@ fn effect(action: &Action, manifest: &VerifiedManifest) -> Vec<String> {
         ),
         Action::RotateRootKey => {
             one("custodians get new shares and delete the old ones; sealed key stores of before stay closed")
+        }
+        Action::SetRenewal { order: Some(_) } => {
+            one("until then any enclave of the key store installs such certificates without a further signature")
         }
         Action::RemoveCredential { .. } => one("requests that are signed with it are refused"),
         Action::AdoptManifest { signed } => changes(manifest, signed),

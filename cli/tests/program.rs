@@ -71,6 +71,7 @@ fn every_command_has_help_with_an_example() {
         "credential remove",
         "tls csr",
         "tls install",
+        "tls auto",
         "tls show",
         "command result",
         "block",

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode, header};
+use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -58,6 +58,8 @@ impl HttpsError {
 pub struct HttpsAnswer {
     /// Its status.
     pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
     /// Its body.
     pub body: Bytes,
     /// The certificates that the other side of this connection showed, leaf first, and for the first of which it has the key.
@@ -136,7 +138,7 @@ impl<C: Connect> HttpsClient<C> {
         answer_max: usize,
         timeout: Duration,
     ) -> Result<(StatusCode, Bytes), HttpsError> {
-        let answer = self.ask(request, answer_max, timeout).await?;
+        let answer = self.exchange(request, answer_max, timeout).await?;
         Ok((answer.status, answer.body))
     }
 
@@ -155,22 +157,30 @@ impl<C: Connect> HttpsClient<C> {
             .header(header::HOST, &self.address)
             .body(Full::default())
             .map_err(|error| HttpsError::Http(error.to_string()))?;
-        self.ask(request, answer_max, timeout).await
+        self.exchange(request, answer_max, timeout).await
     }
 
-    async fn ask(
+    /// The same for any request.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn exchange(
         &self,
         request: Request<Full<Bytes>>,
         answer_max: usize,
         timeout: Duration,
     ) -> Result<HttpsAnswer, HttpsError> {
-        match tokio::time::timeout(timeout, self.exchange(request, answer_max)).await {
+        match tokio::time::timeout(timeout, self.exchange_at_leisure(request, answer_max)).await {
             Ok(result) => result,
             Err(_) => Err(HttpsError::Timeout { seconds: timeout.as_secs() }),
         }
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>, answer_max: usize) -> Result<HttpsAnswer, HttpsError> {
+    async fn exchange_at_leisure(
+        &self,
+        request: Request<Full<Bytes>>,
+        answer_max: usize,
+    ) -> Result<HttpsAnswer, HttpsError> {
         let stream = self.connector.connect(&self.address).await.map_err(HttpsError::Connect)?;
         let stream = TlsConnector::from(Arc::clone(&self.tls))
             .connect(self.server_name.clone(), stream)
@@ -189,7 +199,7 @@ impl<C: Connect> HttpsClient<C> {
             .map_err(|error| HttpsError::Http(format!("the answer is over its limit or broken off: {error}")))?
             .to_bytes();
         drop(driver);
-        Ok(HttpsAnswer { status: head.status, body, certificates })
+        Ok(HttpsAnswer { status: head.status, headers: head.headers, body, certificates })
     }
 }
 

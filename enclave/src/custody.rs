@@ -53,6 +53,7 @@ mod ledger;
 mod links;
 mod publish;
 mod release;
+mod renewal;
 mod rotate;
 mod served;
 mod session;
@@ -61,6 +62,8 @@ mod upkeep;
 mod watch;
 
 pub(crate) use allowance::Workshop;
+#[cfg(test)]
+pub(crate) use identity::tls_key;
 pub(crate) use served::ServedStore;
 
 use coordinator::Coordinator;

@@ -150,10 +150,14 @@ const PROOFS_OF_HOST: Quota =
     Quota { requests_per_second: PROOFS_PER_SECOND_AND_HOST, burst: PROOFS_PER_SECOND_AND_HOST };
 
 type Hosts = HashMap<HostName, Arc<ServedHost>>;
+/// Configurations that speak `acme-tls/1` alone.
+pub(crate) type Challenges = HashMap<HostName, Arc<ServerConfig>>;
 
 /// The table of everything served. Reading takes no lock; replacing is rare.
 pub struct Directory {
     hosts: ArcSwap<Hosts>,
+    /// What a certificate authority's look at a host name is answered with. They need no certificate in service.
+    challenges: ArcSwap<Challenges>,
     clock: Arc<dyn Clock>,
 }
 
@@ -167,7 +171,7 @@ impl Directory {
     /// An empty directory, whose TLS configurations will tell time by `clock`.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { hosts: ArcSwap::default(), clock }
+        Self { hosts: ArcSwap::default(), challenges: ArcSwap::default(), clock }
     }
 
     /// Serves exactly `stores` from now on. Connections that are open find the new table with their next request.
@@ -207,6 +211,16 @@ impl Directory {
         }
         self.hosts.store(Arc::new(hosts));
         Ok(collisions)
+    }
+
+    /// Answers these challenges from now on, and no others.
+    pub(crate) fn replace_challenges(&self, challenges: Challenges) {
+        self.challenges.store(Arc::new(challenges));
+    }
+
+    /// What a look at `host_name` is answered with, while a challenge is pending.
+    pub(crate) fn challenge(&self, host_name: &HostName) -> Option<Arc<ServerConfig>> {
+        self.challenges.load().get(host_name).cloned()
     }
 
     /// The certificates in service.

@@ -12,6 +12,7 @@
 //! Refuses: to learn anything but availability from the parent. What differs between an enclave and a laptop is a value of
 //! [`Platform`], never a feature: this crate knows no emulator.
 
+mod acme;
 mod boot;
 pub mod clock;
 mod configuration;

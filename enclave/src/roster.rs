@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use holdfast_link::control::Level;
 use holdfast_shared::ids::KeyStoreId;
+use holdfast_shared::xks::HostName;
+use rustls::ServerConfig;
 
 use crate::clock::Clock;
 use crate::custody::{Enclave, Workshop};
@@ -38,6 +40,15 @@ struct Listed {
     stores: BTreeMap<KeyStoreId, Arc<ServedKeyStore>>,
     /// Whose certificate proves the host name.
     proven: BTreeSet<KeyStoreId>,
+    /// Whose host name an authority is asked to look at, and what it is shown.
+    challenges: BTreeMap<KeyStoreId, Challenge>,
+}
+
+/// What an authority is shown for a host name.
+#[derive(Clone)]
+pub(crate) struct Challenge {
+    pub(crate) host_name: HostName,
+    pub(crate) tls: Arc<ServerConfig>,
 }
 
 impl Roster {
@@ -56,6 +67,7 @@ impl Roster {
         self.change("the host names", |listed| {
             listed.stores.retain(|id, _| claims.contains_key(id));
             listed.proven.retain(|id| claims.contains_key(id));
+            listed.challenges.retain(|id, _| claims.contains_key(id));
             listed.claims = claims;
         });
     }
@@ -78,6 +90,20 @@ impl Roster {
             return Err(error);
         }
         Ok(())
+    }
+
+    /// Answers this challenge for a key store, or none. Whoever is not served under the name is not answered for either: with an
+    /// answer an authority would give them a certificate for somebody else's name.
+    pub(crate) fn challenge(&self, id: KeyStoreId, challenge: Option<Challenge>) {
+        if challenge.is_none() && !self.lock().challenges.contains_key(&id) {
+            return;
+        }
+        self.change("a challenge", |listed| {
+            match challenge {
+                Some(challenge) => listed.challenges.insert(id, challenge),
+                None => listed.challenges.remove(&id),
+            };
+        });
     }
 
     /// Serves a key store no longer. Its claim stays while its manifest does.
@@ -130,6 +156,13 @@ impl Roster {
         let withheld = claims::settle(&listed.claims, &listed.proven);
         let served = listed.stores.iter().filter(|(id, _)| !withheld.contains_key(id)).map(|(_, s)| Arc::clone(s));
         let left_over = self.directory.replace(served.collect())?;
+        let holds_name = |id: &KeyStoreId, challenge: &Challenge| {
+            !withheld.contains_key(id)
+                && listed.claims.get(id).is_some_and(|claim| claim.host_name == challenge.host_name)
+        };
+        let answered = listed.challenges.iter().filter(|(id, challenge)| holds_name(id, challenge));
+        let answered = answered.map(|(_, challenge)| (challenge.host_name.clone(), Arc::clone(&challenge.tls)));
+        self.directory.replace_challenges(answered.collect());
         for collision in left_over {
             // Settled above; the directory looks at what is served, whatever the claims are.
             let line = format!("{} is served to nobody: a collision that was not settled", collision.host_name);
@@ -222,6 +255,33 @@ mod tests {
             keys: Arc::new(KeySlot::new()),
             fleet: Arc::new(FleetHealth::new(vec![])),
         }
+    }
+
+    #[tokio::test]
+    async fn a_challenge_is_answered_for_whom_the_name_belongs_to_alone() {
+        let clock: Arc<dyn Clock> = Arc::new(SteppedClock::at(NOW_MS));
+        let directory = Arc::new(Directory::new(Arc::clone(&clock)));
+        let (reporter, _lines) = Reporter::new();
+        let roster = Roster::new(Arc::clone(&directory), reporter, Authorities::new(&[]).unwrap());
+        let host = HostName::parse(HOST).unwrap();
+        let tls = crate::tls::challenge_config(&host, &[1; 32], &clock).unwrap();
+        let challenge =
+            |name: &str| Some(Challenge { host_name: HostName::parse(name).unwrap(), tls: Arc::clone(&tls) });
+        let claims = |ids: &[u8]| roster.claim(ids.iter().map(|n| (id(*n), claim(*n))).collect());
+        roster.challenge(id(1), challenge(HOST));
+        assert!(directory.challenge(&host).is_none(), "nobody claims the name");
+        claims(&[1]);
+        roster.challenge(id(1), challenge("xks.b.test"));
+        assert!(directory.challenge(&HostName::parse("xks.b.test").unwrap()).is_none(), "not the name that it claims");
+        roster.challenge(id(1), challenge(HOST));
+        assert!(directory.challenge(&host).is_some());
+        assert!(directory.host(&host).is_none(), "a challenge serves nothing");
+        claims(&[1, 2]);
+        assert!(directory.challenge(&host).is_none(), "two owners, and neither has proven the name");
+        claims(&[1]);
+        assert!(directory.challenge(&host).is_some());
+        roster.challenge(id(1), None);
+        assert!(directory.challenge(&host).is_none());
     }
 
     #[tokio::test]

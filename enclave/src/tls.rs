@@ -6,6 +6,7 @@
 //! says so, and then nobody gets in without one. Refuses: a handshake without a server name, or for one that is not
 //! served (see [`crate::server`]).
 
+mod challenge;
 mod client;
 pub(crate) mod expiry;
 
@@ -23,6 +24,7 @@ use rustls::server::{ClientHello, ResolvesServerCert, ServerSessionMemoryCache};
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
 
+pub(crate) use challenge::{ACME_TLS, challenge_config};
 pub use client::ClientCertificate;
 pub(crate) use client::ClientSettings;
 

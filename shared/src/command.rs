@@ -15,8 +15,8 @@ use ring::rand::SecureRandom;
 pub use self::action::{Action, Precondition};
 pub use self::import::{open_credential, open_material, seal_credential, seal_material};
 pub use self::result::{
-    KeyDescription, Outcome, ResultContent, ResultUserData, SealedResult, VersionRun, ceremony_id, open_result,
-    seal_result,
+    KeyDescription, Outcome, RenewalState, ResultContent, ResultUserData, SealedResult, VersionRun, ceremony_id,
+    open_result, seal_result,
 };
 use crate::cbor::{self, DecodeError, message};
 use crate::hpke::HpkeError;

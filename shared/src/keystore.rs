@@ -11,6 +11,7 @@
 //! blobs sealed for the same version have different ids, and the one that the register does not name is refused.
 
 mod records;
+mod standing;
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, Salt};
@@ -23,6 +24,7 @@ pub use self::records::{
     ClientAuthentication, CredentialRecord, ExecutedCommand, ExternalKeyRecord, KeyVersionRecord, Quota, Sharing,
     TlsIdentity, VersionState,
 };
+pub use self::standing::{AcmeOrder, RenewalAttempt, RenewalProgress, StandingRenewal};
 use crate::cbor::{self, DecodeError, Message, message};
 use crate::hpke;
 use crate::ids::{BlobId, KeyStoreId};
@@ -118,6 +120,9 @@ pub struct Body {
     /// Which successor of the first manifest is in force; absent for the first.
     #[n(11)]
     pub successor: Option<SuccessorInForce>,
+    /// By which standing order the TLS certificate is renewed; without it, by signed commands alone.
+    #[n(12)]
+    pub renewal: Option<StandingRenewal>,
 }
 
 /// A successor manifest under which a key store is kept.
@@ -152,6 +157,7 @@ message!(Body, limits::BLOB_MAX, "key store", |body| {
     rule(body.executed.len() <= limits::EXECUTED_COMMANDS_MAX, "remembers too many commands")?;
     body.quota.iter().try_for_each(Message::check)?;
     body.client_authentication.iter().try_for_each(Message::check)?;
+    body.renewal.iter().try_for_each(Message::check)?;
     body.sharing.iter().try_for_each(|sharing| sharing.set.check())?;
     rule(
         body.successor.is_none_or(|successor| successor.manifest.sequence >= 2 && successor.since_version >= 1),

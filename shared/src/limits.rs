@@ -232,6 +232,28 @@ pub const CONNECTIONS_MAX: usize = 4096;
 /// Bytes of a `kmsRequestId` that are logged; a UUID has 36.
 pub const LOGGED_REQUEST_ID_MAX: usize = 64;
 
+// --- Renewal of certificates (RFC 8555 sets no bounds) ---------------------------------------------------------------------
+
+/// Characters of a URL of an ACME server; those of today's authorities have at most 120.
+pub const ACME_URL_MAX: usize = 512;
+/// Roots of the directory's HTTPS certificate; all of them must fit into one command of [`COMMAND_MAX`].
+pub const ACME_ROOTS_MAX: usize = 4;
+/// Contacts of an account.
+pub const ACME_CONTACTS_MAX: usize = 4;
+/// Bytes of an answer of an ACME server: a chain of [`CERTIFICATE_CHAIN_MAX`] certificates of [`CERTIFICATE_DER_MAX`] in PEM, and
+/// slack.
+pub const ACME_ANSWER_MAX: usize = 80 * 1024;
+/// Longest pause that an ACME server's `Retry-After` makes us keep, in seconds: a day.
+pub const ACME_RETRY_AFTER_MAX_S: u64 = 24 * 3_600;
+/// Characters of the reason of a failed renewal.
+pub const ACME_FAILURE_MAX: usize = 300;
+/// How long others leave an attempt to renew a certificate to the enclave that began it, in milliseconds.
+pub const RENEWAL_ATTEMPT_MS: u64 = 10 * 60_000;
+/// First and longest pause after a failed renewal, in milliseconds. Let's Encrypt allows five failed validations per hour.
+pub const RENEWAL_PAUSE_MS: core::ops::RangeInclusive<u64> = 5 * 60_000..=6 * 3_600_000;
+/// Longest life of a standing order to renew, in milliseconds: two years.
+pub const RENEWAL_ORDER_LIFE_MAX_MS: u64 = 731 * 24 * 3_600_000;
+
 // --- Custodian (ours) -----------------------------------------------------------------------------------------------------
 
 /// Leases of one key store at one custodian; beyond it the one that was silent longest ends. With their documents they fit

@@ -25,19 +25,6 @@ use crate::process::Process;
 use crate::tap::{Tap, Target};
 use crate::wait::until;
 
-/// What differs from the usual authority.
-#[derive(Clone, Copy, Debug)]
-pub struct AcmeOptions {
-    /// How long its certificates are valid, in seconds.
-    pub validity_s: u64,
-}
-
-impl Default for AcmeOptions {
-    fn default() -> Self {
-        Self { validity_s: 90 * 86_400 }
-    }
-}
-
 /// How `lego` shows control over a host name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Solver {
@@ -78,7 +65,7 @@ fn free_port() -> u16 {
 
 impl AcmeServer {
     /// Starts both servers in a folder.
-    pub async fn start(folder: &Path, options: AcmeOptions) -> Self {
+    pub async fn start(folder: &Path) -> Self {
         std::fs::create_dir_all(folder).unwrap();
         let certificates = Certificates::create(&folder.join("pki"));
         let (http, tls) = (Tap::tcp("HTTP-01").await, Tap::tcp("TLS-ALPN-01").await);
@@ -95,7 +82,6 @@ impl AcmeServer {
                 "tlsPort": tls.address().port(),
                 "ocspResponderURL": "",
                 "externalAccountBindingRequired": false,
-                "certificateValidityPeriod": options.validity_s,
             } });
             std::fs::write(folder.join("pebble.json"), configuration.to_string()).unwrap();
             let mut names = start_names(folder, ports);
@@ -124,6 +110,13 @@ impl AcmeServer {
     #[must_use]
     pub fn address(&self) -> String {
         format!("localhost:{}", self.ports.acme)
+    }
+
+    /// A tap before its ACME interface. Its URLs name whatever address it is asked at.
+    pub async fn line(&self) -> Tap {
+        let tap = Tap::tcp("ACME").await;
+        tap.retarget(Target::Tcp(SocketAddr::from(([127, 0, 0, 1], self.ports.acme))));
+        tap
     }
 
     /// The root of the certificates that it issues, in DER. It is another one after each start.

@@ -196,6 +196,18 @@ pub(super) async fn run_tls(home: &Home, command: TlsCommand, printer: Printer) 
             let session = under(home, &target, terms)?;
             Ok(printer.print(&tls::install(&session, chain, wait(terms.patience)).await?)?)
         }
+        TlsCommand::Auto { directory, directory_ca, contact, until, off: _, target, terms } => {
+            let order = match (directory, directory_ca, until) {
+                (Some(directory), Some(path), Some(until_ms)) => {
+                    let order = tls::standing_order(directory, &files::read(&path, FILE_MAX)?, contact, until_ms);
+                    Some(order.map_err(|reason| AppError::Input { path, reason })?)
+                }
+                // The command line takes all of them, or --off.
+                _ => None,
+            };
+            let session = under(home, &target, terms)?;
+            Ok(printer.print(&tls::set_renewal(&session, order, wait(terms.patience)).await?)?)
+        }
         TlsCommand::Show(Whole { target, terms }) => {
             let session = under(home, &target, terms)?;
             Ok(printer.print(&tls::show(&session, wait(terms.patience)).await?)?)

@@ -5,7 +5,9 @@ use core::fmt;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use der::Decode;
-use holdfast_shared::command::{Action, Outcome};
+use holdfast_shared::cbor::Message as _;
+use holdfast_shared::command::{Action, Outcome, RenewalState};
+use holdfast_shared::keystore::AcmeOrder;
 use holdfast_shared::limits;
 use holdfast_shared::manifest::DerCertificate;
 use holdfast_shared::renewal::Validity;
@@ -84,6 +86,33 @@ pub async fn show(session: &Session, wait: Wait<'_>) -> Result<TlsReport, Sessio
     TlsReport::new(session.order(Action::ShowTls, wait).await?)
 }
 
+/// Puts a standing order together.
+///
+/// # Errors
+/// The rule that it breaks, or what is wrong with the roots.
+pub fn standing_order(
+    directory: String,
+    directory_roots: &[u8],
+    contacts: Vec<String>,
+    until_ms: u64,
+) -> Result<AcmeOrder, String> {
+    let directory_roots = parse_chain(directory_roots).map_err(|error| error.to_string())?;
+    let order = AcmeOrder { directory, directory_roots, contacts, until_ms };
+    order.check().map(|()| order).map_err(str::to_owned)
+}
+
+/// Has certificates renewed by a standing order, or by none.
+///
+/// # Errors
+/// [`SessionError`]; [`SessionError::Refused`] when the order ends in the past or too late.
+pub async fn set_renewal(session: &Session, order: Option<AcmeOrder>, wait: Wait<'_>) -> Result<Done, SessionError> {
+    let done = match &order {
+        Some(order) => format!("enclaves renew the certificate themselves until {}", format_ms(order.until_ms)),
+        None => "the standing order is withdrawn; the certificate stays".to_owned(),
+    };
+    Done::new(done, session.order(Action::SetRenewal { order }, wait).await?)
+}
+
 /// The public part of a TLS identity.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TlsReport {
@@ -93,6 +122,8 @@ pub struct TlsReport {
     pub public_key_sha256: String,
     /// The certificate in service, if one was installed.
     pub certificate: Option<CertificateLine>,
+    /// The standing order to renew it, if there is one.
+    pub standing_order: Option<StandingOrderLine>,
     /// Who says so.
     pub evidence: Evidence,
 }
@@ -116,6 +147,63 @@ pub struct CertificateLine {
     pub is_due: bool,
     /// Certificates that are sent, this one included.
     pub chain_length: usize,
+}
+
+/// A standing order and how it goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StandingOrderLine {
+    /// URL of the authority's directory.
+    pub directory: String,
+    /// SHA-256 of each root of the directory's HTTPS certificate, in hexadecimal.
+    pub directory_roots_sha256: Vec<String>,
+    /// Whom the authority may write to.
+    pub contacts: Vec<String>,
+    /// When it ends; RFC 3339.
+    pub until: String,
+    /// The account's URL, for `accounturi` in CAA records (RFC 8657); nothing before the first attempt.
+    pub account: Option<String>,
+    /// Whether an enclave is at it.
+    pub is_running: bool,
+    /// Attempts that failed in a row.
+    pub failures: u32,
+    /// Why the last one failed.
+    pub last_failure: Option<String>,
+    /// When the next one may begin after a failure; RFC 3339.
+    pub next_attempt: Option<String>,
+}
+
+impl From<RenewalState> for StandingOrderLine {
+    fn from(RenewalState { order, progress }: RenewalState) -> Self {
+        let sha256 = |root: &DerCertificate| hex::encode(holdfast_shared::sha256(&[&root.0]));
+        Self {
+            directory: order.directory,
+            directory_roots_sha256: order.directory_roots.iter().map(sha256).collect(),
+            contacts: order.contacts,
+            until: format_ms(order.until_ms),
+            account: progress.account,
+            is_running: progress.attempt.is_some_and(|attempt| now_ms() < attempt.ends_ms()),
+            failures: progress.failures,
+            next_attempt: progress.last_failure.as_ref().map(|_| format_ms(progress.again_ms)),
+            last_failure: progress.last_failure,
+        }
+    }
+}
+
+impl fmt::Display for StandingOrderLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "by order     {} until {}", self.directory, self.until)?;
+        match &self.account {
+            Some(account) => writeln!(f, "account      {account}")?,
+            None => writeln!(f, "account      none yet")?,
+        }
+        if self.is_running {
+            writeln!(f, "attempt      an enclave is at it")?;
+        }
+        if let (Some(failure), Some(next)) = (&self.last_failure, &self.next_attempt) {
+            writeln!(f, "failed       {} times; next try from {next}: {failure}", self.failures)?;
+        }
+        Ok(())
+    }
 }
 
 impl CertificateLine {
@@ -146,10 +234,11 @@ impl TlsReport {
     /// [`SessionError::OtherOutcome`].
     pub fn new(completed: Completed) -> Result<Self, SessionError> {
         match completed.outcome {
-            Outcome::Tls { host_name, public_key_sha256, chain } => Ok(Self {
+            Outcome::Tls { host_name, public_key_sha256, chain, renewal } => Ok(Self {
                 host_name: host_name.to_string(),
                 public_key_sha256: hex::encode(public_key_sha256),
                 certificate: CertificateLine::new(&chain),
+                standing_order: renewal.map(|state| StandingOrderLine::from(*state)),
                 evidence: completed.evidence,
             }),
             _ => Err(SessionError::OtherOutcome),
@@ -172,6 +261,10 @@ impl fmt::Display for TlsReport {
                 let due = if line.is_due { ", and is due" } else { "" };
                 writeln!(f, "renewal      from {}{due}", line.renew_from)?;
             }
+        }
+        match &self.standing_order {
+            Some(order) => write!(f, "{order}")?,
+            None => writeln!(f, "by order     no; set one with: holdfast tls auto")?,
         }
         write!(f, "  {}", self.evidence.summary())
     }

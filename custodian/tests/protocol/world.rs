@@ -382,6 +382,7 @@ impl World {
             executed: Vec::new(),
             quota: None,
             client_authentication: None,
+            renewal: None,
         };
         keystore::seal(&Secret::take(&mut [7; 32]), place, &body, &rng()).unwrap()
     }

@@ -260,6 +260,7 @@ fn blob(fleet: &Fleet, version: u64, previous: Option<BlobId>) -> SealedKeyStore
         executed: Vec::new(),
         quota: None,
         client_authentication: None,
+        renewal: None,
     };
     let place = Place { key_store_id: fleet.key_store_id, version, previous, generation: 1 };
     keystore::seal(&Secret::take(&mut [7; 32]), &place, &body, &SystemRandom::new()).unwrap()

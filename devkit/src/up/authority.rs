@@ -1,16 +1,19 @@
 //! A development certificate authority in the state folder. It signs what it is asked to: its only client is `up`.
 
+use std::ops::Range;
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PublicKeyData, SignatureAlgorithm, date_time_ymd,
 };
-use time::{Duration, OffsetDateTime};
 use x509_cert::der::DecodePem;
 use x509_cert::request::CertReq;
 
 use super::layout::{Layout, LayoutError};
+
+const DAY: Duration = Duration::from_secs(86_400);
 
 /// Why no certificate was made.
 #[derive(Debug, thiserror::Error)]
@@ -84,13 +87,27 @@ impl Authority {
     /// # Errors
     /// [`AuthorityError`].
     pub fn sign(&self, request_pem: &str, host_name: &str) -> Result<String, AuthorityError> {
+        let now = SystemTime::now();
+        self.sign_for(request_pem, host_name, (now - DAY)..(now + 3650 * DAY))
+    }
+
+    /// The same, valid for this time.
+    ///
+    /// # Errors
+    /// [`AuthorityError`].
+    pub fn sign_for(
+        &self,
+        request_pem: &str,
+        host_name: &str,
+        valid: Range<SystemTime>,
+    ) -> Result<String, AuthorityError> {
         let request = CertReq::from_pem(request_pem).map_err(|_| AuthorityError::Request("is not PKCS #10 in PEM"))?;
         let key = requested_key(&request)?;
         let mut parameters = CertificateParams::new(vec![host_name.to_owned()])?;
         parameters.distinguished_name = rcgen::DistinguishedName::new();
         parameters.distinguished_name.push(DnType::CommonName, host_name);
-        parameters.not_before = OffsetDateTime::now_utc() - Duration::days(1);
-        parameters.not_after = OffsetDateTime::now_utc() + Duration::days(3650);
+        parameters.not_before = valid.start.into();
+        parameters.not_after = valid.end.into();
         parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         parameters.use_authority_key_identifier_extension = true;

@@ -61,6 +61,7 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
             executed: Vec::new(),
             quota: None,
             client_authentication: None,
+            renewal: None,
             sharing: Some(sharing),
             successor: (manifest.sequence() > 1)
                 .then(|| SuccessorInForce { manifest: manifest.manifest_id(), since_version: 1 }),

@@ -4,12 +4,13 @@
 //! administrators, or finds its object in another state than its signer expected. Assumes: the caller drops the body unless the
 //! effect is [`Effect::Changed`]; then it publishes body and outcome in one step, and shows neither before that succeeded.
 
-use holdfast_shared::command::{self, Action, Command, CommandError, Outcome, Precondition};
+use holdfast_shared::command::{self, Action, Command, CommandError, Outcome, Precondition, RenewalState};
 use holdfast_shared::external_key::{ExternalKeyId, KeyState, KeyUsage, LegacyProfile};
 use holdfast_shared::hpke;
 use holdfast_shared::ids::CommandId;
 use holdfast_shared::keystore::{
-    self, Body, ClientAuthentication, CredentialRecord, ExecutedCommand, KeyVersionRecord,
+    self, AcmeOrder, Body, ClientAuthentication, CredentialRecord, ExecutedCommand, KeyVersionRecord, RenewalProgress,
+    StandingRenewal,
 };
 use holdfast_shared::limits;
 use holdfast_shared::manifest::{Administrator, VerifiedManifest};
@@ -197,11 +198,16 @@ fn act(command: &Command, body: &mut Body, situation: Situation<'_>) -> Effect {
             Ok(der) => Effect::Answered(Outcome::CertificateRequest { der }),
             Err(error) => refused(&error.to_string()),
         },
+        Action::SetRenewal { order } => set_renewal(body, order.as_ref(), situation.now_ms),
         Action::ShowTls => match identity::public_key_sha256(&body.tls.private_key) {
             Ok(public_key_sha256) => Effect::Answered(Outcome::Tls {
                 host_name: body.host_name.clone(),
                 public_key_sha256,
                 chain: body.tls.chain.clone(),
+                renewal: body.renewal.as_ref().map(|renewal| {
+                    let (order, progress) = (renewal.order.clone(), renewal.progress.clone());
+                    Box::new(RenewalState { order, progress })
+                }),
             }),
             Err(error) => refused(&error.to_string()),
         },
@@ -242,6 +248,36 @@ fn set_client_authentication(body: &mut Body, settings: Option<&ClientAuthentica
         }
     }
     body.client_authentication = settings.cloned();
+    Effect::Changed(Outcome::Done)
+}
+
+/// An order that could not be carried out must not look like one in force.
+fn set_renewal(body: &mut Body, order: Option<&AcmeOrder>, now_ms: u64) -> Effect {
+    let Some(order) = order else {
+        return match body.renewal.take() {
+            Some(_) => Effect::Changed(Outcome::Done),
+            None => refused("there is no standing order"),
+        };
+    };
+    let life_ms = order.until_ms.saturating_sub(now_ms);
+    if life_ms == 0 || life_ms > limits::RENEWAL_ORDER_LIFE_MAX_MS {
+        return refused("a standing order must end in the future, within 731 days (attested time)");
+    }
+    let mut roots = RootCertStore::empty();
+    if order.directory_roots.iter().any(|root| roots.add(CertificateDer::from(root.0.as_slice())).is_err()) {
+        return refused("a root of the directory is not a readable X.509 certificate");
+    }
+    // The account stays while the authority does: CAA records may name it.
+    let kept = body.renewal.take().filter(|before| before.order.directory == order.directory);
+    let (account_key, account) = match kept {
+        Some(before) => (before.account_key, before.progress.account),
+        None => match identity::tls_key() {
+            Ok(key) => (key, None),
+            Err(error) => return refused(&error.to_string()),
+        },
+    };
+    let progress = RenewalProgress { account, ..RenewalProgress::default() };
+    body.renewal = Some(StandingRenewal { order: order.clone(), account_key, progress });
     Effect::Changed(Outcome::Done)
 }
 

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use super::ledger::{Ledger, Order, Target};
 use super::links::Link;
+use super::renewal::Renewal;
 use super::session::Session;
 use super::unseal::{self, HeldVersion, Opened, Standing, Unsealed};
 use super::{CustodyError, PAUSES, rotate};
@@ -60,6 +61,8 @@ pub(super) struct Coordinator<C> {
     removed: BTreeMap<CustodianId, Instant>,
     /// Of the manifest that health is told under.
     sequence: u32,
+    /// The certificate's renewal, as far as it is made here.
+    pub(super) renewal: Renewal,
 }
 
 impl<C: Connect + Clone + 'static> Coordinator<C> {
@@ -75,6 +78,7 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
             informed: None,
             removed,
             sequence: 0,
+            renewal: Renewal::default(),
         }
     }
 
@@ -89,6 +93,8 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
                 _ = wipes.changed() => {}
                 () = self.work() => {}
             }
+            // Its account's key goes with it.
+            self.renewal = Renewal::default();
             let now_ms = self.now_ms();
             self.ledger.docket(|docket| docket.put_all_off(now_ms));
             self.ledger.report();
@@ -208,6 +214,9 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
             return Ok(Step::Wait(PAUSES.0));
         }
         if let Some(step) = self.carry_out_due(unsealed).await? {
+            return Ok(step);
+        }
+        if let Some(step) = self.renew(unsealed).await {
             return Ok(step);
         }
         self.handle_next(unsealed).await

@@ -63,7 +63,7 @@ pub(super) struct Draft {
 
 impl Draft {
     /// The next version under the same root key.
-    fn after(unsealed: &Unsealed, key_store_id: KeyStoreId, body: Body) -> Self {
+    pub(super) fn after(unsealed: &Unsealed, key_store_id: KeyStoreId, body: Body) -> Self {
         let root = unsealed.root().duplicate();
         let (previous, version) = (Some(unsealed.entry().blob_id), unsealed.entry().version.saturating_add(1));
         let place = Place { key_store_id, version, previous, generation: root.set().generation };
@@ -202,7 +202,7 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
     }
 
     /// Whether what is published now can be committed.
-    fn check_writable(&self) -> Result<(), CustodyError> {
+    pub(super) fn check_writable(&self) -> Result<(), CustodyError> {
         self.check_connected(&self.ledger.manifest(), self.ledger.quorum().write())
     }
 

@@ -23,8 +23,8 @@ use super::CustodyError;
 use super::health::FleetHealth;
 use crate::clock::Clock;
 use crate::directory::{Blocks, Gate, KeyRing, KeySlot, ServedKeyStore};
-use crate::roster::{Claim, Roster};
-use crate::tls::TlsIdentity;
+use crate::roster::{Challenge, Claim, Roster};
+use crate::tls::{TlsIdentity, challenge_config};
 use crate::xks::Quotas;
 
 /// See the module. Cheap to clone.
@@ -37,6 +37,7 @@ struct Parts {
     claim: Claim,
     regions: Regions,
     quotas: Quotas,
+    clock: Arc<dyn Clock>,
     gate: Arc<Gate>,
     keys: Arc<KeySlot>,
     fleet: Arc<FleetHealth>,
@@ -54,6 +55,8 @@ pub(crate) struct Prepared {
     claim: Claim,
     /// Whether the certificate proves the host name.
     is_proven: bool,
+    /// What an authority is shown that is asked to look at the host name.
+    challenge: Option<Challenge>,
 }
 
 /// A certificate chain and the identity made of it.
@@ -74,7 +77,8 @@ impl ServedStore {
             roster,
             claim: Claim::of(manifest),
             regions,
-            quotas: Quotas::new(clock),
+            quotas: Quotas::new(Arc::clone(&clock)),
+            clock,
             gate: Arc::new(Gate::new()),
             keys: Arc::new(KeySlot::new()),
             fleet: Arc::new(fleet),
@@ -105,6 +109,7 @@ impl ServedStore {
         if body.host_name != claim.host_name || body.path_prefix != claim.path_prefix {
             return Err(failed(&"the key store names another host or path prefix than its manifest"));
         }
+        let challenge = self.challenge(&body);
         let random = SystemRandom::new();
         let kept = body.external_keys.into_iter().filter(|key| key.state != KeyState::Destroyed);
         let keys = kept.map(external_key).collect::<Result<Vec<_>, _>>()?;
@@ -112,7 +117,7 @@ impl ServedStore {
         let credentials = credentials(body.credentials, &random)?;
         let chain: Vec<Vec<u8>> = body.tls.chain.into_iter().map(|certificate| certificate.0).collect();
         if chain.is_empty() {
-            return Ok(Prepared { ring, store: None, claim, is_proven: false });
+            return Ok(Prepared { ring, store: None, claim, is_proven: false, challenge });
         }
         let is_proven = self.0.roster.authorities().prove(&chain, &claim.host_name, now_ms);
         let tls = self.tls_identity(chain, &body.tls.private_key)?;
@@ -132,7 +137,7 @@ impl ServedStore {
             keys: Arc::clone(&self.0.keys),
             fleet: Arc::clone(&self.0.fleet),
         };
-        Ok(Prepared { ring, store: Some(store), claim, is_proven })
+        Ok(Prepared { ring, store: Some(store), claim, is_proven, challenge })
     }
 
     /// What a manifest claims. Its owner are the administrators of the first: each of them signed it, while a successor may name
@@ -146,7 +151,7 @@ impl ServedStore {
     /// # Errors
     /// When no TLS configuration can be made of it.
     pub(crate) fn install(&self, prepared: Prepared) -> Result<(), CustodyError> {
-        let Prepared { ring, store, claim, is_proven } = prepared;
+        let Prepared { ring, store, claim, is_proven, challenge } = prepared;
         self.0.has_certificate.store(store.is_some(), Ordering::SeqCst);
         match store {
             Some(store) => {
@@ -154,8 +159,17 @@ impl ServedStore {
             }
             None => self.0.roster.remove(self.0.id),
         }
+        self.0.roster.challenge(self.0.id, challenge);
         self.0.keys.install(ring);
         Ok(())
+    }
+
+    /// The challenge that is pending, if one is. Where it cannot be answered, the key store is served all the same, and the validation
+    /// fails.
+    fn challenge(&self, body: &Body) -> Option<Challenge> {
+        let attempt = body.renewal.as_ref()?.progress.attempt?;
+        let tls = challenge_config(&body.host_name, &attempt.key_authorization_sha256?, &self.0.clock).ok()?;
+        Some(Challenge { host_name: body.host_name.clone(), tls })
     }
 
     fn tls_identity(

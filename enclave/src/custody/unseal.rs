@@ -13,7 +13,7 @@
 use std::sync::Arc;
 
 use holdfast_shared::external_key::KeyState;
-use holdfast_shared::keystore::{self, Body, Header, OpenedKeyStore};
+use holdfast_shared::keystore::{self, Body, Header, OpenedKeyStore, RenewalAttempt};
 use holdfast_shared::manifest::ManifestId;
 use holdfast_shared::quorum::{self, Answer, Copied, Quorum, Reading};
 use holdfast_shared::register::RegisterEntry;
@@ -205,11 +205,15 @@ fn open(root: Root, version: Arc<HeldVersion>) -> Result<Opened, CustodyError> {
     };
     let pending = body.external_keys.iter().filter(|key| key.state == KeyState::PendingDestruction);
     let due_ms = pending.filter_map(|key| key.destroy_after_ms).min();
+    let renewal = body
+        .renewal
+        .as_ref()
+        .map(|renewal| RenewalPlan { attempt: renewal.progress.attempt, due_ms: renewal.due_ms(&body.tls) });
     let made_under = MadeUnder {
         manifest: body.manifest_id(version.entry.key_store_id),
         since_version: body.successor.map_or(1, |successor| successor.since_version),
     };
-    Ok(Opened { unsealed: Unsealed { root, seed, version, made_under, due_ms }, body })
+    Ok(Opened { unsealed: Unsealed { root, seed, version, made_under, due_ms, renewal }, body })
 }
 
 impl Opened {
@@ -240,6 +244,16 @@ pub(super) struct Unsealed {
     made_under: MadeUnder,
     /// When the next key is to be destroyed, milliseconds since 1970.
     due_ms: Option<u64>,
+    renewal: Option<RenewalPlan>,
+}
+
+/// What a version says of the certificate's renewal. Nothing of it is secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RenewalPlan {
+    /// The attempt that runs, here or elsewhere.
+    pub(super) attempt: Option<RenewalAttempt>,
+    /// When the next one is due, milliseconds since 1970.
+    pub(super) due_ms: Option<u64>,
 }
 
 impl Unsealed {
@@ -265,6 +279,11 @@ impl Unsealed {
 
     pub(super) const fn due_ms(&self) -> Option<u64> {
         self.due_ms
+    }
+
+    /// Nothing without a standing order.
+    pub(super) const fn renewal(&self) -> Option<RenewalPlan> {
+        self.renewal
     }
 
     /// The body, for the next version.

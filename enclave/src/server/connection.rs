@@ -158,6 +158,7 @@ where
 {
     let handshake = timeout(context.limits.tls_handshake, accept_tls(Paced::new(stream, place), context, place));
     let accepted = handshake.await.map_err(|_| ConnectionError::HandshakeTimeout)??;
+    let Some(accepted) = accepted else { return Ok(()) };
     let Accepted { mut stream, host_name, tls_public_key_sha256 } = accepted;
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let peer = Arc::new(Peer {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use holdfast_shared::limits::{TLS_LINGER_BYTES_MAX, TLS_LINGER_MS};
 use holdfast_shared::xks::HostName;
-use rustls::server::Acceptor;
+use rustls::server::{Acceptor, ClientHello};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
@@ -21,6 +21,7 @@ use tokio_rustls::server::TlsStream;
 use super::ServerContext;
 use super::admission::Place;
 use super::connection::ConnectionError;
+use crate::tls::ACME_TLS;
 
 /// A TLS record that holds the fatal alert `unrecognized_name` (RFC 6066, section 3; RFC 8446, sections 5.1 and 6).
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
@@ -37,12 +38,13 @@ pub(super) struct Accepted<S> {
     pub(super) tls_public_key_sha256: [u8; 32],
 }
 
-/// Reads the `ClientHello`, finds the host, and finishes the handshake with that host's configuration.
+/// Reads the `ClientHello`, finds the host, and finishes the handshake with that host's configuration. Nothing comes of a
+/// certificate authority's look at a host name: the handshake was all of it (RFC 8737, section 3).
 pub(super) async fn accept_tls<S>(
     stream: S,
     context: &ServerContext,
     place: &Place,
-) -> Result<Accepted<S>, ConnectionError>
+) -> Result<Option<Accepted<S>>, ConnectionError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -52,6 +54,20 @@ where
         Err(error) => return Err(refused(error, acceptor.take_io()).await),
     };
     let host_name = start.client_hello().server_name().and_then(|name| HostName::from_wire(name).ok());
+    let challenge = host_name.as_ref().filter(|_| is_for_challenge(&start.client_hello()));
+    if let Some((host_name, config)) =
+        challenge.and_then(|name| Some((name.clone(), context.directory.challenge(name)?)))
+    {
+        place.name(&host_name);
+        tokio::task::yield_now().await;
+        return match start.into_stream(config).into_fallible().await {
+            Ok(mut stream) => {
+                close(&mut stream).await;
+                Ok(None)
+            }
+            Err((error, stream)) => Err(refused(error, Some(stream)).await),
+        };
+    }
     let host = host_name.as_ref().and_then(|name| context.directory.host(name));
     let (Some(host_name), Some(host)) = (host_name, host) else {
         // The peer gets a reason if it can still be written; the connection ends either way.
@@ -63,9 +79,14 @@ where
     // What costs a signature is done in the turn of the host's group.
     tokio::task::yield_now().await;
     match start.into_stream(Arc::clone(host.tls())).into_fallible().await {
-        Ok(stream) => Ok(Accepted { stream, host_name, tls_public_key_sha256: host.tls_public_key_sha256() }),
+        Ok(stream) => Ok(Some(Accepted { stream, host_name, tls_public_key_sha256: host.tls_public_key_sha256() })),
         Err((error, stream)) => Err(refused(error, Some(stream)).await),
     }
+}
+
+/// Whether a client offers `acme-tls/1` and nothing else, as RFC 8737, section 3, prescribes.
+fn is_for_challenge(hello: &ClientHello<'_>) -> bool {
+    hello.alpn().is_some_and(|mut offered| offered.next() == Some(ACME_TLS) && offered.next().is_none())
 }
 
 /// A handshake that failed; rustls has written its alert.

@@ -3,7 +3,7 @@
 use crate::cbor::Message as _;
 use crate::external_key::{ExternalKeyId, KeyState, KeyUsage};
 use crate::hpke;
-use crate::keystore::{ClientAuthentication, Quota};
+use crate::keystore::{AcmeOrder, ClientAuthentication, Quota};
 use crate::limits;
 use crate::manifest::{DerCertificate, Thresholds};
 use crate::sigv4::AccessKeyId;
@@ -175,6 +175,13 @@ pub enum Action {
     /// Answer with the public part of the TLS identity.
     #[n(20)]
     ShowTls,
+    /// Have certificates renewed by a standing order from now on, instead of the one before; or by none.
+    #[n(21)]
+    SetRenewal {
+        /// What may be done without a further signature.
+        #[n(0)]
+        order: Option<AcmeOrder>,
+    },
 }
 
 impl Action {
@@ -191,6 +198,7 @@ impl Action {
                 Err("a key is destroyed after a waiting period of 1 to 366 days")
             }
             Self::SetQuota { quota: Some(quota) } => quota.check(),
+            Self::SetRenewal { order: Some(order) } => order.check(),
             Self::SetClientAuthentication { settings: Some(settings) } => settings.check(),
             _ => Ok(()),
         }
@@ -214,7 +222,9 @@ impl Action {
             Self::CreateCredential | Self::ImportCredential { .. } | Self::RemoveCredential { .. } => {
                 thresholds.credentials
             }
-            Self::InstallCertificate { .. } | Self::SetClientAuthentication { .. } => thresholds.identity,
+            Self::InstallCertificate { .. } | Self::SetClientAuthentication { .. } | Self::SetRenewal { .. } => {
+                thresholds.identity
+            }
             // Neither changes anything nor shows a secret.
             Self::ListKeys | Self::RequestCertificate | Self::ShowSettings | Self::ShowTls => 1,
         }

@@ -8,7 +8,9 @@ use crate::cbor::{self, Message, message};
 use crate::external_key::{ExternalKeyId, KeyState, KeyUsage};
 use crate::hpke;
 use crate::ids::{AdministratorId, CommandId, KeyStoreId};
-use crate::keystore::{ClientAuthentication, CredentialRecord, Quota, VersionState, check_chain};
+use crate::keystore::{
+    AcmeOrder, ClientAuthentication, CredentialRecord, Quota, RenewalProgress, VersionState, check_chain,
+};
 use crate::labels;
 use crate::limits;
 use crate::manifest::{Administrator, DerCertificate};
@@ -71,7 +73,22 @@ pub enum Outcome {
         /// Leaf first; empty before the first certificate.
         #[n(2)]
         chain: Vec<DerCertificate>,
+        /// The standing order to renew it.
+        #[n(3)]
+        renewal: Option<Box<RenewalState>>,
     },
+}
+
+/// A standing order and how it goes.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(array)]
+pub struct RenewalState {
+    /// The order.
+    #[n(0)]
+    pub order: AcmeOrder,
+    /// How it goes.
+    #[n(1)]
+    pub progress: RenewalProgress,
 }
 
 message!(Outcome, limits::RESULT_MAX, "outcome", |outcome| match outcome {
@@ -83,7 +100,10 @@ message!(Outcome, limits::RESULT_MAX, "outcome", |outcome| match outcome {
         quota.iter().try_for_each(Message::check)?;
         client_authentication.iter().try_for_each(Message::check)
     }
-    Outcome::Tls { chain, .. } => check_chain(chain),
+    Outcome::Tls { chain, renewal, .. } => {
+        check_chain(chain)?;
+        renewal.iter().try_for_each(|renewal| renewal.order.check().and_then(|()| renewal.progress.check()))
+    }
     _ => Ok(()),
 });
 

@@ -16,8 +16,8 @@ use proptest::prelude::*;
 use ring::rand::SystemRandom;
 
 use crate::parts::{
-    Change, array, bytes, certificates, client_authentication, credential, holds, key_ids, measurements, quota, state,
-    usage,
+    Change, array, bytes, certificates, client_authentication, credential, holds, key_ids, measurements, quota,
+    standing_renewal, state, usage,
 };
 
 /// A version's number, material (none once destroyed), and whether it has the legacy profile.
@@ -104,7 +104,7 @@ proptest! {
         administrators in administrators(),
         thresholds: [u8; 6],
         executed in vec(any::<([u8; 16], u64)>(), 0..4),
-        settings in (option::of(quota()), option::of(client_authentication())),
+        settings in (option::of(quota()), option::of(client_authentication()), option::of(standing_renewal())),
         change: Change,
     ) {
         let [keys, credentials_needed, identity, block, unblock, custody] = thresholds;
@@ -120,6 +120,7 @@ proptest! {
             executed: executed.collect(),
             quota: settings.0,
             client_authentication: settings.1,
+            renewal: settings.2,
             sharing: None,
             successor: None,
         };
@@ -132,6 +133,11 @@ proptest! {
         }
         if let Some(settings) = &body.client_authentication {
             holds(settings, change)?;
+        }
+        if let Some(renewal) = &body.renewal {
+            holds(renewal, change)?;
+            holds(&renewal.order, change)?;
+            holds(&renewal.progress, change)?;
         }
     }
 

@@ -6,7 +6,7 @@ use holdfast_shared::api::{Refusal, RefusalCode};
 use holdfast_shared::block::BlockOverlay;
 use holdfast_shared::channel::{Ask, ChannelMessage, Reply, Seen};
 use holdfast_shared::command::{
-    Action, Command, KeyDescription, Outcome, Precondition, ResultContent, ResultUserData, VersionRun,
+    Action, Command, KeyDescription, Outcome, Precondition, RenewalState, ResultContent, ResultUserData, VersionRun,
 };
 use holdfast_shared::ids::{BlobId, BootId, CommandId, CustodianId, KeyStoreId, LeaseId};
 use holdfast_shared::labels;
@@ -26,8 +26,9 @@ use proptest::option;
 use proptest::prelude::*;
 
 use crate::parts::{
-    Change, byte_vecs, bytes, certificates, client_authentication, command_ids, credential, holds, key_id, key_ids,
-    measurements, public_key, quota, sealed, sealed_result, share_set, signed, state, usage, version_state,
+    Change, acme_order, byte_vecs, bytes, certificates, client_authentication, command_ids, credential, holds, key_id,
+    key_ids, measurements, public_key, quota, renewal_progress, sealed, sealed_result, share_set, signed, state, usage,
+    version_state,
 };
 
 const LEASE_MS: core::ops::Range<u64> = 10_000..31 * 86_400_000;
@@ -61,6 +62,7 @@ fn action() -> impl Strategy<Value = Action> {
         option::of(client_authentication()).prop_map(|settings| Action::SetClientAuthentication { settings }),
         Just(Action::ShowSettings),
         Just(Action::ShowTls),
+        option::of(acme_order()).prop_map(|order| Action::SetRenewal { order }),
     ]
 }
 
@@ -102,11 +104,14 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         bytes(60).prop_map(|der| Outcome::CertificateRequest { der }),
         (option::of(quota()), option::of(client_authentication()))
             .prop_map(|(quota, client_authentication)| Outcome::Settings { quota, client_authentication }),
-        (any::<[u8; 32]>(), certificates(0..=6)).prop_map(|(public_key_sha256, chain)| Outcome::Tls {
-            host_name: HostName::parse("xks.example.com").unwrap(),
-            public_key_sha256,
-            chain
-        }),
+        (any::<[u8; 32]>(), certificates(0..=6), option::of((acme_order(), renewal_progress()))).prop_map(
+            |(public_key_sha256, chain, renewal)| Outcome::Tls {
+                host_name: HostName::parse("xks.example.com").unwrap(),
+                public_key_sha256,
+                chain,
+                renewal: renewal.map(|(order, progress)| Box::new(RenewalState { order, progress })),
+            }
+        ),
     ]
 }
 

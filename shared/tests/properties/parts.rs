@@ -8,7 +8,10 @@ use holdfast_shared::command::SealedResult;
 use holdfast_shared::external_key::{ExternalKeyId, KeyState, KeyUsage};
 use holdfast_shared::hpke::{PublicKey, Sealed};
 use holdfast_shared::ids::{AdministratorId, CommandId};
-use holdfast_shared::keystore::{ClientAuthentication, CredentialRecord, Quota, VersionState};
+use holdfast_shared::keystore::{
+    AcmeOrder, ClientAuthentication, CredentialRecord, Quota, RenewalAttempt, RenewalProgress, StandingRenewal,
+    VersionState,
+};
 use holdfast_shared::manifest::DerCertificate;
 use holdfast_shared::release::{Commitment, ShareSet};
 use holdfast_shared::secrets::SecretBytes;
@@ -119,6 +122,48 @@ pub(crate) fn quota() -> impl Strategy<Value = Quota> {
 pub(crate) fn client_authentication() -> impl Strategy<Value = ClientAuthentication> {
     (certificates(1..=8), vec("[ -~]{1,64}", 1..=8))
         .prop_map(|(authorities, subject_common_names)| ClientAuthentication { authorities, subject_common_names })
+}
+
+pub(crate) fn acme_order() -> impl Strategy<Value = AcmeOrder> {
+    (
+        "https://[a-z.]{1,30}(:[0-9]{1,5})?/[a-z/]{0,20}",
+        certificates(1..=4),
+        vec("mailto:[a-z@.]{1,20}", 0..=4),
+        any::<u64>(),
+    )
+        .prop_map(|(directory, directory_roots, contacts, until_ms)| AcmeOrder {
+            directory,
+            directory_roots,
+            contacts,
+            until_ms,
+        })
+}
+
+pub(crate) fn renewal_progress() -> impl Strategy<Value = RenewalProgress> {
+    let attempt = (any::<[u8; 16]>(), any::<u64>(), proptest::option::of(any::<[u8; 32]>()));
+    let attempt = attempt.prop_map(|(id, started_ms, key_authorization_sha256)| RenewalAttempt {
+        id,
+        started_ms,
+        key_authorization_sha256,
+    });
+    let text = || proptest::option::of("[ -~]{0,300}");
+    (text(), proptest::option::of(attempt), any::<(u32, u64)>(), text()).prop_map(
+        |(account, attempt, (failures, again_ms), last_failure)| RenewalProgress {
+            account,
+            attempt,
+            failures,
+            again_ms,
+            last_failure,
+        },
+    )
+}
+
+pub(crate) fn standing_renewal() -> impl Strategy<Value = StandingRenewal> {
+    (acme_order(), bytes(150), renewal_progress()).prop_map(|(order, key, progress)| StandingRenewal {
+        order,
+        account_key: SecretBytes::new(key),
+        progress,
+    })
 }
 
 pub(crate) fn measurements() -> impl Strategy<Value = Measurements> {

@@ -107,6 +107,7 @@ pub(crate) fn body(administrator: Administrator) -> Body {
         executed: vec![ExecutedCommand { command_id: CommandId([8; 16]), expires_ms: 99 }],
         quota: None,
         client_authentication: None,
+        renewal: None,
         sharing: None,
         successor: None,
     }

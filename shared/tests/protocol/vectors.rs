@@ -6,15 +6,20 @@ use std::path::PathBuf;
 use holdfast_shared::block::BlockOverlay;
 use holdfast_shared::cbor::{self, Message};
 use holdfast_shared::channel::{Ask, Reply, Seen};
-use holdfast_shared::command::{Action, Command, KeyDescription, Outcome, Precondition, ResultUserData, VersionRun};
+use holdfast_shared::command::{
+    Action, Command, KeyDescription, Outcome, Precondition, RenewalState, ResultUserData, VersionRun,
+};
 use holdfast_shared::external_key::{ExternalKeyId, KeyState, KeyUsage, LegacyProfile};
 use holdfast_shared::ids::{BlobId, BootId, CommandId, CustodianId, KeyStoreId};
-use holdfast_shared::keystore::{self, Body, ClientAuthentication, Place, Quota, VersionState};
+use holdfast_shared::keystore::{
+    self, AcmeOrder, Body, ClientAuthentication, Place, Quota, RenewalAttempt, RenewalProgress, StandingRenewal,
+    VersionState,
+};
 use holdfast_shared::labels;
 use holdfast_shared::manifest::DerCertificate;
 use holdfast_shared::register::RegisterEntry;
 use holdfast_shared::release::{ChallengeRequest, ReleaseUserData};
-use holdfast_shared::secrets::Secret;
+use holdfast_shared::secrets::{Secret, SecretBytes};
 use holdfast_shared::xks::HostName;
 use holdfast_shared::{hpke, signature};
 
@@ -40,6 +45,29 @@ fn holds<T: Message + PartialEq + core::fmt::Debug>(name: &str, value: &T) {
     let bytes = vector(name, || cbor::encode(value).to_vec());
     assert_eq!(cbor::encode(value).as_slice(), bytes, "{name}: encoding");
     assert_eq!(&cbor::decode::<T>(&bytes).unwrap(), value, "{name}: decoding");
+}
+
+fn acme_order() -> AcmeOrder {
+    AcmeOrder {
+        directory: "https://ca.example.com/directory".to_owned(),
+        directory_roots: vec![DerCertificate(vec![0x30, 0])],
+        contacts: vec!["mailto:ops@example.com".to_owned()],
+        until_ms: 1_800_000_000_000,
+    }
+}
+
+fn renewal_progress() -> RenewalProgress {
+    RenewalProgress {
+        account: Some("https://ca.example.com/account/7".to_owned()),
+        attempt: Some(RenewalAttempt {
+            id: [0x99; 16],
+            started_ms: 1_790_000_000_000,
+            key_authorization_sha256: Some([0xaa; 32]),
+        }),
+        failures: 2,
+        again_ms: 1_790_000_600_000,
+        last_failure: Some("dns: no such name".to_owned()),
+    }
 }
 
 const ID: KeyStoreId = KeyStoreId([0x11; 32]);
@@ -126,6 +154,8 @@ fn orders_about_keys_quotas_and_clients() {
         ("command-set-quota.hex", Action::SetQuota { quota: Some(Quota { requests_per_second: 1800, burst: 500 }) }),
         ("command-show-settings.hex", Action::ShowSettings),
         ("command-show-tls.hex", Action::ShowTls),
+        ("command-set-renewal.hex", Action::SetRenewal { order: Some(acme_order()) }),
+        ("command-set-renewal-off.hex", Action::SetRenewal { order: None }),
         ("command-clear-quota.hex", Action::SetQuota { quota: None }),
         (
             "command-set-client-authentication.hex",
@@ -153,6 +183,16 @@ fn orders_about_keys_quotas_and_clients() {
             host_name: HostName::parse("xks.example.com").unwrap(),
             public_key_sha256: [0x88; 32],
             chain: vec![DerCertificate(vec![0x30, 0])],
+            renewal: None,
+        },
+    );
+    holds(
+        "outcome-tls-renewal.hex",
+        &Outcome::Tls {
+            host_name: HostName::parse("xks.example.com").unwrap(),
+            public_key_sha256: [0x88; 32],
+            chain: Vec::new(),
+            renewal: Some(Box::new(RenewalState { order: acme_order(), progress: renewal_progress() })),
         },
     );
     holds(
@@ -232,6 +272,13 @@ fn a_sealed_key_store_written_once_still_opens() {
         body.client_authentication = Some(ClientAuthentication {
             authorities: vec![DerCertificate(vec![0xAA; 40])],
             subject_common_names: vec!["cks.eu-central-1.amazonaws.com".to_owned()],
+        });
+    });
+    still_opens("sealed-key-store-3.hex", |body| {
+        body.renewal = Some(StandingRenewal {
+            order: acme_order(),
+            account_key: SecretBytes::new(vec![0xBB; 138]),
+            progress: renewal_progress(),
         });
     });
 }

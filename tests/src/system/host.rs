@@ -43,6 +43,11 @@ pub struct Host {
 }
 
 impl Host {
+    /// Adds a destination to the parent's list while it runs.
+    pub fn allow_now(&mut self, address: &str) {
+        super::tenant::allow_now(&self.layout, self.parent.as_mut(), address);
+    }
+
     /// SIGKILL for the enclave. Returns once the parent knows.
     pub async fn kill_enclave(&mut self) {
         if let Some(enclave) = self.enclave.take() {

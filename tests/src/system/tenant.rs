@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use super::{Administrator, Credential, CustodianOptions, CustodianProcess, KEY, Options, REGION, System};
 use crate::client::Wire;
+use crate::process::Process;
 use crate::wait::until;
 
 /// Where a client of KMS's goes, and how it signs.
@@ -298,15 +299,7 @@ impl System {
 
     /// Adds a destination to the parent's list while it runs.
     pub fn allow_now(&mut self, address: &str) {
-        let path = self.layout.path("parent/parent.toml");
-        let text = std::fs::read_to_string(&path).unwrap();
-        let entry = format!("\"{address}\"");
-        if !text.contains(&entry) {
-            std::fs::write(&path, text.replace("allow = [", &format!("allow = [{entry}, "))).unwrap();
-            if let Some(parent) = &mut self.parent {
-                parent.signal(Signal::HUP);
-            }
-        }
+        allow_now(&self.layout, self.parent.as_mut(), address);
     }
 
     /// What the parent's status page says about a key store.
@@ -325,5 +318,18 @@ impl System {
             (said == state && why.contains(reason)).then_some(why)
         })
         .await
+    }
+}
+
+/// Adds a destination to a parent's list while it runs.
+pub(super) fn allow_now(layout: &Layout, parent: Option<&mut Process>, address: &str) {
+    let path = layout.path("parent/parent.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let entry = format!("\"{address}\"");
+    if !text.contains(&entry) {
+        std::fs::write(&path, text.replace("allow = [", &format!("allow = [{entry}, "))).unwrap();
+        if let Some(parent) = parent {
+            parent.signal(Signal::HUP);
+        }
     }
 }

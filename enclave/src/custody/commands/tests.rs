@@ -54,6 +54,7 @@ impl Desk {
             executed: vec![],
             quota: None,
             client_authentication: None,
+            renewal: None,
         };
         let manifest = manifest_of(&administrator, &signing);
         let attested = hpke::PrivateKey::generate().unwrap();
@@ -296,11 +297,49 @@ fn a_foreign_certificate_is_refused() {
 }
 
 #[test]
+fn a_standing_order_counts_until_it_is_replaced_or_withdrawn() {
+    let mut desk = Desk::new();
+    let root = rcgen::CertificateParams::default().self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+    let order = |directory: &str, until_ms: u64| AcmeOrder {
+        directory: directory.to_owned(),
+        directory_roots: vec![DerCertificate(root.der().to_vec())],
+        contacts: vec![],
+        until_ms,
+    };
+    let set = |order: AcmeOrder| Action::SetRenewal { order: Some(order) };
+    let (one, other) = ("https://one.test/dir", "https://other.test/dir");
+    for until_ms in [NOW_MS, NOW_MS + limits::RENEWAL_ORDER_LIFE_MAX_MS + 1] {
+        assert!(reason(&desk.order(set(order(one, until_ms)))).contains("must end in the future"), "{until_ms}");
+    }
+    let noise = AcmeOrder { directory_roots: vec![DerCertificate(vec![1])], ..order(one, NOW_MS + 1) };
+    assert!(reason(&desk.order(set(noise))).contains("not a readable X.509 certificate"));
+    assert_eq!(desk.body.renewal, None);
+    assert!(reason(&desk.order(Action::SetRenewal { order: None })).contains("no standing order"));
+
+    let account = Some("https://one.test/account".to_owned());
+    let key = |desk: &Desk| desk.body.renewal.as_ref().unwrap().account_key.expose().to_vec();
+    assert_eq!(desk.order(set(order(one, NOW_MS + 1))), DONE);
+    let first = key(&desk);
+    let progress = &mut desk.body.renewal.as_mut().unwrap().progress;
+    (progress.account, progress.failures, progress.again_ms) = (account.clone(), 3, u64::MAX);
+    assert_eq!(desk.order(set(order(one, NOW_MS + 2))), DONE);
+    let renewal = desk.body.renewal.as_ref().unwrap();
+    assert_eq!((&renewal.progress.account, renewal.progress.failures, renewal.progress.again_ms), (&account, 0, 0));
+    assert!(key(&desk) == first, "CAA records may name the account");
+    assert_eq!(desk.order(set(order(other, NOW_MS + 2))), DONE);
+    assert!(key(&desk) != first && desk.body.renewal.as_ref().unwrap().progress.account.is_none());
+    assert_eq!(desk.order(Action::SetRenewal { order: None }), DONE);
+    assert_eq!(desk.body.renewal, None);
+}
+
+#[test]
 fn the_tls_identity_is_shown_without_its_key() {
     let mut desk = Desk::new();
     let certificate = DerCertificate(vec![0x30, 0]);
     desk.body.tls.chain = vec![certificate.clone()];
-    let Effect::Answered(Outcome::Tls { host_name, public_key_sha256, chain }) = desk.order(Action::ShowTls) else {
+    let Effect::Answered(Outcome::Tls { host_name, public_key_sha256, chain, renewal: None }) =
+        desk.order(Action::ShowTls)
+    else {
         panic!("not shown");
     };
     assert_eq!((host_name, chain), (desk.body.host_name.clone(), vec![certificate]));

@@ -7,14 +7,15 @@ use holdfast_shared::block::BlockOverlay;
 use holdfast_shared::cbor;
 use holdfast_shared::channel::{Ask, ChannelMessage, Reply, Seen};
 use holdfast_shared::command::{
-    Action, Command, KeyDescription, Outcome, Precondition, ResultContent, ResultUserData, SealedResult, VersionRun,
+    Action, Command, KeyDescription, Outcome, Precondition, RenewalState, ResultContent, ResultUserData, SealedResult,
+    VersionRun,
 };
 use holdfast_shared::external_key::{KeyState, KeyUsage};
 use holdfast_shared::hpke;
 use holdfast_shared::ids::{BlobId, BootId, CommandId, LeaseId};
 use holdfast_shared::keystore::{
-    Body, ClientAuthentication, CredentialRecord, ExecutedCommand, ExternalKeyRecord, Header, KeyVersionRecord, Quota,
-    TlsIdentity, VersionState,
+    AcmeOrder, Body, ClientAuthentication, CredentialRecord, ExecutedCommand, ExternalKeyRecord, Header,
+    KeyVersionRecord, Quota, RenewalAttempt, RenewalProgress, StandingRenewal, TlsIdentity, VersionState,
 };
 use holdfast_shared::labels;
 use holdfast_shared::manifest::{DerCertificate, Thresholds};
@@ -61,6 +62,30 @@ fn body() -> Body {
         executed: vec![ExecutedCommand { command_id: CommandId([8; 16]), expires_ms: 99 }],
         quota: Some(quota()),
         client_authentication: Some(client_authentication()),
+        renewal: Some(StandingRenewal {
+            order: acme_order(),
+            account_key: SecretBytes::new(vec![6; 138]),
+            progress: renewal_progress(),
+        }),
+    }
+}
+
+fn acme_order() -> AcmeOrder {
+    AcmeOrder {
+        directory: "https://ca.example.com/directory".to_owned(),
+        directory_roots: vec![DerCertificate(vec![5; 40])],
+        contacts: vec!["mailto:ops@example.com".to_owned()],
+        until_ms: NOW_MS,
+    }
+}
+
+fn renewal_progress() -> RenewalProgress {
+    RenewalProgress {
+        account: Some("https://ca.example.com/account/7".to_owned()),
+        attempt: Some(RenewalAttempt { id: [9; 16], started_ms: NOW_MS, key_authorization_sha256: Some([7; 32]) }),
+        failures: 2,
+        again_ms: NOW_MS,
+        last_failure: Some("no".to_owned()),
     }
 }
 
@@ -113,6 +138,7 @@ fn commands() -> Vec<Command> {
         plain(Action::SetClientAuthentication { settings: Some(client_authentication()) }),
         plain(Action::ShowSettings),
         plain(Action::ShowTls),
+        plain(Action::SetRenewal { order: Some(acme_order()) }),
     ]
 }
 
@@ -234,6 +260,7 @@ fn outcomes() -> Vec<Outcome> {
             host_name: "xks.example.com".parse().unwrap(),
             public_key_sha256: [7; 32],
             chain: vec![DerCertificate(vec![1; 30])],
+            renewal: Some(Box::new(RenewalState { order: acme_order(), progress: renewal_progress() })),
         },
     ]
 }
@@ -286,7 +313,11 @@ pub(super) fn messages(seeds: &mut Seeds) {
     add(b'i', 0, encoded(&ChallengeRequest { protocol: PROTOCOL, key_store_id: KEY_STORE }));
     add(b'j', 0, encoded(&ChallengeAnswer { nonce: [1; 32] }));
     add(b'k', 0, encoded(&body()));
-    add(b'k', 1, encoded(&Body { quota: None, client_authentication: None, external_keys: Vec::new(), ..body() }));
+    add(
+        b'k',
+        1,
+        encoded(&Body { quota: None, client_authentication: None, external_keys: Vec::new(), renewal: None, ..body() }),
+    );
     add(b'l', 0, encoded(&release_request()));
     add(b'm', 0, encoded(&party::manifest([3; 32])));
     add(b'n', 0, encoded(&ReleaseAnswer { policy_epoch: 1, sealed: sealed_bytes() }));

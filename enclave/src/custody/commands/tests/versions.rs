@@ -269,6 +269,7 @@ fn each_order_needs_the_signatures_of_its_kind() {
         (Action::ImportCredential { recipient: nobody, sealed }, 3),
         (Action::InstallCertificate { chain: vec![] }, 4),
         (Action::SetClientAuthentication { settings: None }, 4),
+        (Action::SetRenewal { order: None }, 4),
         (Action::ListKeys, 1),
         (Action::RequestCertificate, 1),
         (Action::ShowSettings, 1),
