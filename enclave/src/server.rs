@@ -65,6 +65,8 @@ pub struct ServerLimits {
     pub stranger: Duration,
     /// From one valid signature to the next.
     pub silence: Duration,
+    /// For a client of HTTP/1.1 to bring its last request once the server drains.
+    pub farewell: Duration,
     /// For running requests to finish once the server drains, or the connection was silent for too long.
     pub drain: Duration,
     /// Connections served at once.
@@ -83,6 +85,7 @@ impl Default for ServerLimits {
             body: Duration::from_millis(limits::HTTP_BODY_MS),
             stranger: Duration::from_millis(limits::HTTP_STRANGER_MS),
             silence: Duration::from_millis(limits::HTTP_SILENCE_MS),
+            farewell: Duration::from_millis(limits::HTTP_FAREWELL_MS),
             drain: Duration::from_millis(limits::HTTP_BODY_MS),
             connections: limits::CONNECTIONS_MAX,
             stranger_requests: limits::STRANGER_REQUESTS_MAX,
@@ -193,7 +196,7 @@ pub async fn serve<A: Accept>(mut listener: A, context: Arc<ServerContext>, drai
     drop(listener);
     let all = async { while connections.join_next().await.is_some() {} };
     // Connections cut themselves off at `limits.drain`; a handshake that is still running has its own limit.
-    let limit = context.limits.drain + context.limits.tls_handshake;
+    let limit = context.limits.farewell + context.limits.drain + context.limits.tls_handshake;
     let _ = timeout(limit, all).await;
 }
 

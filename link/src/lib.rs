@@ -25,6 +25,6 @@ pub mod text;
 
 pub use address::{Address, AddressError, SocketPath};
 pub use frame::{FrameError, FrameReader, Message, read_frame, write_frame};
-pub use listener::{BindError, Listener};
+pub use listener::{BindError, Listener, Peer};
 pub use stream::{ConnectError, Stream, connect};
 pub use text::{BootId, Hex, HexError, KeyStoreId, PrintableText};

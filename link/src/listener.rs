@@ -32,6 +32,18 @@ enum Socket {
     Unix(UnixListener),
 }
 
+/// Who opened a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// A machine, by the context id that the hypervisor vouches for.
+    Vsock {
+        /// Its context id.
+        cid: u32,
+    },
+    /// A process of this machine that may open the socket's file.
+    Unix,
+}
+
 /// Why listening failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
@@ -83,9 +95,20 @@ impl Listener {
     /// # Errors
     /// When the system refuses, for example because no file descriptor is left; the next call may succeed.
     pub async fn accept(&self) -> io::Result<Stream> {
+        Ok(self.accept_from().await?.0)
+    }
+
+    /// The next connection, and who opened it. Abandoning the call loses none.
+    ///
+    /// # Errors
+    /// As [`Listener::accept`].
+    pub async fn accept_from(&self) -> io::Result<(Stream, Peer)> {
         match &self.socket {
-            Socket::Vsock(listener) => Ok(Stream::Vsock(listener.accept().await?.0)),
-            Socket::Unix(listener) => Ok(Stream::Unix(listener.accept().await?.0)),
+            Socket::Vsock(listener) => {
+                let (stream, address) = listener.accept().await?;
+                Ok((Stream::Vsock(stream), Peer::Vsock { cid: address.cid() }))
+            }
+            Socket::Unix(listener) => Ok((Stream::Unix(listener.accept().await?.0), Peer::Unix)),
         }
     }
 }

@@ -1,13 +1,14 @@
 //! The command line.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
 
 use crate::config::{Config, ConfigError};
+use crate::nitro::check::{Verdict, check};
 use crate::run::{RunError, run};
 
 /// Exit code of a failure at run time.
@@ -26,6 +27,9 @@ struct Arguments {
     /// Check the configuration and the files that it names, then exit.
     #[arg(long)]
     check_config: bool,
+    /// Check whether this instance can run the enclave of [nitro]: driver, nitro-cli, CPUs, hugepages, image; then exit.
+    #[arg(long, conflicts_with = "check_config")]
+    check_instance: bool,
 }
 
 const AFTER_HELP: &str = "\
@@ -45,6 +49,14 @@ Configuration (defaults in parentheses; addresses are vsock://CID:PORT, unix:///
   log_level              error, warn, info or debug (info)
   [enclave] ingress      where the enclave takes clients' connections
   [enclave] command      program to start and watch as the enclave, with arguments (none)
+  [enclave] cids         context ids of the enclaves that are started, one or two: {cid} in addresses and in
+                         the command; with two, a new image starts beside the old ([16, 17] with [nitro])
+  [enclave] ready_timeout_ms  time for a new image to serve what the old one serves (300000)
+  [nitro] eif            image that nitro-cli runs, instead of a command
+  [nitro] cpu_count      CPUs of each enclave; or cpu_ids, a list, where there is one of cids
+  [nitro] memory_mib     memory of each enclave
+  [nitro] name           what the enclaves' names begin with (holdfast)
+  [nitro] cli            the program (/usr/bin/nitro-cli)
   [control] listen       where the enclave opens its control connection
   [egress] listen        where the enclave opens egress connections
   [egress] allow         host:port destinations that it may ask for, read again at SIGHUP ([])
@@ -55,11 +67,12 @@ Configuration (defaults in parentheses; addresses are vsock://CID:PORT, unix:///
 
 Signals:
   SIGTERM, SIGINT  drain and exit; a second one exits at once
-  SIGHUP           look at the manifests now; read egress.allow again
+  SIGHUP           look at the manifests now; read egress.allow, command and [nitro] again; another command
+                   or image takes over from the running one, which then finishes and ends
 
 Exit codes:
   0  ended as asked, after draining
-  1  failed while running, or ended by a second signal
+  1  failed while running, or ended by a second signal; with --check-instance: something is missing
   2  wrong command line or configuration";
 
 /// Reads the command line and runs the program.
@@ -72,7 +85,7 @@ pub fn main() -> ExitCode {
             let _ = writeln!(std::io::stderr(), "holdfast-parent: {error}");
             ExitCode::from(match error {
                 StartError::Config(_) => USAGE,
-                StartError::Run(_) | StartError::Runtime(_) => FAILED,
+                StartError::Run(_) | StartError::Runtime(_) | StartError::Instance => FAILED,
             })
         }
     }
@@ -86,6 +99,8 @@ enum StartError {
     Run(#[from] RunError),
     #[error("cannot start: {0}")]
     Runtime(std::io::Error),
+    #[error("this instance cannot run the enclave")]
+    Instance,
 }
 
 fn start(arguments: &Arguments) -> Result<(), StartError> {
@@ -96,10 +111,23 @@ fn start(arguments: &Arguments) -> Result<(), StartError> {
         let _ = writeln!(std::io::stdout(), "holdfast-parent: configuration is valid");
         return Ok(());
     }
-    crate::log::start(config.log_format, config.log_level);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(StartError::Runtime)?;
+    if arguments.check_instance {
+        return runtime.block_on(check_instance(&config));
+    }
+    crate::log::start(config.log_format, config.log_level);
     let result = runtime.block_on(run(config, static_configuration));
     // A name that is being resolved must not hold the program up.
     runtime.shutdown_timeout(Duration::from_millis(100));
     Ok(result?)
+}
+
+/// Prints the table.
+async fn check_instance(config: &Config) -> Result<(), StartError> {
+    let findings = check(config, Path::new("/")).await;
+    for finding in &findings {
+        // The exit code is the answer; the lines are for people.
+        let _ = writeln!(std::io::stdout(), "{}", finding.line());
+    }
+    if findings.iter().any(|finding| finding.verdict == Verdict::Bad) { Err(StartError::Instance) } else { Ok(()) }
 }

@@ -9,12 +9,18 @@ use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use holdfast_link::Address;
 use holdfast_link::egress::Destination;
 use holdfast_link::limits::STATIC_CONFIGURATION_MAX;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::limits::{CONFIG_FILE_MAX, CONNECTIONS_MAX, DURATION_MAX_MS, EGRESS_ALLOW_MAX};
+
+mod nitro;
+mod places;
+
+pub use nitro::NitroConfig;
+pub(crate) use places::with_cid;
+pub use places::{AddressPattern, Place, Places, Slot};
 
 /// The configuration of the parent. Relative paths are relative to the configuration file.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -66,6 +72,9 @@ pub struct Config {
     pub control: ControlConfig,
     /// The enclave's way out.
     pub egress: EgressConfig,
+    /// If given, enclaves are run by `nitro-cli`.
+    #[serde(default)]
+    pub nitro: Option<NitroConfig>,
     /// If given, the enclave is handed credentials with which it asks AWS KMS for shares that lie there.
     #[serde(default)]
     pub aws: Option<AwsConfig>,
@@ -79,10 +88,17 @@ pub struct Config {
 #[serde(deny_unknown_fields)]
 pub struct EnclaveConfig {
     /// Where the enclave takes client connections.
-    pub ingress: Address,
+    pub ingress: AddressPattern,
     /// If given, the program (with its arguments) that is started and watched as the enclave.
     #[serde(default, deserialize_with = "command")]
     pub command: Option<Vec<String>>,
+    /// Context ids for the enclaves that we start: with two, a new one starts beside the old one. `{cid}` stands for them in
+    /// addresses and in the command. Under `[nitro]` 16 and 17 by default; without any, one enclave with fixed addresses.
+    #[serde(default)]
+    pub cids: Option<Vec<u32>>,
+    /// Time for a new enclave to serve what the old one serves.
+    #[serde(default = "defaults::ready_timeout", deserialize_with = "positive_ms", rename = "ready_timeout_ms")]
+    pub ready_timeout: Duration,
 }
 
 /// `[control]`
@@ -90,7 +106,7 @@ pub struct EnclaveConfig {
 #[serde(deny_unknown_fields)]
 pub struct ControlConfig {
     /// Where the enclave opens its control connection.
-    pub listen: Address,
+    pub listen: AddressPattern,
 }
 
 /// `[egress]`
@@ -98,7 +114,7 @@ pub struct ControlConfig {
 #[serde(deny_unknown_fields)]
 pub struct EgressConfig {
     /// Where the enclave opens its egress connections.
-    pub listen: Address,
+    pub listen: AddressPattern,
     /// The destinations that it may ask for, each exactly as the enclave names it.
     #[serde(default, deserialize_with = "allow_list")]
     pub allow: Vec<Destination>,
@@ -182,6 +198,12 @@ mod defaults {
     pub(super) const fn connect_timeout() -> Duration {
         Duration::from_secs(5)
     }
+    /// An enclave of an ordinary size boots within half a minute; custodians may take their time.
+    pub(super) const fn ready_timeout() -> Duration {
+        Duration::from_mins(5)
+    }
+    /// AWS's own examples begin at 16.
+    pub(super) const CIDS: [u32; 2] = [16, 17];
     pub(super) const fn drain_timeout() -> Duration {
         Duration::from_secs(30)
     }
@@ -289,6 +311,14 @@ pub enum ConfigError {
         /// Why.
         source: serde_json::Error,
     },
+    /// Fields that do not go together.
+    #[error("{}: {message}", file.display())]
+    Together {
+        /// Which file.
+        file: PathBuf,
+        /// What is wrong, with the fields' names.
+        message: String,
+    },
     /// There is no folder of manifests.
     #[error("{}: key_stores must be a folder", folder.display())]
     KeyStores {
@@ -310,7 +340,42 @@ impl Config {
         config.key_stores = folder.join(&config.key_stores);
         file.clone_into(&mut config.file);
         config.ports_file = config.ports_file.map(|path| folder.join(path));
+        if let Some(nitro) = &mut config.nitro {
+            nitro.resolve(folder);
+        }
+        config.places().map_err(|message| ConfigError::Together { file: file.to_owned(), message })?;
         Ok(config)
+    }
+
+    /// Context ids that enclaves get; none where something else starts them, or a command that needs none.
+    pub(crate) fn cids(&self) -> &[u32] {
+        match (&self.enclave.cids, &self.nitro) {
+            (Some(cids), _) => cids,
+            (None, Some(_)) => &defaults::CIDS,
+            (None, None) => &[],
+        }
+    }
+
+    /// Where enclaves are.
+    ///
+    /// # Errors
+    /// A sentence about fields that do not go together.
+    pub(crate) fn places(&self) -> Result<Places, String> {
+        let cids = self.cids();
+        match (&self.nitro, &self.enclave.command) {
+            (Some(_), Some(_)) => return Err("enclave.command and nitro: at most one may be there".to_owned()),
+            (None, None) if !cids.is_empty() => {
+                return Err("enclave.cids: needs enclave.command or nitro, which start enclaves".to_owned());
+            }
+            _ => {}
+        }
+        if self.nitro.is_some() && cids.is_empty() {
+            return Err("enclave.cids: nitro needs one or two".to_owned());
+        }
+        if let Some(fault) = self.nitro.as_ref().and_then(|nitro| nitro.fault(cids.len())) {
+            return Err(fault);
+        }
+        Places::of(cids, &self.enclave.ingress, &self.control.listen, &self.egress.listen)
     }
 
     /// Reads the static configuration, byte for byte, and checks that the folder of manifests exists.
@@ -354,118 +419,4 @@ fn content_error(file: &Path, source: &str, error: &toml::de::Error) -> ConfigEr
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MINIMAL: &str = r#"listen = "127.0.0.1:0"
-ready_listen = "127.0.0.1:0"
-static_configuration = "static.json"
-key_stores = "/etc/key-stores"
-[enclave]
-ingress = "vsock://16:9000"
-[control]
-listen = "vsock://3:9001"
-[egress]
-listen = "unix:///run/egress.sock"
-"#;
-
-    fn load(text: &str) -> Result<Config, String> {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("parent.toml");
-        fs::write(&file, text).unwrap();
-        Config::load(&file).map_err(|error| error.to_string().replace(folder.path().to_str().unwrap(), ""))
-    }
-
-    #[test]
-    fn the_minimal_configuration_has_the_documented_defaults() {
-        let config = load(MINIMAL).unwrap();
-        assert_eq!(config.max_connections, 8192);
-        assert_eq!(config.first_byte_timeout, Duration::from_secs(5));
-        assert_eq!(config.idle_timeout, Duration::from_mins(5));
-        assert_eq!(config.connect_timeout, Duration::from_secs(5));
-        assert_eq!(config.drain_grace, Duration::ZERO);
-        assert_eq!(config.drain_timeout, Duration::from_secs(30));
-        assert_eq!(config.egress.max_connections, 2048);
-        assert_eq!(config.egress.idle_timeout, Duration::from_mins(5));
-        assert_eq!((config.log_format, config.log_level), (LogFormat::Text, LogLevel::Info));
-        assert_eq!((config.ports_file, config.enclave.command), (None, None));
-        assert_eq!(config.egress.allow, []);
-        assert_eq!(config.key_stores, Path::new("/etc/key-stores"));
-        assert!(config.static_configuration.is_absolute());
-    }
-
-    #[test]
-    fn the_example_is_a_configuration() {
-        let example = include_str!("../parent.example.toml");
-        assert!(load(example).is_ok());
-        // What the example has in comments are the defaults; they must be right fields as well.
-        let all: String = example
-            .lines()
-            .map(|line| match line.strip_prefix("#") {
-                Some(rest) if !rest.starts_with(' ') && !rest.is_empty() => format!("{rest}\n"),
-                _ => format!("{line}\n"),
-            })
-            .collect();
-        let config = load(&all).unwrap();
-        assert!(config.enclave.command.is_some() && config.ports_file.is_some());
-    }
-
-    #[test]
-    fn an_error_names_file_line_and_field() {
-        let with = |line: &str| format!("{line}\n{MINIMAL}");
-        for (text, expected) in [
-            (with("colour = 1"), "/parent.toml:1: unknown field `colour`"),
-            (with("idle_timeout_ms = 0"), "/parent.toml:1: must be from 1 to 86400000 (in `idle_timeout_ms = 0`)"),
-            (with("idle_timeout_ms = \"5 s\""), "/parent.toml:1: invalid type: string \"5 s\""),
-            (with("idle_timeout_ms = -1"), "/parent.toml:1: invalid value"),
-            (with("drain_grace_ms = 86400001"), "(in `drain_grace_ms = 86400001`)"),
-            (with("max_connections = 0"), "/parent.toml:1: must be from 1 to 65536 (in `max_connections = 0`)"),
-            (with("log_format = \"xml\""), "/parent.toml:1: unknown variant `xml`"),
-            (with("listen = \"127.0.0.1:1\""), "/parent.toml:2: duplicate key"),
-            (MINIMAL.replace("vsock://16:9000", "vsock://16"), "/parent.toml:6: expected vsock://CID:PORT"),
-            (MINIMAL.replace("127.0.0.1:0", "localhost:0"), "/parent.toml:1: invalid socket address"),
-            (
-                format!("{MINIMAL}allow = [\n\"a.example:443\",\n\"A:443\"]"),
-                "/parent.toml:11: \"A:443\": expected host:port",
-            ),
-            (MINIMAL.replace("[control]", "command = []\n[control]"), "/parent.toml:7: must name a program"),
-            (
-                format!("{MINIMAL}[aws]\ncredentials = \"none\""),
-                "/parent.toml:12: unknown variant `none`, expected `instance-role`",
-            ),
-            (format!("{MINIMAL}[aws]"), "missing field `credentials`"),
-            (
-                format!("{MINIMAL}[aws]\ncredentials = \"instance-role\"\ninstance_metadata = \"10.0.0.1:80\""),
-                "/parent.toml:13: must be a loopback or link-local address",
-            ),
-            (MINIMAL.replace("[egress]", "colour = 1\n[egress]"), "/parent.toml:9: unknown field `colour`"),
-            (MINIMAL.replace("[control]\nlisten = \"vsock://3:9001\"\n", ""), "missing field `control`"),
-            ("listen".to_owned(), "/parent.toml:1: "),
-        ] {
-            let error = load(&text).unwrap_err();
-            assert!(error.contains(expected), "{error}\nshould have: {expected}");
-            assert!(!error.contains('\n'), "{error}");
-        }
-    }
-
-    #[test]
-    fn the_static_configuration_is_read_untouched() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut config = load(MINIMAL).unwrap();
-        config.static_configuration = folder.path().join("static.json");
-        config.key_stores = folder.path().to_owned();
-        let text = "{ \"b\" : 1,\r\n\t\"a\": \"\u{e9}\" }\n\n";
-        fs::write(&config.static_configuration, text).unwrap();
-        assert_eq!(config.load_static_configuration().unwrap(), text);
-
-        fs::write(&config.static_configuration, "{").unwrap();
-        assert!(matches!(config.load_static_configuration(), Err(ConfigError::StaticConfiguration { .. })));
-        fs::write(&config.static_configuration, b"\"\xff\"").unwrap();
-        assert!(matches!(config.load_static_configuration(), Err(ConfigError::Encoding { .. })));
-        fs::write(&config.static_configuration, vec![b' '; STATIC_CONFIGURATION_MAX + 1]).unwrap();
-        assert!(matches!(config.load_static_configuration(), Err(ConfigError::Length { .. })));
-        fs::write(&config.static_configuration, "{}").unwrap();
-        config.key_stores = folder.path().join("nowhere");
-        assert!(matches!(config.load_static_configuration(), Err(ConfigError::KeyStores { .. })));
-    }
-}
+mod tests;

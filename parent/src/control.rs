@@ -1,4 +1,4 @@
-//! The control connection: one enclave at a time.
+//! The control connections: one for each place of an enclave.
 //!
 //! Guarantees: the enclave gets the static configuration byte for byte, each change of the list of manifests, and newer credentials; what it
 //! says changes nothing but the status page, readiness and the log. A later `hello` replaces an earlier one: the enclave
@@ -13,14 +13,16 @@ use holdfast_link::control::{
     AwsCredentials, HandshakeError, Hello, Level, PROTOCOL, ToEnclave, ToParent, receive_hello,
 };
 use holdfast_link::limits::HANDSHAKE_TIMEOUT;
-use holdfast_link::{FrameError, FrameReader, Listener, PrintableText, Stream, write_frame};
+use holdfast_link::{FrameError, FrameReader, PrintableText, Stream, write_frame};
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
+use crate::config::Slot;
+use crate::door::Door;
 use crate::limits::{ACCEPT_PAUSE, CONTROL_WRITE_TIMEOUT, HANDSHAKES_MAX, LOG_BURST, LOG_PER_SECOND};
 use crate::manifests::Manifests;
-use crate::state::{Phase, State};
+use crate::state::{Phase, Seat, State};
 
 /// What the control connection needs to know.
 #[derive(Debug, Clone)]
@@ -32,13 +34,13 @@ pub(crate) struct Control {
 }
 
 /// Accepts control connections.
-pub(crate) async fn serve(listener: Listener, control: Control) {
+pub(crate) async fn serve(door: Door, control: Control) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     loop {
-        match listener.accept().await {
-            Ok(stream) => {
+        match door.accept(&control.state).await {
+            Ok((stream, slot)) => {
                 if let Ok(permit) = Arc::clone(&handshakes).try_acquire_owned() {
-                    tokio::spawn(session(control.clone(), stream, permit));
+                    tokio::spawn(session(control.clone(), slot, stream, permit));
                 } else {
                     control.state.counters.control_refused.increment();
                 }
@@ -67,22 +69,23 @@ enum SessionEnd {
     Frame(#[from] FrameError),
 }
 
-async fn session(control: Control, stream: Stream, handshake: OwnedSemaphorePermit) {
+async fn session(control: Control, slot: Slot, stream: Stream, handshake: OwnedSemaphorePermit) {
     let state = Arc::clone(&control.state);
+    let seat = state.seat(slot);
     let (read, mut write) = tokio::io::split(stream);
     let mut reader = FrameReader::new(read);
     let Some(hello) = greet(&mut reader, &mut write, &state).await else { return };
-    let mut latest = state.generation.subscribe();
-    let generation = state.enclave_connected(hello.boot_id);
+    let mut latest = seat.generation.subscribe();
+    let generation = seat.enclave_connected(hello.boot_id);
     drop(handshake);
     state.counters.control_connected.increment();
     tracing::info!(boot_id = %hello.boot_id, "the enclave connected");
     let end = tokio::select! {
-        end = receive(&mut reader, generation, &state) => end,
-        end = send(&mut write, control) => end,
+        end = receive(&mut reader, generation, seat, &state) => end,
+        end = send(&mut write, control, slot) => end,
         _ = latest.wait_for(|latest| *latest != generation) => SessionEnd::Replaced,
     };
-    state.enclave_gone(generation);
+    seat.enclave_gone(generation);
     if matches!(end, SessionEnd::Frame(_) | SessionEnd::Order | SessionEnd::NotRead) {
         state.counters.control_refused.increment();
     }
@@ -111,9 +114,10 @@ async fn greet(
 }
 
 /// Hands over the configuration, the manifests and credentials and their changes, and the word to drain.
-async fn send<W: AsyncWrite + Unpin>(write: &mut W, control: Control) -> SessionEnd {
+async fn send<W: AsyncWrite + Unpin>(write: &mut W, control: Control, slot: Slot) -> SessionEnd {
     let Control { static_configuration, mut manifests, mut credentials, state } = control;
     let mut phase = state.phase.subscribe();
+    let mut finishing = state.seat(slot).finishing.subscribe();
     let mut drain_sent = false;
     let mut next = ToEnclave::Configuration { static_configuration: static_configuration.as_ref().to_owned() };
     manifests.mark_changed();
@@ -135,6 +139,10 @@ async fn send<W: AsyncWrite + Unpin>(write: &mut W, control: Control) -> Session
                 drain_sent = true;
                 ToEnclave::Drain
             }
+            _ = finishing.wait_for(|finishing| *finishing), if !drain_sent => {
+                drain_sent = true;
+                ToEnclave::Drain
+            }
         };
     }
 }
@@ -151,7 +159,12 @@ async fn newer(credentials: &mut watch::Receiver<Option<AwsCredentials>>) -> Opt
 }
 
 /// Takes what the enclave tells.
-async fn receive<R: AsyncRead + Unpin>(reader: &mut FrameReader<R>, generation: u64, state: &State) -> SessionEnd {
+async fn receive<R: AsyncRead + Unpin>(
+    reader: &mut FrameReader<R>,
+    generation: u64,
+    seat: &Seat,
+    state: &State,
+) -> SessionEnd {
     let mut budget = LogBudget::new(Instant::now());
     let mut was_ready = None;
     loop {
@@ -164,9 +177,9 @@ async fn receive<R: AsyncRead + Unpin>(reader: &mut FrameReader<R>, generation: 
                     tracing::info!(ready = status.ready, key_stores = status.detail.len(), "the enclave's status");
                     was_ready = Some(status.ready);
                 }
-                state.update_enclave(generation, |view| view.status = Some((Instant::now(), status)));
+                seat.update_enclave(generation, |view| view.status = Some((Instant::now(), status)));
             }
-            Ok(Some(ToParent::Drained)) => state.update_enclave(generation, |view| view.drained = true),
+            Ok(Some(ToParent::Drained)) => seat.update_enclave(generation, |view| view.drained = true),
             Ok(Some(ToParent::Log { level, text })) => {
                 if budget.spend(Instant::now()) {
                     let dropped = budget.take_dropped();

@@ -71,13 +71,19 @@ counters! {
     egress_bytes_to_destination,
     /// Bytes from egress destinations to the enclave.
     egress_bytes_to_enclave,
+    /// Control and egress connections from where no enclave of ours is.
+    stranger_refused,
+    /// Upgrades after which a new enclave had taken over.
+    upgrade_done,
+    /// Upgrades that failed; the old enclave went on.
+    upgrade_failed,
     /// Enclaves that said hello.
     control_connected,
     /// Control connections refused or ended for what they sent.
     control_refused,
     /// Log lines of the enclave that were dropped because there were too many.
     enclave_log_dropped,
-    /// Starts of the enclave's process.
+    /// Starts of an enclave, be it a process or by `nitro-cli`.
     enclave_started,
     /// Lists of manifests that were read and found changed.
     manifests_changed,

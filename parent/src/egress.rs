@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use holdfast_link::egress::{Destination, EgressAnswer, EgressRefusal, EgressRequest};
 use holdfast_link::limits::HANDSHAKE_TIMEOUT;
-use holdfast_link::{Listener, Stream, read_frame, write_frame};
+use holdfast_link::{Stream, read_frame, write_frame};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
+use crate::door::Door;
 use crate::ingress::prepare;
 use crate::limits::{ACCEPT_PAUSE, EGRESS_REFUSALS_MAX};
 use crate::relay::relay;
@@ -22,7 +23,7 @@ use crate::reload::Allowed;
 use crate::state::State;
 
 /// What the egress needs to know.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Egress {
     pub(crate) allow: watch::Receiver<Allowed>,
     pub(crate) idle_timeout: Duration,
@@ -30,12 +31,12 @@ pub(crate) struct Egress {
 }
 
 /// Accepts the enclave's egress connections.
-pub(crate) async fn serve(listener: Listener, egress: Egress, state: Arc<State>) {
+pub(crate) async fn serve(door: Door, egress: Egress, state: Arc<State>) {
     let egress = Arc::new(egress);
     let refusals = Arc::new(Semaphore::new(EGRESS_REFUSALS_MAX));
     loop {
-        let stream = match listener.accept().await {
-            Ok(stream) => stream,
+        let stream = match door.accept(&state).await {
+            Ok((stream, _)) => stream,
             Err(error) => {
                 state.counters.accept_failed.increment();
                 tracing::warn!(%error, "cannot accept an egress connection");

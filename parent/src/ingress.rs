@@ -9,13 +9,14 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_link::{Address, Stream, connect};
+use holdfast_link::{Stream, connect};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 
 use crate::admission::Ticket;
+use crate::config::{Place, Places};
 use crate::limits::{ACCEPT_PAUSE, RELAY_BUFFER, TCP_KEEPALIVE, TCP_KEEPALIVE_INTERVAL, TCP_KEEPALIVE_RETRIES};
 use crate::relay::{Outcome, linger, relay_then};
 use crate::state::{Phase, State};
@@ -23,7 +24,7 @@ use crate::state::{Phase, State};
 /// What the ingress needs to know.
 #[derive(Debug)]
 pub(crate) struct Ingress {
-    pub(crate) enclave: Address,
+    pub(crate) places: Places,
     pub(crate) first_byte_timeout: Duration,
     pub(crate) idle_timeout: Duration,
     pub(crate) connect_timeout: Duration,
@@ -80,14 +81,23 @@ async fn carry(mut client: TcpStream, ingress: &Ingress, state: &State, ticket: 
         Ok(Ok(first)) => first,
     };
     ticket.is_relayed();
-    let Some(enclave) = reach(ingress).await else {
+    // The old enclave is not told to finish while we may be on our way to it, nor ended while we are with it.
+    let (place, opening, connected) = {
+        let active = state.active.borrow();
+        let seat = state.seat(*active);
+        let place = ingress.places.at(*active).unwrap_or(&ingress.places.first);
+        (place, seat.opening.enter(), seat.clients.enter())
+    };
+    let Some(enclave) = reach(ingress, place).await else {
         state.counters.ingress_enclave_unreachable.increment();
         ticket.is_quiet();
         // A connection that cannot be shut down is gone already.
         let _ = client.shutdown().await;
         return linger(&mut client).await;
     };
+    drop(opening);
     let report = relay_then(client, enclave, first, ingress.idle_timeout, || ticket.is_quiet()).await;
+    drop(connected);
     state.counters.ingress_bytes_to_enclave.add(report.to_responder);
     state.counters.ingress_bytes_to_client.add(report.to_initiator);
     match report.outcome {
@@ -113,8 +123,8 @@ async fn first_bytes(client: &mut TcpStream) -> std::io::Result<Vec<u8>> {
 }
 
 /// Connects to the enclave. Only changes are logged, and each failure counted: anybody can connect, and must not fill the log.
-async fn reach(ingress: &Ingress) -> Option<Stream> {
-    let reason = match timeout(ingress.connect_timeout, connect(&ingress.enclave)).await {
+async fn reach(ingress: &Ingress, place: &Place) -> Option<Stream> {
+    let reason = match timeout(ingress.connect_timeout, connect(&place.ingress)).await {
         Ok(Ok(stream)) => {
             if ingress.unreachable.swap(false, Ordering::Relaxed) {
                 tracing::info!("the enclave takes clients again");
@@ -122,7 +132,7 @@ async fn reach(ingress: &Ingress) -> Option<Stream> {
             return Some(stream);
         }
         Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("{} did not answer in time", ingress.enclave),
+        Err(_) => format!("{} did not answer in time", place.ingress),
     };
     if !ingress.unreachable.swap(true, Ordering::Relaxed) {
         tracing::warn!(%reason, "the enclave takes no client; further failures are counted");

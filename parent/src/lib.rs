@@ -15,6 +15,7 @@
 //!                    control: configuration, key stores ─▶ enclave; status, log ◀─ enclave
 //! instance metadata ◀─ instance_role: credentials ─▶ control ─▶ enclave, where a key store has a share in AWS KMS
 //! load balancer ───▶ ready_page
+//! supervisor ─▶ keeper ─▶ runner: a command, or nitro (nitro-cli) ─▶ enclave
 //! ```
 
 pub mod cli;
@@ -25,13 +26,17 @@ pub mod run;
 mod admission;
 mod control;
 mod counters;
+mod door;
 mod egress;
-mod enclave_process;
 mod ingress;
 mod instance_role;
+mod keeper;
 mod log;
 mod manifests;
+mod nitro;
 mod ready_page;
 mod relay;
 mod reload;
+mod runner;
 mod state;
+mod supervisor;

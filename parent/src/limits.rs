@@ -76,3 +76,27 @@ pub const RESTART_PAUSE: core::ops::RangeInclusive<Duration> = Duration::from_mi
 pub const RESTART_HEALTHY: Duration = Duration::from_mins(1);
 /// How long the enclave's process may take to end before it is killed.
 pub const ENCLAVE_STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a new enclave may go on being reached and accepting before the old one is told to finish: what was under way to
+/// the old one when the new one took over must be accepted first.
+pub const SWITCH_PAUSE: Duration = Duration::from_secs(1);
+/// How long the old enclave may take to finish what is under way, beyond its own limits (3 s for clients to be told, 5 s for
+/// requests that run).
+pub const OLD_ENCLAVE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// vCPUs of an enclave: more than the largest instance has.
+pub const ENCLAVE_CPUS_MAX: u32 = 1024;
+/// Memory of an enclave, in MiB: 4 TiB, more than an instance that supports enclaves has.
+pub const ENCLAVE_MEMORY_MIB_MAX: u64 = 4 * 1024 * 1024;
+/// Characters of what enclaves' names begin with; `nitro-cli` itself sets no limit.
+pub const ENCLAVE_NAME_MAX: usize = 64;
+/// Bytes of each output of `nitro-cli` that are read: a description of an enclave has about 1,500.
+pub const NITRO_OUTPUT_MAX: usize = 256 * 1024;
+/// How long `nitro-cli run-enclave` may take: it copies the image and allocates the memory, and waits for the boot.
+pub const NITRO_RUN_TIMEOUT: Duration = Duration::from_mins(2);
+/// How long any other command of `nitro-cli` may take; describing an image reads all of it.
+pub const NITRO_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often `nitro-cli` is asked whether an enclave still runs.
+pub const NITRO_POLL: Duration = Duration::from_secs(2);
+/// Bytes of the files of the system that the check reads: `/etc/nitro_enclaves/allocator.yaml` and those in `/sys`.
+pub const SYSTEM_FILE_MAX: usize = 64 * 1024;

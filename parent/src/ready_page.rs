@@ -25,7 +25,7 @@ use holdfast_link::control::Status;
 use crate::ingress::prepare;
 use crate::limits::{ACCEPT_PAUSE, READY_CONNECTION_MAX, READY_CONNECTIONS_MAX, READY_HEAD_MAX, READY_HEAD_TIMEOUT};
 use crate::manifests::Manifests;
-use crate::state::{Phase, State, Unreadiness, age};
+use crate::state::{EnclaveView, Phase, State, Unreadiness, age};
 
 /// What the pages show.
 #[derive(Debug, Clone)]
@@ -50,7 +50,10 @@ struct Page {
     connections: usize,
     egress_connections: usize,
     manifests: usize,
+    /// The one that gets new clients.
     enclave: Option<EnclavePage>,
+    /// During an upgrade, the one that is to take over, or that finishes.
+    other_enclave: Option<EnclavePage>,
     counters: BTreeMap<&'static str, u64>,
 }
 
@@ -60,6 +63,18 @@ struct EnclavePage {
     drained: bool,
     status_age_ms: Option<u64>,
     status: Option<Status>,
+}
+
+impl EnclavePage {
+    fn of(view: EnclaveView, now: Instant) -> Self {
+        let (received, status) = view.status.unzip();
+        Self {
+            boot_id: view.boot_id,
+            drained: view.drained,
+            status_age_ms: received.map(|received| milliseconds(age(now, received))),
+            status,
+        }
+    }
 }
 
 /// Serves the pages until the program ends.
@@ -122,15 +137,8 @@ impl ReadyPage {
     fn page(&self) -> Page {
         let now = Instant::now();
         let reason = self.state.readiness().err();
-        let enclave = self.state.enclave().map(|view| {
-            let (received, status) = view.status.unzip();
-            EnclavePage {
-                boot_id: view.boot_id,
-                drained: view.drained,
-                status_age_ms: received.map(|received| milliseconds(age(now, received))),
-                status,
-            }
-        });
+        let active = *self.state.active.borrow();
+        let page = |slot| self.state.seat(slot).enclave().map(|view| EnclavePage::of(view, now));
         Page {
             ready: reason.is_none(),
             reason,
@@ -139,7 +147,8 @@ impl ReadyPage {
             connections: self.state.ingress.taken(),
             egress_connections: self.state.egress.taken(),
             manifests: self.manifests.borrow().len(),
-            enclave,
+            enclave: page(active),
+            other_enclave: page(active.other()),
             counters: self.state.counters.snapshot(),
         }
     }

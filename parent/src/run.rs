@@ -9,24 +9,27 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use holdfast_link::{BindError, Listener};
+use holdfast_link::BindError;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
-use crate::config::Config;
+use crate::config::{Config, Places};
 use crate::control::Control;
+use crate::door::Door;
 use crate::egress::Egress;
 use crate::ingress::Ingress;
 use crate::limits::{FILES_SPARE, LISTEN_BACKLOG};
 use crate::manifests::{Folder, Manifests};
 use crate::ready_page::ReadyPage;
+use crate::runner::Image;
 use crate::state::{Phase, State};
-use crate::{control, egress, enclave_process, ingress, instance_role, manifests, ready_page, reload};
+use crate::supervisor::{Plan, Supervisor};
+use crate::{control, egress, ingress, instance_role, manifests, ready_page, reload};
 
 /// Why the program failed.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +68,9 @@ pub enum RunError {
         /// Why.
         source: io::Error,
     },
+    /// Fields of the configuration do not go together; loading it says so first.
+    #[error("configuration: {0}")]
+    Places(String),
     /// Signals cannot be received.
     #[error("cannot receive signals: {0}")]
     Signals(io::Error),
@@ -87,8 +93,8 @@ struct Ports {
 struct Bound {
     client: TcpListener,
     ready: TcpListener,
-    control: Listener,
-    egress: Listener,
+    control: Vec<Door>,
+    egress: Vec<Door>,
     ports: Ports,
 }
 
@@ -106,7 +112,8 @@ pub async fn run(config: Config, static_configuration: String) -> Result<(), Run
         .map_err(|source| RunError::Manifests { folder: config.key_stores.clone(), source })?
         .unwrap_or_default();
     let (published, manifests) = watch::channel::<Manifests>(Arc::new(first));
-    let bound = bind(&config).await?;
+    let places = config.places().map_err(RunError::Places)?;
+    let bound = bind(&config, &places).await?;
     announce(&config, &bound.ports)?;
 
     let state = Arc::new(State::new(max_connections, config.egress.max_connections));
@@ -118,14 +125,20 @@ pub async fn run(config: Config, static_configuration: String) -> Result<(), Run
     parts.spawn(instance_role::keep(config.aws.clone(), instance_role::Pauses::default(), handed));
     let static_configuration = static_configuration.into();
     let control = Control { static_configuration, manifests, credentials, state: Arc::clone(&state) };
-    parts.spawn(control::serve(bound.control, control));
+    for door in bound.control {
+        parts.spawn(control::serve(door, control.clone()));
+    }
     let (allowed, allow) = watch::channel(config.egress.allow.iter().cloned().collect());
     let hang_up = signal(SignalKind::hangup()).map_err(RunError::Signals)?;
-    parts.spawn(reload::watch(config.file.clone(), hang_up, allowed));
+    let image = Image::of(&config);
+    let (wanted, images) = watch::channel(image.clone());
+    parts.spawn(reload::watch(config.file.clone(), hang_up, allowed, wanted));
     let way_out = Egress { allow, idle_timeout: config.egress.idle_timeout, connect_timeout: config.connect_timeout };
-    parts.spawn(egress::serve(bound.egress, way_out, Arc::clone(&state)));
+    for door in bound.egress {
+        parts.spawn(egress::serve(door, way_out.clone(), Arc::clone(&state)));
+    }
     let way_in = Ingress {
-        enclave: config.enclave.ingress.clone(),
+        places: places.clone(),
         first_byte_timeout: config.first_byte_timeout,
         idle_timeout: config.idle_timeout,
         connect_timeout: config.connect_timeout,
@@ -133,40 +146,17 @@ pub async fn run(config: Config, static_configuration: String) -> Result<(), Run
     };
     // This one is meant to end: when the program drains.
     let accepting = tokio::spawn(ingress::serve(bound.client, way_in, Arc::clone(&state)));
-    let child = config.enclave.command.clone().map(|command| ChildProcess::start(command, &state));
+    let plan = Plan { places, ready_timeout: config.enclave.ready_timeout, state: Arc::clone(&state) };
+    let supervisor = image.map(|image| Supervisor::start(plan, image, images));
 
     let result = tokio::select! {
         () = stop.requested() => drain(&config, &state, accepting, &mut stop).await,
         _ = parts.join_next() => Err(RunError::PartEnded),
     };
-    if let (Some(child), Ok(())) = (child, &result) {
-        child.end().await;
+    if let (Some(supervisor), Ok(())) = (supervisor, &result) {
+        supervisor.end().await;
     }
     result
-}
-
-/// The task that keeps the enclave's process running.
-struct ChildProcess {
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
-}
-
-impl ChildProcess {
-    fn start(command: Vec<String>, state: &Arc<State>) -> Self {
-        let (stop, stopped) = oneshot::channel();
-        let stopped = async {
-            // A sender that is gone means the same.
-            let _ = stopped.await;
-        };
-        Self { stop, task: tokio::spawn(enclave_process::keep_running(command, Arc::clone(state), stopped)) }
-    }
-
-    async fn end(self) {
-        drop(self.stop);
-        if self.task.await.is_err() {
-            tracing::error!("the task that watches the enclave's process failed");
-        }
-    }
 }
 
 /// SIGTERM and SIGINT.
@@ -210,7 +200,7 @@ async fn drain(config: &Config, state: &State, accepting: JoinHandle<()>, stop: 
     }
 }
 
-async fn bind(config: &Config) -> Result<Bound, RunError> {
+async fn bind(config: &Config, places: &Places) -> Result<Bound, RunError> {
     let listen = |field, address| async move {
         let failed = |source| RunError::Listen { field, address, source };
         let listener = listen_at(address).map_err(failed)?;
@@ -218,8 +208,8 @@ async fn bind(config: &Config) -> Result<Bound, RunError> {
         Ok::<_, RunError>((listener, chosen))
     };
     let failed = |field| move |source| RunError::Bind { field, source };
-    let control = Listener::bind(&config.control.listen).await.map_err(failed("control.listen"))?;
-    let egress = Listener::bind(&config.egress.listen).await.map_err(failed("egress.listen"))?;
+    let control = Door::open(places, |place| &place.control).await.map_err(failed("control.listen"))?;
+    let egress = Door::open(places, |place| &place.egress).await.map_err(failed("egress.listen"))?;
     let (ready, ready_listen) = listen("ready_listen", config.ready_listen).await?;
     let (client, listen) = listen("listen", config.listen).await?;
     Ok(Bound { client, ready, control, egress, ports: Ports { listen, ready_listen } })

@@ -1,14 +1,17 @@
 //! What the parts of the parent know together: the phase, the connections, the enclave's last word.
 
+use core::sync::atomic::AtomicBool;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use holdfast_link::BootId;
-use holdfast_link::control::Status;
+use holdfast_link::control::{KeyStoreState, Status};
 use holdfast_link::limits::STATUS_FRESH;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::admission::Admission;
+use crate::config::Slot;
 use crate::counters::Counters;
 
 /// Where the program is in its life.
@@ -82,45 +85,78 @@ pub(crate) enum Unreadiness {
     EnclaveNotReady,
 }
 
-/// The shared state.
+/// What is known of the enclave in one place.
 #[derive(Debug)]
-pub(crate) struct State {
-    pub(crate) counters: Counters,
-    pub(crate) phase: watch::Sender<Phase>,
-    pub(crate) ingress: Arc<Admission>,
-    pub(crate) egress: Slots,
+pub(crate) struct Seat {
     /// Which control connection is the current one; each `hello` makes the next.
     pub(crate) generation: watch::Sender<u64>,
-    pub(crate) started: Instant,
-    enclave: Mutex<Option<EnclaveView>>,
+    /// Whether the enclave was told to finish, because another took its work over.
+    pub(crate) finishing: watch::Sender<bool>,
+    /// Whether an enclave of ours may be here: connections from here are refused otherwise.
+    pub(crate) expected: AtomicBool,
+    /// Clients on their way to it.
+    pub(crate) opening: Count,
+    /// Clients that it has, and those on their way.
+    pub(crate) clients: Count,
+    view: Mutex<Option<EnclaveView>>,
 }
 
-impl State {
-    pub(crate) fn new(max_connections: u32, egress_max_connections: u32) -> Self {
+/// How many there are of something.
+#[derive(Debug)]
+pub(crate) struct Count(watch::Sender<usize>);
+
+/// One of them, until dropped.
+#[derive(Debug)]
+pub(crate) struct Counted<'a>(&'a Count);
+
+impl Count {
+    fn new() -> Self {
+        Self(watch::Sender::new(0))
+    }
+
+    pub(crate) fn enter(&self) -> Counted<'_> {
+        self.0.send_modify(|count| *count = count.saturating_add(1));
+        Counted(self)
+    }
+
+    /// Waits until there is none.
+    pub(crate) async fn none(&self) {
+        // The sender is our own.
+        let _ = self.0.subscribe().wait_for(|count| *count == 0).await;
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.0.send_modify(|count| *count = count.saturating_sub(1));
+    }
+}
+
+impl Seat {
+    fn new() -> Self {
         Self {
-            counters: Counters::default(),
-            phase: watch::Sender::new(Phase::Serving),
-            ingress: Admission::new(max_connections),
-            egress: Slots::new(egress_max_connections),
             generation: watch::Sender::new(0),
-            started: Instant::now(),
-            enclave: Mutex::new(None),
+            finishing: watch::Sender::new(false),
+            expected: AtomicBool::new(false),
+            opening: Count::new(),
+            clients: Count::new(),
+            view: Mutex::new(None),
         }
     }
 
     /// Nothing panics while it holds the lock; if something did, the value is still whole.
-    fn enclave_mut(&self) -> MutexGuard<'_, Option<EnclaveView>> {
-        self.enclave.lock().unwrap_or_else(PoisonError::into_inner)
+    fn view_mut(&self) -> MutexGuard<'_, Option<EnclaveView>> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The current enclave, if one is connected.
+    /// The enclave, if one is connected.
     pub(crate) fn enclave(&self) -> Option<EnclaveView> {
-        self.enclave_mut().clone()
+        self.view_mut().clone()
     }
 
     /// Makes the enclave that said hello the current one; an earlier one's connection ends.
     pub(crate) fn enclave_connected(&self, boot_id: BootId) -> u64 {
-        let mut current = self.enclave_mut();
+        let mut current = self.view_mut();
         let mut generation = 0;
         self.generation.send_modify(|latest| {
             *latest = latest.wrapping_add(1);
@@ -132,14 +168,63 @@ impl State {
 
     /// Changes what is known of the enclave, if it still is the current one.
     pub(crate) fn update_enclave(&self, generation: u64, change: impl FnOnce(&mut EnclaveView)) {
-        if let Some(view) = self.enclave_mut().as_mut().filter(|view| view.generation == generation) {
+        if let Some(view) = self.view_mut().as_mut().filter(|view| view.generation == generation) {
             change(view);
         }
     }
 
     /// Forgets the enclave, if it still is the current one.
     pub(crate) fn enclave_gone(&self, generation: u64) {
-        self.enclave_mut().take_if(|view| view.generation == generation);
+        self.view_mut().take_if(|view| view.generation == generation);
+    }
+}
+
+/// The shared state.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) counters: Counters,
+    pub(crate) phase: watch::Sender<Phase>,
+    pub(crate) ingress: Arc<Admission>,
+    pub(crate) egress: Slots,
+    pub(crate) started: Instant,
+    /// Whose enclave gets new clients.
+    pub(crate) active: watch::Sender<Slot>,
+    first: Seat,
+    second: Seat,
+}
+
+impl State {
+    pub(crate) fn new(max_connections: u32, egress_max_connections: u32) -> Self {
+        Self {
+            counters: Counters::default(),
+            phase: watch::Sender::new(Phase::Serving),
+            ingress: Admission::new(max_connections),
+            egress: Slots::new(egress_max_connections),
+            started: Instant::now(),
+            active: watch::Sender::new(Slot::First),
+            first: Seat::new(),
+            second: Seat::new(),
+        }
+    }
+
+    /// What is known of the enclave in a slot.
+    pub(crate) const fn seat(&self, slot: Slot) -> &Seat {
+        match slot {
+            Slot::First => &self.first,
+            Slot::Second => &self.second,
+        }
+    }
+
+    /// The enclave that gets new clients, if it is connected.
+    pub(crate) fn enclave(&self) -> Option<EnclaveView> {
+        self.seat(*self.active.borrow()).enclave()
+    }
+
+    /// Whether the enclave in `new` is ready and serves every key store that the one in the other slot serves.
+    pub(crate) fn can_take_over(&self, new: Slot) -> bool {
+        let Some((received, status)) = self.seat(new).enclave().and_then(|view| view.status) else { return false };
+        let old = self.seat(new.other()).enclave().and_then(|view| view.status);
+        age(Instant::now(), received) <= STATUS_FRESH && serves_all(&status, old.as_ref().map(|(_, status)| status))
     }
 
     /// Whether load balancers should send requests here: only on the word of a live enclave.
@@ -151,8 +236,7 @@ impl State {
         if *self.phase.borrow() != Phase::Serving {
             return Err(Unreadiness::Draining);
         }
-        let view = self.enclave_mut();
-        let view = view.as_ref().ok_or(Unreadiness::EnclaveNotConnected)?;
+        let view = self.enclave().ok_or(Unreadiness::EnclaveNotConnected)?;
         let (received, status) = view.status.as_ref().ok_or(Unreadiness::NoStatusYet)?;
         if age(now, *received) > STATUS_FRESH {
             Err(Unreadiness::StatusStale)
@@ -164,6 +248,14 @@ impl State {
     }
 }
 
+fn serves_all(new: &Status, old: Option<&Status>) -> bool {
+    let serving = |status: &Status| {
+        let serving = status.detail.iter().filter(|store| store.state == KeyStoreState::Serving);
+        serving.map(|store| store.key_store_id).collect::<BTreeSet<_>>()
+    };
+    new.ready && old.is_none_or(|old| serving(new).is_superset(&serving(old)))
+}
+
 /// How long ago `then` was.
 pub(crate) fn age(now: Instant, then: Instant) -> Duration {
     now.saturating_duration_since(then)
@@ -172,6 +264,8 @@ pub(crate) fn age(now: Instant, then: Instant) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use holdfast_link::KeyStoreId;
+    use holdfast_link::control::KeyStoreStatus;
 
     #[test]
     fn readiness_needs_a_fresh_word_of_the_current_enclave() {
@@ -179,12 +273,12 @@ mod tests {
         let now = Instant::now();
         let boot_id = BootId::from([1; 16]);
         let tell = |generation, ready| {
-            state.update_enclave(generation, |view| {
+            state.seat(Slot::First).update_enclave(generation, |view| {
                 view.status = Some((now, Status { ready, ..Status::default() }));
             });
         };
         assert_eq!(state.readiness_at(now), Err(Unreadiness::EnclaveNotConnected));
-        let first = state.enclave_connected(boot_id);
+        let first = state.seat(Slot::First).enclave_connected(boot_id);
         assert_eq!(state.readiness_at(now), Err(Unreadiness::NoStatusYet));
         tell(first, false);
         assert_eq!(state.readiness_at(now), Err(Unreadiness::EnclaveNotReady));
@@ -193,19 +287,52 @@ mod tests {
         assert_eq!(state.readiness_at(now + STATUS_FRESH), Ok(()));
         assert_eq!(state.readiness_at(now + STATUS_FRESH + Duration::from_millis(1)), Err(Unreadiness::StatusStale));
 
-        let second = state.enclave_connected(boot_id);
+        let second = state.seat(Slot::First).enclave_connected(boot_id);
         tell(first, true);
         assert_eq!(state.readiness_at(now), Err(Unreadiness::NoStatusYet), "the replaced connection has no say");
         tell(second, true);
-        state.enclave_gone(first);
+        state.seat(Slot::First).enclave_gone(first);
         assert_eq!(state.readiness_at(now), Ok(()));
-        state.update_enclave(second, |view| view.drained = true);
+        state.seat(Slot::First).update_enclave(second, |view| view.drained = true);
         assert_eq!(state.readiness_at(now), Err(Unreadiness::EnclaveNotReady));
         state.phase.send_replace(Phase::Leaving);
         assert_eq!(state.readiness_at(now), Err(Unreadiness::Draining));
         state.phase.send_replace(Phase::Serving);
-        state.enclave_gone(second);
+        state.seat(Slot::First).enclave_gone(second);
         assert_eq!(state.readiness_at(now), Err(Unreadiness::EnclaveNotConnected));
+    }
+
+    #[test]
+    fn an_enclave_takes_over_when_it_serves_what_the_other_serves() {
+        let store = |id: u8, state| KeyStoreStatus {
+            key_store_id: KeyStoreId::from([id; 32]),
+            state,
+            version: None,
+            lease_remaining_ms: None,
+            reason: None,
+        };
+        let status = |ready, detail| Status { ready, detail, ..Status::default() };
+        let (serving, blocked) = (KeyStoreState::Serving, KeyStoreState::Blocked);
+        let old = status(true, vec![store(1, serving), store(2, blocked)]);
+        for (new, expected) in [
+            (status(true, vec![store(1, serving)]), true),
+            (status(true, vec![store(1, serving), store(2, serving)]), true),
+            (status(true, vec![store(1, blocked), store(2, serving)]), false),
+            (status(true, vec![]), false),
+            (status(false, vec![store(1, serving)]), false),
+        ] {
+            assert_eq!(serves_all(&new, Some(&old)), expected, "{new:?}");
+        }
+        assert!(serves_all(&status(true, vec![]), None), "where the old one is gone, any that is ready will do");
+        let state = State::new(1, 1);
+        assert!(!state.can_take_over(Slot::Second), "one that has said nothing");
+        let generation = state.seat(Slot::Second).enclave_connected(BootId::from([2; 16]));
+        let told = Some((Instant::now(), old));
+        state.seat(Slot::Second).update_enclave(generation, |view| view.status = told);
+        assert!(state.can_take_over(Slot::Second));
+        assert_eq!(state.readiness(), Err(Unreadiness::EnclaveNotConnected), "the first slot is the active one");
+        state.active.send_replace(Slot::Second);
+        assert_eq!(state.readiness(), Ok(()));
     }
 
     #[test]

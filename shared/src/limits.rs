@@ -208,6 +208,9 @@ pub const TLS_LINGER_BYTES_MAX: usize = 256 * 1024;
 pub const HTTP_HEADERS_MS: u64 = 60_000;
 /// Time for the body of a request, in milliseconds.
 pub const HTTP_BODY_MS: u64 = 5_000;
+/// Time that a drain leaves to clients of HTTP/1.1 for one more request, in milliseconds: closing an idle connection at once would
+/// fail those that are about to send. KMS gives up on a request after 250 ms; this is ten times that.
+pub const HTTP_FAREWELL_MS: u64 = 2_500;
 /// Time from the handshake to the first valid signature, in milliseconds: KMS connects in order to send.
 pub const HTTP_STRANGER_MS: u64 = 10_000;
 /// Time from one valid signature to the next, in milliseconds; as long as HTTP/1.1 may idle.

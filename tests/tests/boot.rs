@@ -142,7 +142,7 @@ async fn boot_unsigned_documents_are_refused() {
     for document in seen.iter() {
         assert_eq!(document[document.len() - 64..], [0; 64], "the signature of a machine that signs nothing");
         let refused = ParsedDocument::parse(document).unwrap_err();
-        assert!(matches!(refused, ParseError::Protected), "{refused:?}");
+        assert!(matches!(refused, ParseError::ProtectedHeader), "{refused:?}");
     }
 }
 

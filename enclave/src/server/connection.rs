@@ -11,6 +11,7 @@ use holdfast_shared::limits::{
     HTTP_HEADER_BYTES_MAX, HTTP_HEADERS_MAX, HTTP2_ERROR_RESETS_MAX, HTTP2_STREAMS_MAX, XKS_BODY_MAX,
 };
 use holdfast_shared::xks::HostName;
+use http::{HeaderValue, header};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -20,7 +21,7 @@ use tokio::time::timeout;
 
 use super::admission::Place;
 use super::handshake::{Accepted, accept_tls, close};
-use super::held::answer;
+use super::held::{Unanswered, answer};
 use super::json_errors::JsonErrors;
 use super::turns::{Paced, Streams};
 use super::{ServerContext, ServerLimits, started};
@@ -171,27 +172,40 @@ where
         attempts_max: context.limits.stranger_requests,
         enough: Notify::new(),
     });
-    let (handler, requests) = (Arc::clone(&peer), Arc::clone(context));
-    let service = service_fn(move |request| answer(Arc::clone(&requests), Arc::clone(&handler), request));
+    let (handler, requests, draining) = (Arc::clone(&peer), Arc::clone(context), drain.clone());
+    let service = service_fn(move |request| {
+        let answer = answer(Arc::clone(&requests), Arc::clone(&handler), request);
+        let draining = draining.clone();
+        async move {
+            let mut response = answer.await?;
+            if !http2 && *draining.borrow() {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Unanswered>(response)
+        }
+    });
     let result = if http2 {
         let streams = Streams { turns: Arc::clone(&context.turns), place: Arc::clone(place) };
         let connection = http2_builder(streams).serve_connection(TokioIo::new(&mut stream), service);
-        drive(connection, http2::Connection::graceful_shutdown, drain, &peer, context).await
+        drive(connection, http2::Connection::graceful_shutdown, drain, Duration::ZERO, &peer, context).await
     } else {
         let io = TokioIo::new(JsonErrors::new(&mut stream));
         let connection = http1_builder(context.limits.headers).serve_connection(io, service);
-        drive(connection, http1::Connection::graceful_shutdown, drain, &peer, context).await
+        let farewell = context.limits.farewell;
+        drive(connection, http1::Connection::graceful_shutdown, drain, farewell, &peer, context).await
     };
     close(&mut stream).await;
     result
 }
 
 /// Runs a connection; once draining starts, or it has lost its claim to a place, no new request is taken and the running
-/// ones have a limit.
+/// ones have a limit. HTTP/1.1 cannot tell a client that is about to send that it is too late, so a drain first gives it
+/// `farewell` to bring one more request, whose answer says that it was the last; HTTP/2 says so at once (GOAWAY).
 async fn drive<C>(
     connection: C,
     stop: impl FnOnce(Pin<&mut C>),
     drain: watch::Receiver<bool>,
+    farewell: Duration,
     peer: &Peer,
     context: &ServerContext,
 ) -> Result<(), ConnectionError>
@@ -207,6 +221,11 @@ where
         silence = silence(&peer.signed, &context.limits) => silence,
     };
     context.counts.count_stop(&unfinished);
+    if matches!(unfinished, ConnectionError::DrainTimeout)
+        && let Ok(result) = timeout(farewell, connection.as_mut()).await
+    {
+        return Ok(result?);
+    }
     stop(connection.as_mut());
     Ok(timeout(context.limits.drain, connection).await.map_err(|_| unfinished)??)
 }

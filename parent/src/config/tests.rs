@@ -1,0 +1,134 @@
+use super::*;
+
+const MINIMAL: &str = r#"listen = "127.0.0.1:0"
+ready_listen = "127.0.0.1:0"
+static_configuration = "static.json"
+key_stores = "/etc/key-stores"
+[enclave]
+ingress = "vsock://16:9000"
+[control]
+listen = "vsock://3:9001"
+[egress]
+listen = "unix:///run/egress.sock"
+"#;
+
+fn load(text: &str) -> Result<Config, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("parent.toml");
+    fs::write(&file, text).unwrap();
+    Config::load(&file).map_err(|error| error.to_string().replace(folder.path().to_str().unwrap(), ""))
+}
+
+#[test]
+fn the_minimal_configuration_has_the_documented_defaults() {
+    let config = load(MINIMAL).unwrap();
+    assert_eq!(config.max_connections, 8192);
+    assert_eq!(config.first_byte_timeout, Duration::from_secs(5));
+    assert_eq!(config.idle_timeout, Duration::from_mins(5));
+    assert_eq!(config.connect_timeout, Duration::from_secs(5));
+    assert_eq!(config.drain_grace, Duration::ZERO);
+    assert_eq!(config.drain_timeout, Duration::from_secs(30));
+    assert_eq!(config.egress.max_connections, 2048);
+    assert_eq!(config.egress.idle_timeout, Duration::from_mins(5));
+    assert_eq!((config.log_format, config.log_level), (LogFormat::Text, LogLevel::Info));
+    assert_eq!((config.ports_file, config.enclave.command), (None, None));
+    assert_eq!(config.egress.allow, []);
+    assert_eq!(config.key_stores, Path::new("/etc/key-stores"));
+    assert!(config.static_configuration.is_absolute());
+}
+
+#[test]
+fn the_example_is_a_configuration() {
+    let example = include_str!("../../parent.example.toml");
+    assert!(load(example).is_ok());
+    // What the example has in comments are the defaults; they must be right fields as well.
+    let all: String = example
+        .lines()
+        .map(|line| match line.strip_prefix("#") {
+            Some(rest) if !rest.starts_with(' ') && !rest.is_empty() => format!("{rest}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    let config = load(&all).unwrap();
+    assert!(config.nitro.is_some() && config.ports_file.is_some());
+    assert_eq!(config.cids(), [16, 17]);
+}
+
+#[test]
+fn an_error_names_file_line_and_field() {
+    let with = |line: &str| format!("{line}\n{MINIMAL}");
+    for (text, expected) in [
+        (with("colour = 1"), "/parent.toml:1: unknown field `colour`"),
+        (with("idle_timeout_ms = 0"), "/parent.toml:1: must be from 1 to 86400000 (in `idle_timeout_ms = 0`)"),
+        (with("idle_timeout_ms = \"5 s\""), "/parent.toml:1: invalid type: string \"5 s\""),
+        (with("idle_timeout_ms = -1"), "/parent.toml:1: invalid value"),
+        (with("drain_grace_ms = 86400001"), "(in `drain_grace_ms = 86400001`)"),
+        (with("max_connections = 0"), "/parent.toml:1: must be from 1 to 65536 (in `max_connections = 0`)"),
+        (with("log_format = \"xml\""), "/parent.toml:1: unknown variant `xml`"),
+        (with("listen = \"127.0.0.1:1\""), "/parent.toml:2: duplicate key"),
+        (MINIMAL.replace("vsock://16:9000", "vsock://16"), "/parent.toml:6: expected vsock://CID:PORT"),
+        (MINIMAL.replace("127.0.0.1:0", "localhost:0"), "/parent.toml:1: invalid socket address"),
+        (
+            format!("{MINIMAL}allow = [\n\"a.example:443\",\n\"A:443\"]"),
+            "/parent.toml:11: \"A:443\": expected host:port",
+        ),
+        (MINIMAL.replace("[control]", "command = []\n[control]"), "/parent.toml:7: must name a program"),
+        (
+            format!("{MINIMAL}[aws]\ncredentials = \"none\""),
+            "/parent.toml:12: unknown variant `none`, expected `instance-role`",
+        ),
+        (format!("{MINIMAL}[aws]"), "missing field `credentials`"),
+        (
+            format!("{MINIMAL}[aws]\ncredentials = \"instance-role\"\ninstance_metadata = \"10.0.0.1:80\""),
+            "/parent.toml:13: must be a loopback or link-local address",
+        ),
+        (
+            format!("{MINIMAL}[nitro]\neif = \"x\"\nmemory_mib = 1\ndebug_mode = true"),
+            "/parent.toml:14: unknown field `debug_mode`",
+        ),
+        (format!("{MINIMAL}[nitro]\neif = \"x\"\nmemory_mib = 0"), "/parent.toml:13: must be from 1 to 4194304"),
+        (format!("{MINIMAL}[nitro]\neif = \"x\"\nmemory_mib = 1"), "exactly one of cpu_count and cpu_ids"),
+        (
+            format!("{MINIMAL}[nitro]\neif = \"x\"\nmemory_mib = 1\ncpu_ids = [1]"),
+            "nitro.cpu_ids: two enclaves cannot have the same CPUs",
+        ),
+        (
+            format!("{MINIMAL}[nitro]\neif = \"x\"\nmemory_mib = 1\ncpu_count = 1"),
+            "enclave.ingress: must contain {cid}",
+        ),
+        (
+            MINIMAL.replace("[control]", "command = [\"x\"]\n[control]")
+                + "[nitro]\neif = \"x\"\nmemory_mib = 1\ncpu_count = 1",
+            "enclave.command and nitro: at most one",
+        ),
+        (MINIMAL.replace("[control]", "cids = [16]\n[control]"), "enclave.cids: needs enclave.command or nitro"),
+        (MINIMAL.replace("[egress]", "colour = 1\n[egress]"), "/parent.toml:9: unknown field `colour`"),
+        (MINIMAL.replace("[control]\nlisten = \"vsock://3:9001\"\n", ""), "missing field `control`"),
+        ("listen".to_owned(), "/parent.toml:1: "),
+    ] {
+        let error = load(&text).unwrap_err();
+        assert!(error.contains(expected), "{error}\nshould have: {expected}");
+        assert!(!error.contains('\n'), "{error}");
+    }
+}
+
+#[test]
+fn the_static_configuration_is_read_untouched() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = load(MINIMAL).unwrap();
+    config.static_configuration = folder.path().join("static.json");
+    config.key_stores = folder.path().to_owned();
+    let text = "{ \"b\" : 1,\r\n\t\"a\": \"\u{e9}\" }\n\n";
+    fs::write(&config.static_configuration, text).unwrap();
+    assert_eq!(config.load_static_configuration().unwrap(), text);
+
+    fs::write(&config.static_configuration, "{").unwrap();
+    assert!(matches!(config.load_static_configuration(), Err(ConfigError::StaticConfiguration { .. })));
+    fs::write(&config.static_configuration, b"\"\xff\"").unwrap();
+    assert!(matches!(config.load_static_configuration(), Err(ConfigError::Encoding { .. })));
+    fs::write(&config.static_configuration, vec![b' '; STATIC_CONFIGURATION_MAX + 1]).unwrap();
+    assert!(matches!(config.load_static_configuration(), Err(ConfigError::Length { .. })));
+    fs::write(&config.static_configuration, "{}").unwrap();
+    config.key_stores = folder.path().join("nowhere");
+    assert!(matches!(config.load_static_configuration(), Err(ConfigError::KeyStores { .. })));
+}
