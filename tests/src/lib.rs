@@ -32,6 +32,7 @@ pub mod diverter;
 pub mod flood;
 pub mod fuzz;
 pub mod hostile;
+pub mod instance;
 pub mod interceptor;
 pub mod key_servers;
 pub mod load;

@@ -1,7 +1,9 @@
 //! Clients that never stop: over connections that stay open, HTTP/1.1 and HTTP/2, and over a new one for each request.
 //!
 //! Guarantees: every request is an `Encrypt` whose answer is decrypted again and compared; whatever is not answered with 200 is kept
-//! as a failure, word for word. A connection that breaks is a failure, too.
+//! as a failure, word for word. A connection that breaks is a failure, too. Clients that follow do as every client of HTTP must: a
+//! connection that the server has ended in order between two requests (`Connection: close`, GOAWAY) is opened anew; one that ends
+//! with a request under way is a failure for them as well.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -41,6 +43,7 @@ pub enum Mode {
 struct Shared {
     caller: Mutex<Caller>,
     key: String,
+    follows: bool,
     stopped: AtomicBool,
     answered: AtomicU64,
     failed: AtomicU64,
@@ -58,9 +61,20 @@ impl Load {
     /// Starts one client for each mode.
     #[must_use]
     pub fn start(name: &str, caller: &Caller, key: &str, modes: &[Mode]) -> Self {
+        Self::start_as(name, caller, key, modes, false)
+    }
+
+    /// The same with clients that follow a server which leaves.
+    #[must_use]
+    pub fn start_following(name: &str, caller: &Caller, key: &str, modes: &[Mode]) -> Self {
+        Self::start_as(name, caller, key, modes, true)
+    }
+
+    fn start_as(name: &str, caller: &Caller, key: &str, modes: &[Mode], follows: bool) -> Self {
         let shared = Arc::new(Shared {
             caller: Mutex::new(caller.clone()),
             key: key.to_owned(),
+            follows,
             stopped: AtomicBool::new(false),
             answered: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -113,12 +127,12 @@ impl Load {
 async fn client(shared: Arc<Shared>, mode: Mode) {
     let mut line = None;
     while !shared.stopped.load(Ordering::SeqCst) {
-        let result = match line.take() {
+        let result = match line.take().filter(|line: &Line| !shared.follows || line.is_open()) {
             Some(line) => Ok(line),
             None => Line::open(&shared, mode).await,
         };
         let result = match result {
-            Ok(mut open) => round_trip(&shared, &mut open).await.map(|()| open),
+            Ok(mut open) => round_trip(&shared, mode, &mut open).await.map(|()| open),
             Err(error) => Err(format!("{mode:?}: no connection: {error}")),
         };
         match result {
@@ -140,11 +154,19 @@ async fn client(shared: Arc<Shared>, mode: Mode) {
 
 /// A connection.
 pub(crate) enum Line {
-    Http1(http1::SendRequest<Full<Bytes>>),
+    Http1 { sender: http1::SendRequest<Full<Bytes>>, last: bool },
     Http2(http2::SendRequest<Full<Bytes>>),
 }
 
 impl Line {
+    /// Whether the server takes further requests, as far as it has said.
+    fn is_open(&self) -> bool {
+        match self {
+            Self::Http1 { sender, last } => !last && !sender.is_closed(),
+            Self::Http2(sender) => !sender.is_closed(),
+        }
+    }
+
     async fn open(shared: &Shared, mode: Mode) -> Result<Self, String> {
         let mut wire = shared.caller.lock().unwrap().wire();
         wire.http2 = mode == Mode::Http2;
@@ -161,7 +183,7 @@ impl Line {
         } else {
             let (sender, connection) = http1::handshake(stream).await.map_err(failed)?;
             tokio::spawn(connection);
-            Ok(Self::Http1(sender))
+            Ok(Self::Http1 { sender, last: false })
         }
     }
 
@@ -169,7 +191,7 @@ impl Line {
         let failed = |error: hyper::Error| format!("{error:?}");
         let mut request = request.map(Full::new);
         let response = match self {
-            Self::Http1(sender) => {
+            Self::Http1 { sender, .. } => {
                 let authority = request.uri().authority().unwrap().as_str().parse().unwrap();
                 request.headers_mut().insert(header::HOST, authority);
                 *request.uri_mut() = request.uri().path_and_query().unwrap().as_str().parse().unwrap();
@@ -182,12 +204,15 @@ impl Line {
             }
         };
         let (head, body) = response.into_parts();
+        if let Self::Http1 { last, .. } = self {
+            *last = head.headers.get(header::CONNECTION).is_some_and(|value| value == "close");
+        }
         let body = body.collect().await.map_err(failed)?.to_bytes();
         Ok((head.status, serde_json::from_slice(&body).unwrap_or(Value::Null)))
     }
 }
 
-async fn round_trip(shared: &Shared, line: &mut Line) -> Result<(), String> {
+async fn round_trip(shared: &Shared, mode: Mode, line: &mut Line) -> Result<(), String> {
     let metadata = json!({
         "awsPrincipalArn": "arn:aws:iam::123456789012:user/load",
         "kmsKeyArn": format!("arn:aws:kms:{REGION}:123456789012:key/00000000-0000-0000-0000-000000000000"),
@@ -200,17 +225,20 @@ async fn round_trip(shared: &Shared, line: &mut Line) -> Result<(), String> {
         "plaintext": plaintext,
         "encryptionAlgorithm": "AES_GCM",
     });
-    let answer = ask(shared, line, "encrypt", &encrypted).await?;
+    let answer = ask(shared, mode, line, "encrypt", &encrypted).await?;
     let mut decrypt = json!({ "requestMetadata": metadata, "encryptionAlgorithm": "AES_GCM" });
     for field in ["ciphertext", "initializationVector", "authenticationTag", "ciphertextMetadata"] {
         decrypt[field] = answer[field].clone();
     }
     decrypt["requestMetadata"]["kmsOperation"] = "Decrypt".into();
-    let answer = ask(shared, line, "decrypt", &decrypt).await?;
+    let answer = ask(shared, mode, line, "decrypt", &decrypt).await?;
     if answer["plaintext"] == json!(plaintext) { Ok(()) } else { Err(format!("another plaintext: {answer}")) }
 }
 
-async fn ask(shared: &Shared, line: &mut Line, operation: &str, body: &Value) -> Result<Value, String> {
+async fn ask(shared: &Shared, mode: Mode, line: &mut Line, operation: &str, body: &Value) -> Result<Value, String> {
+    if shared.follows && !line.is_open() {
+        *line = Line::open(shared, mode).await?;
+    }
     let caller = shared.caller.lock().unwrap().clone();
     let client = caller.client();
     let path = client.path(&format!("keys/{}/{operation}", shared.key));
