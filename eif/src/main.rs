@@ -42,6 +42,9 @@ enum Action {
 
 #[derive(Debug, Args)]
 struct BuildArguments {
+    /// The checkout to build [default: the one that this program was built from]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    checkout: Option<PathBuf>,
     /// Folder for holdfast.eif and measurements.json [default: eif in the target folder]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     out: Option<PathBuf>,

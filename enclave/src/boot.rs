@@ -157,3 +157,41 @@ pub(crate) async fn anchor_again(nsm: &Nsm, clock: &AttestedClock) -> Result<u64
     let asked_ms = clock.monotonic_ms();
     Ok(clock.anchor(timestamp_ms(nsm).await?, asked_ms))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_nitro_enclaves_nsm_api::api::{Request, Response};
+
+    /// A device with one register of the platform unlocked, that notes what it was asked to extend.
+    struct Leaky {
+        unlocked: u16,
+        extended: Arc<std::sync::atomic::AtomicBool>,
+    }
+
+    impl NsmDevice for Leaky {
+        fn process_request(&mut self, request: Request) -> Response {
+            match request {
+                Request::DescribePCR { index } => {
+                    Response::DescribePCR { lock: index != self.unlocked && index < 16, data: vec![0; 48] }
+                }
+                _ => {
+                    self.extended.store(true, std::sync::atomic::Ordering::SeqCst);
+                    Response::LockPCR
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_platform_register_that_is_not_locked_ends_the_boot() {
+        for unlocked in [0, 1, 2, 8, 15] {
+            let extended = Arc::default();
+            let booting = Unmeasured::start(Box::new(Leaky { unlocked, extended: Arc::clone(&extended) })).unwrap();
+            let refused = booting.measure(r#"{"regions":["us-east-1"]}"#).await.err().unwrap();
+            assert!(matches!(refused, BootError::Unlocked(index) if index == unlocked), "{refused}");
+            assert!(refused.to_string().contains(&format!("PCR {unlocked} is not locked")));
+            assert!(!extended.load(std::sync::atomic::Ordering::SeqCst), "nothing is measured after that");
+        }
+    }
+}
