@@ -21,7 +21,7 @@ fn stderr(output: &Output) -> String {
 #[test]
 fn every_command_has_help_with_an_example() {
     let folder = tempfile::tempdir().unwrap();
-    for command in ["up", "nsm", "enclave"] {
+    for command in ["up", "nsm", "enclave", "vsock"] {
         let output = holdfast_dev(folder.path(), &[command, "--help"]);
         let text = String::from_utf8(output.stdout.clone()).unwrap();
         assert!(output.status.success() && text.contains("Example:"), "{command}: {text}");
@@ -39,7 +39,7 @@ fn every_command_has_help_with_an_example() {
 #[test]
 fn wrong_command_lines_end_with_2_and_leave_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let lines: [&[&str]; 9] = [
+    let lines: [&[&str]; 10] = [
         &[],
         &["no-such-command"],
         &["up", "--listen", "nowhere"],
@@ -49,6 +49,7 @@ fn wrong_command_lines_end_with_2_and_leave_nothing() {
         &["nsm", "--socket", "s"],
         &["nsm", "--socket", "s", "--state", "n", "--fault", "\"no_such_fault\""],
         &["enclave", "--nsm-socket", "s", "--control", "relative", "--egress", "unix:///e", "--ingress", "unix:///i"],
+        &["vsock", "--socket", "s", "--guest", "g", "--cid", "3"],
     ];
     for line in lines {
         assert_eq!(holdfast_dev(folder.path(), line).status.code(), Some(2), "{line:?}");

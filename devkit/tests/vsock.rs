@@ -305,6 +305,30 @@ fn a_guest_that_does_not_read_stops_the_host() {
 }
 
 #[test]
+fn a_guest_that_runs_out_of_buffers_is_served_when_it_has_some() {
+    let program = Program::start();
+    let mut driver = program.driver();
+    let listener = program.listen(PORT);
+    let mut socket = Socket::new(PARENT_CID, PORT, 1);
+    socket.buf_alloc = 4 << 20;
+    socket.tell(&mut driver, Operation::Request);
+    assert_eq!(socket.hear(&mut driver).0, Operation::Response);
+    let mut host = accept(&listener);
+    let total = 2 << 20;
+    let writer = thread::spawn(move || {
+        host.write_all(&pattern(total)).unwrap();
+        host
+    });
+    driver.wait_until_out_of_buffers();
+    let mut back = Vec::new();
+    while back.len() < total {
+        back.extend(socket.hear(&mut driver).2);
+    }
+    assert!(back == pattern(total));
+    drop(writer.join().unwrap());
+}
+
+#[test]
 fn a_client_reaches_the_guest_or_is_hung_up_on() {
     let program = Program::start();
     assert_closed(&mut program.client("CONNECT 5000\n"));

@@ -159,9 +159,9 @@ impl Connection {
         }
     }
 
-    /// The guest will send no more, and all of it has reached the Unix socket: true once.
+    /// All that the guest has sent has reached the Unix socket. True: it will send no more, which is said once.
     pub(super) fn pass_on_end(&mut self) -> bool {
-        let now = self.guest.send && self.to_host.is_empty() && !self.end_passed_on;
+        let now = self.guest.send && !self.end_passed_on;
         self.end_passed_on |= now;
         now
     }

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::{VhostUserBackendMut, VringRwLock, VringT};
@@ -38,6 +39,8 @@ pub(super) struct Device {
     memory: Option<Memory>,
     /// A ring was misused; nothing is done until the device is stopped.
     broken: bool,
+    /// What ends the worker, until the framework takes it. Without it the worker would never be joined.
+    exit: Mutex<Option<(EventConsumer, EventNotifier)>>,
 }
 
 impl Device {
@@ -48,6 +51,7 @@ impl Device {
             sockets: Sockets::new(guest_path)?,
             memory: None,
             broken: false,
+            exit: Mutex::new(Some(new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC)?)),
         })
     }
 
@@ -159,7 +163,7 @@ impl VhostUserBackendMut for Device {
     }
 
     fn exit_event(&self, _thread_index: usize) -> Option<(EventConsumer, EventNotifier)> {
-        new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC).ok()
+        self.exit.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn stop_vring(&mut self, _queue_index: u32) -> io::Result<()> {

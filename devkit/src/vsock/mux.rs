@@ -163,8 +163,9 @@ impl Multiplexer {
             }
             (Operation::CreditRequest, State::Established) => connection.note_credit_request(),
             (Operation::Shutdown, State::Established | State::Accepting | State::Connecting) => {
+                let received = !connection.guest.receive;
                 connection.note_shutdown(header.flags);
-                if connection.guest.receive {
+                if received && connection.guest.receive {
                     self.actions.push_back(Action::EndReading(id));
                 }
                 self.settle(id);

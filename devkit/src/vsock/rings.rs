@@ -90,3 +90,92 @@ pub(super) fn give_packets(
     }
     Ok(given)
 }
+
+#[cfg(test)]
+mod tests {
+    use virtio_bindings::bindings::virtio_ring::VRING_DESC_F_WRITE;
+    use virtio_queue::desc::RawDescriptor;
+    use virtio_queue::desc::split::Descriptor;
+    use virtio_queue::mock::MockSplitQueue;
+    use vm_memory::{Bytes, GuestAddress};
+
+    use super::*;
+    use crate::vsock::mux::Action;
+    use crate::vsock::packet::Operation;
+
+    const GUEST: u64 = 16;
+
+    fn memory() -> GuestMemoryMmap {
+        GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap()
+    }
+
+    /// Buffers for the guest's packets, of these lengths.
+    fn offer(ring: &MockSplitQueue<'_, GuestMemoryMmap>, lengths: &[u32]) {
+        for (slot, length) in (0_u16..).zip(lengths) {
+            let address = 0x1_0000 * (u64::from(slot) + 1);
+            let descriptor = Descriptor::new(address, *length, VRING_DESC_F_WRITE.try_into().unwrap(), 0);
+            ring.desc_table().store(slot, RawDescriptor::from(descriptor)).unwrap();
+            ring.avail().ring().ref_at(slot.into()).unwrap().store(slot);
+        }
+        ring.avail().idx().store(lengths.len().try_into().unwrap());
+    }
+
+    /// Heads and lengths of what was given back.
+    fn used(ring: &MockSplitQueue<'_, GuestMemoryMmap>) -> Vec<(u32, u32)> {
+        (0..usize::from(ring.used().idx().load()))
+            .map(|index| ring.used().ring().ref_at(index).unwrap().load())
+            .map(|element| (element.id(), element.len()))
+            .collect()
+    }
+
+    #[test]
+    fn a_buffer_for_which_there_is_no_packet_after_all_is_kept() {
+        let memory = memory();
+        let ring = MockSplitQueue::new(&memory, 16);
+        offer(&ring, &[44]);
+        let mut queue: Queue = ring.create_queue().unwrap();
+        let mut mux = Multiplexer::new(GUEST);
+        let id = mux.open(1).unwrap();
+        mux.failed(id);
+        assert!(mux.has_packets(), "it looks as if there were one");
+        assert_eq!(give_packets(&mut queue, &memory, &mut mux).unwrap(), 0);
+        mux.open(1).unwrap();
+        assert_eq!(give_packets(&mut queue, &memory, &mut mux).unwrap(), 1);
+        assert_eq!(used(&ring), [(0, 44)]);
+    }
+
+    #[test]
+    fn packets_fit_their_buffers_and_what_holds_none_comes_back_empty() {
+        let memory = memory();
+        let ring = MockSplitQueue::new(&memory, 16);
+        offer(&ring, &[0, 43, 44, 50, 54, 60]);
+        let mut queue: Queue = ring.create_queue().unwrap();
+        let mut mux = Multiplexer::new(GUEST);
+        let id = mux.open(1).unwrap();
+        assert_eq!(give_packets(&mut queue, &memory, &mut mux).unwrap(), 3);
+        let request = header_at(&memory, 0x3_0000);
+        mux.receive(&Header { operation: Operation::Response.number(), buf_alloc: 1000, ..request.refusal() }, &[]);
+        while !matches!(mux.next_action(), None | Some(Action::Transfer(_))) {}
+        mux.read(id, &[7; 20]);
+        assert_eq!(give_packets(&mut queue, &memory, &mut mux).unwrap(), 3);
+        assert_eq!(used(&ring), [(0, 0), (1, 0), (2, 44), (3, 50), (4, 54), (5, 48)]);
+    }
+
+    #[test]
+    fn a_ring_that_claims_more_than_it_has_is_unusable() {
+        let memory = memory();
+        let ring = MockSplitQueue::new(&memory, 16);
+        ring.avail().idx().store(17);
+        let mut queue: Queue = ring.create_queue().unwrap();
+        let mut mux = Multiplexer::new(GUEST);
+        take_packets(&mut queue, &memory, &mut mux).unwrap_err();
+        mux.open(1).unwrap();
+        give_packets(&mut queue, &memory, &mut mux).unwrap_err();
+    }
+
+    fn header_at(memory: &GuestMemoryMmap, address: u64) -> Header {
+        let mut bytes = [0; HEADER_LEN];
+        memory.read_slice(&mut bytes, GuestAddress(address)).unwrap();
+        Header::parse(&bytes)
+    }
+}

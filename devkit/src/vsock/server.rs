@@ -148,17 +148,14 @@ impl Machines {
     }
 }
 
-/// Hears every client, as long as there is a machine to be reached.
+/// Hears every client.
 async fn greet_all(clients: &UnixListener, current: &watch::Receiver<Option<Machine>>) {
     let mut greetings = JoinSet::new();
     loop {
         tokio::select! {
             Some(_done) = greetings.join_next() => {}
             client = accept(clients), if greetings.len() < GREETINGS_MAX => {
-                // Without a machine the client is hung up on.
-                if let Some(machine) = current.borrow().as_ref() {
-                    greetings.spawn(greet(client, machine.inbox.clone()));
-                }
+                greetings.spawn(greet(client, current.clone()));
             }
         }
     }
@@ -175,11 +172,12 @@ async fn accept(clients: &UnixListener) -> UnixStream {
     }
 }
 
-/// Hears where a client wants to go. Who says anything else is hung up on.
-async fn greet(mut client: UnixStream, inbox: Inbox) {
+/// Hears where a client wants to go. Who says anything else is hung up on, and who comes while there is no machine.
+async fn greet(mut client: UnixStream, current: watch::Receiver<Option<Machine>>) {
     let Ok(Some(port)) = tokio::time::timeout(GREETING_TIMEOUT, requested_port(&mut client)).await else { return };
-    if let Ok(stream) = client.into_std() {
-        inbox.push(Client { stream, port });
+    let Ok(stream) = client.into_std() else { return };
+    if let Some(machine) = current.borrow().as_ref() {
+        machine.inbox.push(Client { stream, port });
     }
 }
 

@@ -193,6 +193,16 @@ impl Driver {
         }
     }
 
+    /// Until the device has given back every buffer for packets to the guest.
+    pub(crate) fn wait_until_out_of_buffers(&self) {
+        let ring = &self.rings[TO_GUEST];
+        let deadline = Instant::now() + CEILING;
+        while self.memory.read_obj::<u16>(GuestAddress(ring.used + 2)).unwrap() != ring.next_available {
+            assert!(Instant::now() < deadline);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     fn look_used(&mut self, index: usize) -> Option<(u16, u32)> {
         let ring = &mut self.rings[index];
         let now: u16 = self.memory.load(GuestAddress(ring.used + 2), std::sync::atomic::Ordering::SeqCst).unwrap();
