@@ -22,6 +22,7 @@ use serde_json::json;
 use crate::curl::curl;
 use crate::key_servers::Certificates;
 use crate::process::Process;
+use crate::system::HOST_NAME;
 use crate::tap::{Tap, Target};
 use crate::wait::until;
 
@@ -134,7 +135,7 @@ impl AcmeServer {
         self.pebble.log()
     }
 
-    /// Has `lego` get a certificate for a request. Returns the file with the chain.
+    /// Has `lego` get a certificate for a request, which names [`HOST_NAME`]. Returns the file with the chain.
     pub fn lego(&mut self, request: &Path, solver: Solver) -> PathBuf {
         self.orders += 1;
         let folder = self.folder.join(format!("lego-{}", self.orders));
@@ -157,10 +158,7 @@ impl AcmeServer {
         let output = command.arg("run").output();
         let output = output.expect("lego is missing: run scripts/install-prerequisites tests");
         assert!(output.status.success(), "lego: {}", String::from_utf8_lossy(&output.stderr));
-        let files = std::fs::read_dir(folder.join("certificates")).unwrap().map(|entry| entry.unwrap().path());
-        let is_chain =
-            |path: &PathBuf| path.to_str().unwrap().ends_with(".crt") && !path.to_str().unwrap().contains(".issuer.");
-        files.into_iter().find(is_chain).expect("lego wrote a chain")
+        folder.join("certificates").join(format!("{HOST_NAME}.crt"))
     }
 
     /// A script that puts `lego`'s TXT records into the server of names.

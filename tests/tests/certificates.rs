@@ -1,7 +1,7 @@
 //! Certificates from an ACME authority: the request leaves the enclave, the authority signs, a signed command installs; or enclaves
 //! get them by themselves, by a standing order.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking, in its helpers too")]
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -49,7 +49,7 @@ fn request_and_install(system: &System, ca: &mut AcmeServer, solver: Solver) -> 
 
 /// A certificate with a fifth of its life left.
 fn install_one_that_is_due(system: &System) -> Vec<u8> {
-    const DAY: Duration = Duration::from_secs(86_400);
+    const DAY: Duration = Duration::from_hours(24);
     let request = system.order(&["tls", "csr"])["pem"].as_str().unwrap().to_owned();
     let valid = (SystemTime::now() - 40 * DAY)..(SystemTime::now() + 10 * DAY);
     let chain = system.layout.path("tls/due.pem");
@@ -189,7 +189,7 @@ async fn a_standing_order_renews_and_any_enclave_answers_the_challenge() {
 fn every_second_breaks_off() -> Vec<Fault> {
     let fault = |number: usize| Fault {
         connection: Some(2 * number),
-        direction: if number % 2 == 0 { Direction::ToServer } else { Direction::ToClient },
+        direction: if number.is_multiple_of(2) { Direction::ToServer } else { Direction::ToClient },
         offset: 250 * number,
         action: Action::Drop,
     };

@@ -13,7 +13,7 @@ use x509_cert::request::CertReq;
 
 use super::layout::{Layout, LayoutError};
 
-const DAY: Duration = Duration::from_secs(86_400);
+const DAY: Duration = Duration::from_hours(24);
 
 /// Why no certificate was made.
 #[derive(Debug, thiserror::Error)]
