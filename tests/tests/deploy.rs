@@ -1,6 +1,6 @@
-//! What is deployed besides programs: systemd units, CloudFormation templates, the sender of metrics.
+//! What is deployed besides programs: systemd units, `CloudFormation` templates, the sender of metrics.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking, in its helpers too")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

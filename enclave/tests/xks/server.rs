@@ -361,6 +361,24 @@ async fn draining_finishes_what_is_running() {
     }
 }
 
+/// A client of HTTP/1.1 that is about to send when the order to drain comes is answered, and told that this was the last time.
+#[tokio::test]
+async fn a_drain_takes_one_more_request_of_each_http_1_connection() {
+    let world = World::new();
+    let (mut client, served) = Client::open(&world, "http/1.1").await;
+    let call = Call::new("keys/enabled/encrypt", &encrypt_body(b"text", b""));
+    let before = client.send(call.signed()).await.unwrap();
+    assert!(before.headers().get("connection").is_none());
+    served.drain.send(true).unwrap();
+    // The connection's task sees the order before the request.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    let last = client.send(call.signed()).await.unwrap();
+    assert_eq!((last.status().as_u16(), &last.headers()["connection"]), (200, &"close".parse().unwrap()));
+    assert!(!matches!(served.done.await.unwrap(), Err(ConnectionError::DrainTimeout)));
+}
+
 #[tokio::test]
 async fn a_listener_of_the_link_is_served() {
     let world = World::new();
