@@ -2,8 +2,9 @@
 //!
 //! Guarantees: every request is an `Encrypt` whose answer is decrypted again and compared; whatever is not answered with 200 is kept
 //! as a failure, word for word. A connection that breaks is a failure, too. Clients that follow do as every client of HTTP must: a
-//! connection that the server has ended in order between two requests (`Connection: close`, GOAWAY) is opened anew; one that ends
-//! with a request under way is a failure for them as well.
+//! connection that the server has ended in order between two requests (`Connection: close`, GOAWAY) is opened anew, and a request
+//! that GOAWAY says was not processed is sent there; a connection that ends with any other request under way is a failure for
+//! them as well.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -28,6 +29,10 @@ use crate::wait::until;
 const KEPT_MAX: usize = 5;
 /// Between two requests of a client: those who are tested need the machine as well.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// Of a request that was never sent, because the connection had ended, and of one that a graceful GOAWAY says was not processed:
+/// both may be sent again (RFC 9113, section 6.8).
+const NOT_PROCESSED: [&str; 2] = ["hyper::Error(Canceled", "GoAway(b\"\", NO_ERROR, Remote)"];
 
 /// How one client connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -243,6 +248,12 @@ async fn ask(shared: &Shared, mode: Mode, line: &mut Line, operation: &str, body
     let client = caller.client();
     let path = client.path(&format!("keys/{}/{operation}", shared.key));
     let request = client.signed(&Method::POST, &path, body.to_string().into(), SystemTime::now());
-    let (status, answer) = line.send(request.map_err(|error| error.to_string())?).await?;
+    let request = request.map_err(|error| error.to_string())?;
+    let mut answer = line.send(request.clone()).await;
+    if shared.follows && answer.as_ref().is_err_and(|error| NOT_PROCESSED.iter().any(|such| error.contains(such))) {
+        *line = Line::open(shared, mode).await?;
+        answer = line.send(request).await;
+    }
+    let (status, answer) = answer?;
     if status == StatusCode::OK { Ok(answer) } else { Err(format!("{operation}: {status}: {answer}")) }
 }
