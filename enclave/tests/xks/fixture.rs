@@ -113,7 +113,7 @@ impl NsmDevice for TestDevice {
         let refusal = self.0.lock().unwrap().as_ref().and_then(|hook| hook());
         match (refusal, request) {
             (None, Request::Attestation { nonce, user_data, public_key }) => {
-                let fields = [nonce, user_data, public_key].map(|field| field.map(|bytes| bytes.into_vec()));
+                let fields = [nonce, user_data, public_key].map(|field| field.map(serde_bytes::ByteBuf::into_vec));
                 Response::Attestation { document: serde_json::to_vec(&fields).unwrap() }
             }
             (refusal, _) => Response::Error(refusal.unwrap_or(ErrorCode::InvalidOperation)),
