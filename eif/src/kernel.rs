@@ -94,7 +94,7 @@ pub fn build(
     let made_from = [RECIPE.as_bytes(), FRAGMENT.as_bytes(), &archive_sha256, compiler.as_bytes(), linker.as_bytes()];
     let kept = cache.map(|cache| cache.join(format!("kernel-{}", hex::encode(key(&made_from)))));
 
-    let built = match &kept {
+    let finished = match &kept {
         Some(kept) if Built::is_in(kept) => Built::read(kept)?,
         _ => {
             say("building the kernel (about 4 minutes on two cores)");
@@ -105,12 +105,12 @@ pub fn build(
             built
         }
     };
-    let build = ImageKernelBuild {
+    let made = ImageKernelBuild {
         source_sha256: archive_sha256,
-        config_sha256: sha256(&[built.configuration.as_bytes()]),
+        config_sha256: sha256(&[finished.configuration.as_bytes()]),
         tools: format!("{compiler}, {linker}"),
     };
-    Ok(Kernel { source: format!("linux {}", built.version), build: Some(build), image: built.image })
+    Ok(Kernel { source: format!("linux {}", finished.version), build: Some(made), image: finished.image })
 }
 
 /// SHA-256 over the parts, each with its length before it.

@@ -63,7 +63,7 @@ struct BuildArguments {
     /// Build all anew, in a temporary folder, and keep none of it
     #[arg(long)]
     fresh: bool,
-    /// Where finished kernels are kept [default: $HOLDFAST_CACHE, or holdfast in the user's cache folder]
+    /// Where finished kernels are kept [default: `HOLDFAST_CACHE` of the environment, or holdfast in the user's cache folder]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     cache: Option<PathBuf>,
     /// Sign the image: its certificate (PEM), measured in PCR 8

@@ -102,7 +102,8 @@ impl Signer {
 pub struct Signature {
     certificate: CertificateDer<'static>,
     payload: Vec<u8>,
-    signature: Vec<u8>,
+    /// r ‖ s.
+    numbers: Vec<u8>,
 }
 
 impl Signature {
@@ -140,8 +141,8 @@ impl Signature {
         }
         let certificate =
             CertificateDer::from_pem_slice(&certificate_pem).map_err(|_| SignatureError::Certificate)?.into_owned();
-        let (payload, signature) = sign1(&cose).ok_or(wrong("not a COSE_Sign1 by ES384"))?;
-        Ok(Self { certificate, payload, signature })
+        let (payload, numbers) = sign1(&cose).ok_or(wrong("not a COSE_Sign1 by ES384"))?;
+        Ok(Self { certificate, payload, numbers })
     }
 
     /// The signing certificate.
@@ -159,7 +160,7 @@ impl Signature {
         }
         let key = public_point(&self.certificate)?;
         UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, key)
-            .verify(&to_be_signed(&self.payload), &self.signature)
+            .verify(&to_be_signed(&self.payload), &self.numbers)
             .map_err(|_| SignatureError::Invalid)
     }
 }

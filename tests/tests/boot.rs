@@ -2,7 +2,7 @@
 //! `/dev/nsm`, vsock and a kernel of its own, and nothing of it is a double. What a test stands in for is the hypervisor's
 //! side: the signature of the documents, under a root that the custodian's configuration names.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking, in its helpers too")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -13,6 +13,7 @@ use holdfast_eif::signature::Signer as ImageSigner;
 use holdfast_shared::attestation::{ParseError, ParsedDocument};
 use holdfast_tests::system::{AAD, Image, KEY, Options, Signer, System};
 use holdfast_tests::wait::{DEADLINE, until};
+use http::StatusCode;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P384_SHA384};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -55,6 +56,8 @@ async fn boot_the_image_serves_through_every_restart_and_ends_in_order() {
     system.custodian.kill();
     system.decrypt(&encrypted).await;
     system.custodian.start().await;
+    // A parent that is told to end tells the enclave; one that is killed leaves it to the next.
+    system.parent.take().unwrap().kill();
     system.start_parent().await;
     system.serving().await;
     system.decrypt(&encrypted).await;
@@ -70,6 +73,11 @@ async fn boot_the_image_serves_through_every_restart_and_ends_in_order() {
     })
     .await;
     system.order(&["unblock", "--store"]);
+    until("the block is lifted", || async {
+        let answer = system.client().decrypt(KEY, &encrypted.body, Some(AAD)).await.unwrap();
+        (answer.status == StatusCode::OK).then_some(())
+    })
+    .await;
     system.round_trip(KEY).await;
 
     let secret = system.credential.secret_access_key.clone();
@@ -166,9 +174,9 @@ async fn boot_a_signed_image_shows_its_certificate_in_pcr_8() {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
     let certificate =
         CertificateParams::new(vec!["image.holdfast.test".to_owned()]).unwrap().self_signed(&key).unwrap();
-    let signer = ImageSigner::new(certificate.pem().as_bytes(), key.serialize_pem().as_bytes()).unwrap();
+    let signing = ImageSigner::new(certificate.pem().as_bytes(), key.serialize_pem().as_bytes()).unwrap();
     let signed = variant(&system, "signed", |image| {
-        image.signature = Some(signer.sign(&Registers::of(image).unwrap().pcr0).unwrap());
+        image.signature = Some(signing.sign(&Registers::of(image).unwrap().pcr0).unwrap());
     });
     let registers = Registers::of(&ImageFile::parse(&std::fs::read(&signed.file).unwrap()).unwrap()).unwrap();
     let mut described = serde_json::to_value(signed.described()).unwrap();
