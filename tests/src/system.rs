@@ -85,6 +85,8 @@ pub struct Options {
     pub image: Option<Image>,
     /// What the parent's side of Nitro answers to a heartbeat.
     pub heartbeat: u8,
+    /// How long the parent waits for connections to end, in milliseconds.
+    pub drain_timeout_ms: u64,
 }
 
 impl Default for Options {
@@ -107,6 +109,7 @@ impl Default for Options {
             kms: None,
             image: None,
             heartbeat: HEARTBEAT,
+            drain_timeout_ms: 500,
         }
     }
 }
@@ -253,7 +256,7 @@ impl System {
             hosts_added: 0,
             _folder: folder,
         };
-        host::write_parent_configuration(&system.layout, system.between(), &system.destinations(), system.kms());
+        host::write_parent_configuration(&system.layout, system.between(), &system.destinations(), &system.options);
         system.start_parent().await;
         system
     }

@@ -221,7 +221,8 @@ fn in_origin_form(request: Request<Bytes>) -> Request<Full<Bytes>> {
 /// connection is announced.
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_are_kept_refused_and_ended_in_order() {
-    let mut system = System::start(Options::default()).await;
+    // Longer than the enclave keeps a connection of HTTP/1.1 for a last request.
+    let mut system = System::start(Options { drain_timeout_ms: 30_000, ..Options::default() }).await;
     kept(&system).await;
     refused_names_and_protocols(&system).await;
     suites(&system);

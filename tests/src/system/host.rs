@@ -16,8 +16,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::{Caller, System, Taps, machine};
-use crate::aws::Endpoint;
+use super::{Caller, Options, System, Taps, machine};
 use crate::process::Process;
 use crate::programs::program;
 use crate::tap::Tap;
@@ -101,7 +100,7 @@ impl System {
             layout.write(file, &self.layout.read(file).unwrap().unwrap(), 0o644).unwrap();
         }
         let taps = self.taps.is_some().then(|| start_taps(&layout));
-        write_parent_configuration(&layout, self.between(), &self.destinations(), self.kms());
+        write_parent_configuration(&layout, self.between(), &self.destinations(), &self.options);
         let nsm = start_nsm(&layout).await;
         let parent = start_parent(&layout).await;
         let enclave = start_enclave(&layout, taps.is_some());
@@ -187,14 +186,16 @@ pub(super) fn write_parent_configuration(
     layout: &Layout,
     between: Between,
     destinations: &[String],
-    kms: Option<&Endpoint>,
+    options: &Options,
 ) {
+    let kms = options.kms.as_ref();
     let [ingress, control, egress] = between.addresses(layout);
     let allowed: Vec<_> = destinations.iter().map(|address| format!("\"{address}\"")).collect();
     let mut text = format!(
         "listen = \"127.0.0.1:0\"\nready_listen = \"127.0.0.1:0\"\nstatic_configuration = \"static.json\"\n\
-         key_stores = \"key-stores\"\nports_file = \"ports.json\"\nlog_level = \"debug\"\ndrain_timeout_ms = 500\n\
+         key_stores = \"key-stores\"\nports_file = \"ports.json\"\nlog_level = \"debug\"\ndrain_timeout_ms = {}\n\
          [enclave]\ningress = \"{ingress}\"\n[control]\nlisten = \"{control}\"\n[egress]\nlisten = \"{egress}\"\nallow = [{}]\n",
+        options.drain_timeout_ms,
         allowed.join(", "),
     );
     if let Some(kms) = kms {
