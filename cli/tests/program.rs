@@ -222,6 +222,38 @@ fn a_file_that_proves_nothing_is_refused_without_a_folder() {
     assert!(value["breaks"][0].as_str().unwrap().contains("not a provenance file"), "{value}");
 }
 
+/// A proof of another place than the one that was asked about would be worse than none.
+#[test]
+fn an_address_of_another_name_is_refused_before_anything_is_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let measurements = vector("measurements.json").display().to_string();
+    // What can be a root at all serves here: nothing is asked.
+    let ca = vector("aws-nitro-enclaves-root-g1.pem").display().to_string();
+    let id = "01".repeat(32);
+    let pcr16 = "02".repeat(48);
+    for elsewhere in ["b.example.com:443:127.0.0.1", "a.example.com:444:127.0.0.1"] {
+        let output = holdfast(
+            folder.path(),
+            &[
+                "attest",
+                "https://a.example.com",
+                "--key-store",
+                &id,
+                "--measurements",
+                &measurements,
+                "--pcr16",
+                &pcr16,
+                "--ca",
+                &ca,
+                "--resolve",
+                elsewhere,
+            ],
+        );
+        assert_eq!(output.status.code(), Some(1), "{elsewhere}");
+        assert!(stderr(&output).contains("the URL is of a.example.com:443"), "{}", stderr(&output));
+    }
+}
+
 #[test]
 fn completions_and_manual_pages() {
     let folder = tempfile::tempdir().unwrap();

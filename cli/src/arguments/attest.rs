@@ -95,7 +95,7 @@ impl FromStr for HttpsUrl {
 /// Which address a host and a port are to be reached at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resolution {
-    /// `host:port`.
+    /// Whose address it is: `host:port`, as [`HttpsUrl::address`] writes it.
     pub asked: String,
     /// Where it is.
     pub address: SocketAddr,
@@ -110,6 +110,7 @@ impl FromStr for Resolution {
         let (Some(host), Some(port), Some(address)) = (parts.next(), parts.next(), parts.next()) else {
             return Err(EXPECTED.to_owned());
         };
+        let host = HostName::parse(host).map_err(|_| EXPECTED)?;
         let port: u16 = port.parse().map_err(|_| EXPECTED)?;
         let address = address.strip_prefix('[').and_then(|address| address.strip_suffix(']')).unwrap_or(address);
         let address: IpAddr = address.parse().map_err(|_| EXPECTED)?;
@@ -153,9 +154,15 @@ mod tests {
         assert_eq!(read("a.example.com:443:192.0.2.7"), found("a.example.com:443", "192.0.2.7:443"));
         assert_eq!(read("a.example.com:443:::1"), found("a.example.com:443", "[::1]:443"));
         assert_eq!(read("a.example.com:443:[::1]"), found("a.example.com:443", "[::1]:443"));
-        for bad in
-            ["", "a.example.com", "a.example.com:443", "a.example.com:x:192.0.2.7", "a.example.com:443:b.example.com"]
-        {
+        for bad in [
+            "",
+            "a.example.com",
+            "a.example.com:443",
+            "A.example.com:443:192.0.2.7",
+            "a b:443:192.0.2.7",
+            "a.example.com:x:192.0.2.7",
+            "a.example.com:443:b.example.com",
+        ] {
             assert_eq!(read(bad), None, "{bad}");
         }
     }

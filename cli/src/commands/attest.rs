@@ -43,6 +43,14 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Why nothing was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum AttestError {
+    /// The address belongs to another name or port than the URL's.
+    #[error("--resolve says where {asked} is, and the URL is of {url}: name the URL's host and port")]
+    OtherAddress {
+        /// Whose address was given.
+        asked: String,
+        /// Whose is needed.
+        url: String,
+    },
     /// A file.
     #[error(transparent)]
     File(#[from] FileError),
@@ -128,8 +136,8 @@ impl Connect for Resolved {
 
     async fn connect(&self, address: &str) -> io::Result<Self::Stream> {
         match &self.0 {
-            Some(resolution) if resolution.asked == address => Tcp.connect(&resolution.address.to_string()).await,
-            _ => Tcp.connect(address).await,
+            Some(resolution) => Tcp.connect(&resolution.address.to_string()).await,
+            None => Tcp.connect(address).await,
         }
     }
 }
@@ -139,6 +147,9 @@ impl Connect for Resolved {
 /// # Errors
 /// [`AttestError`], when nothing could be asked; a proof that fails is a report.
 pub async fn attest(question: &Question) -> Result<AttestReport, AttestError> {
+    if let Some(resolution) = question.resolution.as_ref().filter(|found| found.asked != question.url.address()) {
+        return Err(AttestError::OtherAddress { asked: resolution.asked.clone(), url: question.url.address() });
+    }
     let roots = question.authorities.roots.iter().map(Vec::as_slice);
     let connector = Resolved(question.resolution.clone());
     let client = HttpsClient::by_system_clock(connector, &question.url.address(), roots)

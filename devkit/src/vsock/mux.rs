@@ -100,9 +100,10 @@ impl Multiplexer {
 
     // --- From the guest -------------------------------------------------------------------------------------------------
 
-    /// False while the guest is owed too many resets: its packets wait until it offers buffers.
+    /// False while the guest is owed too many resets, or has left too many turns of connections that are gone: its packets wait
+    /// until it offers buffers.
     pub fn takes_packets(&self) -> bool {
-        self.replies.len() < REPLIES_MAX
+        self.replies.len() < REPLIES_MAX && self.ready.len() < CONNECTIONS_MAX.saturating_add(REPLIES_MAX)
     }
 
     /// A packet from the guest. `payload` is what came after the header, up to its `len`.
