@@ -53,6 +53,7 @@ pub async fn serve(settings: EnclaveSettings) -> Result<(), EnclaveError> {
         .map_err(|source| EnclaveError::Nsm { path: settings.nsm_socket.clone(), source })?;
     let platform = Platform {
         nsm: Box::new(nsm),
+        generator: "this host".to_owned(),
         clock_source: "the clock of this host".to_owned(),
         control: settings.control,
         egress: settings.egress,

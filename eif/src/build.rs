@@ -31,9 +31,10 @@ pub const MEASUREMENTS_FILE: &str = "measurements.json";
 /// - `no_timer_check`: the timer of a virtual machine is not put to the test, in which a machine that gets little of a processor
 ///   fails; on KVM the kernel decides so by itself.
 /// - `pci=off`: nothing of that kind is there to look for.
-/// - `console=ttyS0 loglevel=4`: warnings and worse.
-/// - `random.trust_cpu=off random.trust_bootloader=off`: randomness is credited to the NSM alone.
-pub const COMMAND_LINE: &str = "reboot=t panic=-1 no_timer_check pci=off console=ttyS0 loglevel=4 random.trust_cpu=off random.trust_bootloader=off";
+/// - `console=ttyS0 loglevel=4 printk.console_no_auto_verbose=1`: errors and worse, and no registers of the program when it is its
+///   end that ends the machine.
+/// - `random.trust_cpu=off random.trust_bootloader=off`: no randomness is credited to the processor or the hypervisor's word.
+pub const COMMAND_LINE: &str = "reboot=t panic=-1 no_timer_check pci=off console=ttyS0 loglevel=4 printk.console_no_auto_verbose=1 random.trust_cpu=off random.trust_bootloader=off";
 
 /// What to build, and from what.
 #[derive(Debug)]
@@ -139,7 +140,9 @@ fn kernel_of(order: &Order, work: &Path, say: &mut dyn FnMut(&str)) -> Result<(K
     match &order.kernel {
         KernelOrder::Source(source) => {
             let cache = (!order.fresh).then_some(order.cache.as_path());
-            Ok((kernel::build(source, cache, work, say)?, None))
+            let path = order.workspace.join(kernel::FRAGMENT);
+            let fragment = fs::read_to_string(&path).map_err(file(&path))?;
+            Ok((kernel::build(source, &fragment, cache, work, say)?, None))
         }
         KernelOrder::Finished { image, module } => {
             let module = module.as_deref().map(|path| fs::read(path).map_err(file(path))).transpose()?;

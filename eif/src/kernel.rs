@@ -13,10 +13,10 @@ use holdfast_shared::sha256;
 
 use crate::tool::{Tool, ToolError, joined};
 
-/// What `make tinyconfig` is changed by.
-const FRAGMENT: &str = include_str!("../kernel/config.x86_64");
+/// What `make tinyconfig` is changed by, within a checkout.
+pub const FRAGMENT: &str = "eif/kernel/config.x86_64";
 /// Changes when the steps below do, so that a kept kernel is never taken for one of other steps.
-const RECIPE: &str = "holdfast kernel 1";
+const RECIPE: &str = "holdfast kernel 2";
 /// Where Debian's package `linux-source-6.12` puts the source.
 pub const DEBIAN_SOURCE: &str = "/usr/src/linux-source-6.12.tar.xz";
 
@@ -72,13 +72,14 @@ pub fn finished(path: &Path) -> Result<Kernel, KernelError> {
 
 /// Builds a kernel, or takes the one that was kept of an earlier build.
 ///
-/// `cache`: where kernels are kept, or `None` to build anew and keep nothing. `work`: a folder for the build alone.
+/// `fragment`: the text of [`FRAGMENT`]. `cache`: where kernels are kept, or `None` to build anew and keep nothing. `work`: a folder for the build alone.
 /// `say` is told what takes long.
 ///
 /// # Errors
 /// [`KernelError`].
 pub fn build(
     source: &Path,
+    fragment: &str,
     cache: Option<&Path>,
     work: &Path,
     say: &mut dyn FnMut(&str),
@@ -91,24 +92,25 @@ pub fn build(
     drop(archive);
     let compiler = Tool::new("gcc").argument("--version").line()?;
     let linker = Tool::new("ld").argument("--version").line()?;
-    let made_from = [RECIPE.as_bytes(), FRAGMENT.as_bytes(), &archive_sha256, compiler.as_bytes(), linker.as_bytes()];
+    let packer = Tool::new("xz").argument("--version").line()?;
+    let tools = format!("{compiler}, {linker}, {packer}");
+    let made_from = [RECIPE.as_bytes(), fragment.as_bytes(), &archive_sha256, tools.as_bytes()];
     let kept = cache.map(|cache| cache.join(format!("kernel-{}", hex::encode(key(&made_from)))));
 
-    let finished = match &kept {
-        Some(kept) if Built::is_in(kept) => Built::read(kept)?,
-        _ => {
-            say("building the kernel (about 4 minutes on two cores)");
-            let built = compile(source, work)?;
-            if let Some(kept) = &kept {
-                built.keep(kept)?;
-            }
-            built
+    let finished = if let Some(found) = kept.as_deref().and_then(Built::kept_in) {
+        found
+    } else {
+        say("building the kernel (about 4 minutes on two cores)");
+        let built = compile(source, fragment, work)?;
+        if let Some(kept) = &kept {
+            built.keep(kept)?;
         }
+        built
     };
     let made = ImageKernelBuild {
         source_sha256: archive_sha256,
         config_sha256: sha256(&[finished.configuration.as_bytes()]),
-        tools: format!("{compiler}, {linker}"),
+        tools,
     };
     Ok(Kernel { source: format!("linux {}", finished.version), build: Some(made), image: finished.image })
 }
@@ -133,16 +135,18 @@ impl Built {
     const CONFIGURATION: &str = "config";
     const VERSION: &str = "version";
 
-    /// The version is written last.
-    fn is_in(folder: &Path) -> bool {
-        folder.join(Self::VERSION).exists()
+    const CHECK: &str = "sha256";
+
+    /// What was kept, if all of it is there and as it was: a file that was cut or exchanged is built anew.
+    fn kept_in(folder: &Path) -> Option<Self> {
+        let text = |name: &str| fs::read_to_string(folder.join(name)).ok();
+        let image = fs::read(folder.join(Self::IMAGE)).ok()?;
+        let kept = Self { image, configuration: text(Self::CONFIGURATION)?, version: text(Self::VERSION)? };
+        (text(Self::CHECK)? == kept.check()).then_some(kept)
     }
 
-    fn read(folder: &Path) -> Result<Self, KernelError> {
-        let text = |name: &str| fs::read_to_string(folder.join(name)).map_err(file(&folder.join(name)));
-        let path = folder.join(Self::IMAGE);
-        let image = fs::read(&path).map_err(file(&path))?;
-        Ok(Self { image, configuration: text(Self::CONFIGURATION)?, version: text(Self::VERSION)? })
+    fn check(&self) -> String {
+        hex::encode(key(&[&self.image, self.configuration.as_bytes(), self.version.as_bytes()]))
     }
 
     /// Written beside its place and renamed: another build at the same time finds all of it or nothing.
@@ -150,7 +154,9 @@ impl Built {
         let parent = folder.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(parent).map_err(file(parent))?;
         let staging = tempfile::tempdir_in(parent).map_err(file(parent))?;
+        let check = self.check();
         let contents = [
+            (Self::CHECK, check.as_bytes()),
             (Self::IMAGE, self.image.as_slice()),
             (Self::CONFIGURATION, self.configuration.as_bytes()),
             (Self::VERSION, self.version.as_bytes()),
@@ -159,17 +165,17 @@ impl Built {
             let path = staging.path().join(name);
             fs::write(&path, content).map_err(file(&path))?;
         }
-        let staging = staging.keep();
-        match fs::rename(&staging, folder) {
-            Ok(()) => Ok(()),
+        if Self::kept_in(folder).is_some() {
             // Another build was quicker; its kernel is the same.
-            Err(_) if Self::is_in(folder) => fs::remove_dir_all(&staging).map_err(file(&staging)),
-            Err(error) => Err(KernelError::File { path: folder.to_owned(), error }),
+            return Ok(());
         }
+        // What lies there is damaged.
+        let _ = fs::remove_dir_all(folder);
+        fs::rename(staging.keep(), folder).map_err(file(folder))
     }
 }
 
-fn compile(archive: &Path, work: &Path) -> Result<Built, KernelError> {
+fn compile(archive: &Path, fragment: &str, work: &Path) -> Result<Built, KernelError> {
     let unpacked = work.join("source");
     let output = work.join("kernel");
     for folder in [&unpacked, &output] {
@@ -189,6 +195,8 @@ fn compile(archive: &Path, work: &Path) -> Result<Built, KernelError> {
             .variable("KBUILD_BUILD_USER", "holdfast")
             .variable("KBUILD_BUILD_HOST", "holdfast")
             .variable("KBUILD_BUILD_VERSION", "1")
+            // Their versions would stand in the configuration, and nothing of them in the kernel.
+            .arguments(["RUSTC=false", "BINDGEN=false", "PAHOLE=false"])
             .argument(target)
             .run()
     };
@@ -196,10 +204,10 @@ fn compile(archive: &Path, work: &Path) -> Result<Built, KernelError> {
     make("tinyconfig")?;
     // Of two lines about one setting, the later one counts.
     let tiny = fs::read_to_string(&configuration).map_err(file(&configuration))?;
-    fs::write(&configuration, tiny + FRAGMENT).map_err(file(&configuration))?;
+    fs::write(&configuration, tiny + fragment).map_err(file(&configuration))?;
     make("olddefconfig")?;
     let finished = fs::read_to_string(&configuration).map_err(file(&configuration))?;
-    let dropped = dropped_settings(FRAGMENT, &finished);
+    let dropped = dropped_settings(fragment, &finished);
     if !dropped.is_empty() {
         return Err(KernelError::Settings(dropped.join(", ")));
     }
@@ -254,7 +262,8 @@ mod tests {
 
     #[test]
     fn no_setting_is_named_twice() {
-        let mut names: Vec<&str> = FRAGMENT
+        let fragment = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(FRAGMENT)).unwrap();
+        let mut names: Vec<&str> = fragment
             .lines()
             .filter_map(|line| line.strip_prefix("# CONFIG_").or_else(|| line.strip_prefix("CONFIG_")))
             .filter_map(|rest| rest.split(['=', ' ']).next())
@@ -276,11 +285,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let kept = folder.path().join("kernel-1");
         let built = || Built { image: vec![1], configuration: "c".into(), version: "6.12".into() };
-        assert!(!Built::is_in(&kept));
+        assert!(Built::kept_in(&kept).is_none());
         built().keep(&kept).unwrap();
         built().keep(&kept).unwrap();
-        assert!(Built::is_in(&kept));
-        assert_eq!(Built::read(&kept).unwrap().image, [1]);
+        assert_eq!(Built::kept_in(&kept).unwrap().image, [1]);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        for name in [Built::IMAGE, Built::CONFIGURATION, Built::VERSION, Built::CHECK] {
+            fs::write(kept.join(name), "other").unwrap();
+            assert!(Built::kept_in(&kept).is_none(), "{name} was exchanged");
+            built().keep(&kept).unwrap();
+            assert!(Built::kept_in(&kept).is_some(), "{name} was mended");
+        }
     }
 }

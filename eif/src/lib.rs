@@ -7,9 +7,10 @@
 //! enclave/ ─▶ static program ▶ ramdisk 2 ┘
 //! ```
 //!
-//! Guarantees: the same source, toolchain and kernel give the same bytes, in whatever folder and whenever they are built; all
-//! that a build takes from the machine is named in `measurements.json`. Assumes: a toolchain that the builder trusts: whoever
-//! doubts it builds on another machine and compares.
+//! Guarantees: the same source, toolchain and kernel give the same bytes, in whatever folder and whenever they are built; the
+//! compilers, linker and packer that a build takes from the machine are named in `measurements.json` with their versions. Assumes:
+//! a toolchain that the builder trusts (whoever doubts it builds on another machine and compares), and no configuration of
+//! cargo's that changes what it builds: such files are named.
 
 pub mod build;
 pub mod cpio;

@@ -31,7 +31,7 @@ enum Action {
     /// Compute PCR 0, 1, 2 and 8 of an image, and verify its checksum and signature
     #[command(after_long_help = "Example:\n  holdfast-eif measure holdfast.eif --json | jq -r .pcr0")]
     Measure {
-        /// An image made by any tool
+        /// An x86-64 image of version 4, unsigned or signed with ES384, made by any tool
         #[arg(value_hint = ValueHint::FilePath)]
         image: PathBuf,
         /// Print JSON
@@ -96,11 +96,12 @@ fn main() -> ExitCode {
 
 #[expect(clippy::print_stderr, reason = "progress")]
 fn build_image(arguments: &BuildArguments) -> Result<(), Failure> {
-    let workspace =
-        Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("this program was built outside a workspace")?;
-    let out = arguments.out.clone().unwrap_or_else(|| target_folder(workspace).join("eif"));
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("this program was built outside a workspace")?;
+    let workspace = arguments.checkout.as_deref().unwrap_or(own);
+    let workspace = workspace.canonicalize().map_err(|error| format!("{}: {error}", workspace.display()))?;
+    let out = arguments.out.clone().unwrap_or_else(|| target_folder(&workspace).join("eif"));
     let order = Order {
-        workspace: workspace.to_owned(),
+        workspace,
         out: out.clone(),
         kernel: match &arguments.kernel {
             Some(image) => KernelOrder::Finished { image: image.clone(), module: arguments.module.clone() },
@@ -108,7 +109,7 @@ fn build_image(arguments: &BuildArguments) -> Result<(), Failure> {
         },
         target: arguments.target.clone(),
         fresh: arguments.fresh,
-        cache: arguments.cache.clone().unwrap_or_else(cache_folder),
+        cache: arguments.cache.clone().map_or_else(cache_folder, Ok)?,
         signer: signer(arguments)?,
     };
     let measurements = build(&order, &mut |line| eprintln!("==> {line}"))?;
@@ -142,12 +143,12 @@ fn target_folder(workspace: &Path) -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from)
 }
 
-fn cache_folder() -> PathBuf {
-    if let Some(folder) = std::env::var_os("HOLDFAST_CACHE") {
-        return PathBuf::from(folder);
-    }
-    let home = || std::env::var_os("HOME").map_or_else(|| PathBuf::from("/var"), PathBuf::from).join(".cache");
-    std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("holdfast")
+fn cache_folder() -> Result<PathBuf, Failure> {
+    let named = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
+    let usual = || named("XDG_CACHE_HOME").or_else(|| Some(named("HOME")?.join(".cache")));
+    let folder = named("HOLDFAST_CACHE").or_else(|| Some(usual()?.join("holdfast")));
+    folder
+        .ok_or_else(|| "neither HOME nor HOLDFAST_CACHE is set: name a folder for finished kernels with --cache".into())
 }
 
 /// The registers of an image, in hexadecimal.

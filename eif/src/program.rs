@@ -1,7 +1,7 @@
 //! The one program of the image: `holdfast-enclave`, linked statically, in the release profile.
 //!
-//! Guarantees: no path of the machine is in it, and nothing of the caller's environment reaches the compilers
-//! ([`crate::tool`]). Assumes: the toolchain of `rust-toolchain.toml`, whose name goes into `measurements.json`.
+//! Guarantees: no path of the machine is in it, and none of the caller's variables reaches the compilers ([`crate::tool`]). Files that
+//! configure cargo for the user are not ours to ignore; each is named. Assumes: the toolchain of `rust-toolchain.toml`, whose name goes into `measurements.json`.
 
 use std::fs;
 use std::io;
@@ -41,6 +41,9 @@ pub enum ProgramError {
         /// Why.
         error: io::Error,
     },
+    /// Nobody knows where cargo keeps the sources of libraries.
+    #[error("neither CARGO_HOME nor HOME is set")]
+    NoHome,
     /// It is not a static program.
     #[error("{0} was built, and wants a dynamic linker: the image has none")]
     Dynamic(String),
@@ -57,6 +60,14 @@ fn file(path: &Path) -> impl FnOnce(io::Error) -> ProgramError + '_ {
 pub fn choose_target(workspace: &Path, say: &mut dyn FnMut(&str)) -> Result<&'static str, ProgramError> {
     let sysroot = Tool::new("rustc").within(workspace).arguments(["--print", "sysroot"]).line()?;
     let installed = Path::new(&sysroot).join("lib/rustlib").join(MUSL).join("lib");
+    // *ring* has a few files of C, for which Rust brings no compiler.
+    let compilers = ["x86_64-linux-musl-gcc", "musl-gcc"];
+    if !compilers.into_iter().any(|name| Tool::new(name).argument("--version").run().is_ok()) {
+        say(&format!(
+            "no musl-gcc (Debian: musl-tools): linking {GLIBC} statically. The measurements differ from those of {MUSL}"
+        ));
+        return Ok(GLIBC);
+    }
     if installed.exists() {
         return Ok(MUSL);
     }
@@ -82,7 +93,11 @@ pub fn build(
 ) -> Result<Program, ProgramError> {
     let rustc = Tool::new("rustc").within(workspace).argument("--version").line()?;
     say(&format!("building {PROGRAM} for {target} with {rustc} (some minutes)"));
-    let places = [(workspace.to_owned(), "/holdfast"), (cargo_home(), "/cargo"), (target_folder.to_owned(), "/target")];
+    let home = cargo_home().ok_or(ProgramError::NoHome)?;
+    for configuration in configurations(workspace, &home) {
+        say(&format!("cargo is configured by {}: the program may differ from others'", configuration.display()));
+    }
+    let places = [(workspace.to_owned(), "/holdfast"), (home, "/cargo"), (target_folder.to_owned(), "/target")];
     let remapped = |option: &str| -> Vec<String> {
         places.iter().map(|(from, to)| format!("{option}={}={to}", from.display())).collect()
     };
@@ -97,7 +112,14 @@ pub fn build(
         .variable("CARGO_TARGET_DIR", target_folder)
         .variable("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
         .variable("CARGO_INCREMENTAL", "0")
-        .variable("CFLAGS", remapped("-ffile-prefix-map").join(" "))
+        // In quotes, for folders with a space.
+        .variable("CC_SHELL_ESCAPED_FLAGS", "1")
+        .variable(
+            "CFLAGS",
+            remapped("-ffile-prefix-map").iter().map(|flag| format!("'{flag}'")).collect::<Vec<_>>().join(" "),
+        )
+        .variable("RUSTC_WRAPPER", "")
+        .variable("RUSTC_WORKSPACE_WRAPPER", "")
         .variable("SOURCE_DATE_EPOCH", "1")
         .run()?;
     let path = target_folder.join(target).join("release").join(PROGRAM);
@@ -109,9 +131,19 @@ pub fn build(
 }
 
 /// Where cargo keeps the sources of libraries.
-fn cargo_home() -> PathBuf {
-    let home = || std::env::var_os("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from).join(".cargo");
-    std::env::var_os("CARGO_HOME").map_or_else(home, PathBuf::from)
+fn cargo_home() -> Option<PathBuf> {
+    let named = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
+    named("CARGO_HOME").or_else(|| Some(named("HOME")?.join(".cargo")))
+}
+
+/// Files in which cargo finds settings for a build in `workspace` (The Cargo Book, "Hierarchical structure").
+fn configurations(workspace: &Path, home: &Path) -> Vec<PathBuf> {
+    let folders = workspace.ancestors().map(|folder| folder.join(".cargo")).chain([home.to_owned()]);
+    let files = folders.flat_map(|folder| ["config.toml", "config"].map(|name| folder.join(name)));
+    let mut found: Vec<_> = files.filter(|path| path.exists()).collect();
+    found.sort();
+    found.dedup();
+    found
 }
 
 /// Whether a 64-bit ELF file has a program header `PT_INTERP`, which names a dynamic linker (ELF specification, chapter 5).

@@ -1,19 +1,18 @@
 //! Other programs that a build runs, each with an environment of its own.
 //!
 //! Guarantees: a program gets the path, the home folders that rustup and cargo need, fixed locale and time zone, and what the
-//! caller adds; nothing else of the caller's environment reaches a compiler. Its output is shown only when it fails.
+//! caller adds; nothing else of the caller's variables reaches a compiler. Which toolchain is meant is read from the checkout. Its output is shown only when it fails.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Variables that say where tools are, and nothing about what they make.
-const PASSED: [&str; 12] = [
+const PASSED: [&str; 11] = [
     "PATH",
     "HOME",
     "CARGO_HOME",
     "RUSTUP_HOME",
-    "RUSTUP_TOOLCHAIN",
     "TMPDIR",
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",

@@ -171,15 +171,11 @@ mod tests {
 
     impl NsmDevice for Leaky {
         fn process_request(&mut self, request: Request) -> Response {
-            match request {
-                Request::DescribePCR { index } => {
-                    Response::DescribePCR { lock: index != self.unlocked && index < 16, data: vec![0; 48] }
-                }
-                _ => {
-                    self.extended.store(true, std::sync::atomic::Ordering::SeqCst);
-                    Response::LockPCR
-                }
+            if let Request::DescribePCR { index } = request {
+                return Response::DescribePCR { lock: index != self.unlocked && index < 16, data: vec![0; 48] };
             }
+            self.extended.store(true, std::sync::atomic::Ordering::SeqCst);
+            Response::LockPCR
         }
     }
 

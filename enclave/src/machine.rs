@@ -174,16 +174,16 @@ pub async fn heartbeat(parent: &Address) -> Result<(), MachineError> {
     tokio::time::timeout(HEARTBEAT_TIMEOUT, beat).await.unwrap_or(late)
 }
 
-/// Makes sure that the kernel's randomness comes from the NSM.
+/// The generator that feeds the kernel's randomness: the NSM's, and no other.
 ///
 /// # Errors
 /// [`MachineError`].
-pub fn check_generator() -> Result<(), MachineError> {
-    judge_generator(&read(RNG_CURRENT)?)
+pub fn generator() -> Result<String, MachineError> {
+    judge_generator(read(RNG_CURRENT)?)
 }
 
-fn judge_generator(current: &str) -> Result<(), MachineError> {
-    if current == RNG_WANTED { Ok(()) } else { Err(MachineError::Generator(current.to_owned())) }
+fn judge_generator(current: String) -> Result<String, MachineError> {
+    if current == RNG_WANTED { Ok(current) } else { Err(MachineError::Generator(current)) }
 }
 
 /// What the kernel tells time by: `kvm-clock` or `tsc` on Nitro. It counts between two documents of the NSM, and says nothing about
@@ -204,14 +204,16 @@ fn read(path: &'static str) -> Result<String, MachineError> {
 /// Takes leave of every process that ends as a child of this one. The program starts none; what the kernel may hand to process 1 must
 /// not fill its table of processes.
 ///
-/// # Errors
-/// No word of children can be had.
-pub async fn reap() -> io::Result<()> {
-    let mut ended = signal(SignalKind::child())?;
+/// Returns only when no word of children can be had any more.
+pub async fn reap() -> io::Error {
+    let mut ended = match signal(SignalKind::child()) {
+        Ok(ended) => ended,
+        Err(error) => return error,
+    };
     loop {
         while matches!(wait(WaitOptions::NOHANG), Ok(Some(_))) {}
         if ended.recv().await.is_none() {
-            return Ok(());
+            return io::ErrorKind::BrokenPipe.into();
         }
     }
 }
@@ -230,9 +232,9 @@ mod tests {
 
     #[test]
     fn no_generator_but_the_nsm_will_do() {
-        assert!(judge_generator("nsm-hwrng").is_ok());
+        assert_eq!(judge_generator("nsm-hwrng".to_owned()).unwrap(), "nsm-hwrng");
         for other in ["", "none", "virtio_rng.0", "nsm-hwrng2", "tpm-rng-0"] {
-            let error = judge_generator(other).unwrap_err().to_string();
+            let error = judge_generator(other.to_owned()).unwrap_err().to_string();
             assert!(error.contains("not from nsm-hwrng"), "{error}");
         }
     }

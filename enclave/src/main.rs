@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use holdfast_enclave::machine::{FirstProcess, check_generator, clock_source, heartbeat, reap};
+use holdfast_enclave::machine::{FirstProcess, MachineError, clock_source, generator, heartbeat, reap};
 use holdfast_enclave::nsm::device::NitroDevice;
 use holdfast_enclave::{Platform, refuse, run};
 use holdfast_link::Address;
@@ -32,29 +32,35 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let served = process.settle().map_err(Failure::from).and_then(|()| serve());
+    let served = serve(process.settle());
     process.end(&served.map_or_else(|error| error.to_string(), |()| "drained".to_owned()))
 }
 
-fn serve() -> Result<(), Failure> {
+/// Whatever is wrong with the machine is told the parent, whom a vsock reaches without any of it.
+fn serve(settled: Result<(), MachineError>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        tokio::spawn(reap());
+    let served = runtime.block_on(async {
         heartbeat(&Address::vsock(PARENT_CID, HEARTBEAT_PORT)?).await?;
-        match platform() {
-            Ok(platform) => Ok(run(platform).await?),
+        match settled.map_err(Failure::from).and_then(|()| platform()) {
+            Ok(platform) => tokio::select! {
+                served = run(platform) => Ok(served?),
+                failed = reap() => Err(failed.into()),
+            },
             Err(error) => {
                 refuse(&control()?, &error.to_string()).await;
                 Err(error)
             }
         }
-    })
+    });
+    // The machine ends next; nothing that still computes is waited for.
+    runtime.shutdown_background();
+    served
 }
 
 fn platform() -> Result<Platform, Failure> {
-    check_generator()?;
     Ok(Platform {
         nsm: Box::new(NitroDevice::open()?),
+        generator: generator()?,
         clock_source: clock_source()?,
         control: control()?,
         egress: Address::vsock(PARENT_CID, EGRESS_PORT)?,

@@ -26,6 +26,8 @@ use crate::tls::expiry::warn_of_expiry;
 pub struct Platform {
     /// The NSM.
     pub nsm: Box<dyn NsmDevice>,
+    /// What feeds the kernel's randomness, for the log.
+    pub generator: String,
     /// What the kernel tells time by between two documents of the NSM, for the log.
     pub clock_source: String,
     /// Where the parent serves the control connection.
@@ -77,7 +79,7 @@ async fn serve(platform: Platform) -> Result<(), RunError> {
     let listener = Listener::bind(&platform.ingress).await?;
 
     let (reporter, lines) = Reporter::new();
-    reporter.log(Level::Info, &started(&ready, &platform.clock_source));
+    reporter.log(Level::Info, &started(&ready, &platform.generator, &platform.clock_source));
     let clock: Arc<dyn Clock> = ready.clock.clone();
     let directory = Arc::new(Directory::new(Arc::clone(&clock)));
     let (drain, draining) = watch::channel(false);
@@ -139,8 +141,11 @@ async fn serve(platform: Platform) -> Result<(), RunError> {
     Ok(())
 }
 
-fn started(ready: &Ready, clock_source: &str) -> String {
-    format!("boot {}: configuration measured, clock anchored to the NSM and counted by {clock_source}", ready.boot_id)
+fn started(ready: &Ready, generator: &str, clock_source: &str) -> String {
+    format!(
+        "boot {}: configuration measured, clock anchored to the NSM and counted by {clock_source}, randomness from {generator}",
+        ready.boot_id
+    )
 }
 
 fn regions(ready: &Ready) -> Regions {

@@ -51,7 +51,8 @@ fn ended(system: &mut System) {
 async fn boot_the_image_serves_through_every_restart_and_ends_in_order() {
     let mut system = System::start(booted()).await;
     let encrypted = system.round_trip(KEY).await;
-    system.logged("parent", "configuration measured, clock anchored to the NSM and counted by").await;
+    let boot = ["configuration measured, clock anchored to the NSM and counted by", "randomness from nsm-hwrng"];
+    system.logged_after("parent", 0, &boot).await;
 
     system.custodian.kill();
     system.decrypt(&encrypted).await;
