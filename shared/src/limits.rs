@@ -254,6 +254,9 @@ pub const ACME_FAILURE_MAX: usize = 300;
 pub const RENEWAL_ATTEMPT_MS: u64 = 10 * 60_000;
 /// First and longest pause after a failed renewal, in milliseconds. Let's Encrypt allows five failed validations per hour.
 pub const RENEWAL_PAUSE_MS: core::ops::RangeInclusive<u64> = 5 * 60_000..=6 * 3_600_000;
+/// Least time between the installation of a renewed certificate and the moment when it is due itself, in milliseconds. Short-lived
+/// certificates of public authorities live for six days.
+pub const RENEWAL_DISTANCE_MIN_MS: u64 = 3_600_000;
 /// Longest life of a standing order to renew, in milliseconds: two years.
 pub const RENEWAL_ORDER_LIFE_MAX_MS: u64 = 731 * 24 * 3_600_000;
 

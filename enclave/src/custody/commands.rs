@@ -215,6 +215,10 @@ fn act(command: &Command, body: &mut Body, situation: Situation<'_>) -> Effect {
             match identity::check_chain(chain, &body.tls.private_key, &body.host_name, situation.now_ms) {
                 Ok(()) => {
                     body.tls.chain.clone_from(chain);
+                    // What administrators install is not replaced by an attempt that began before.
+                    if let Some(renewal) = &mut body.renewal {
+                        renewal.progress.begin_anew();
+                    }
                     Effect::Changed(Outcome::Done)
                 }
                 Err(error) => refused(&error.to_string()),

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Guarantees: of many enclaves one makes an attempt, because its claim is a version and versions are published by compare-and-set;
-//! it has so long, then anybody may begin another; the authority may look at any enclave, because the challenge is in the key
+//! it has so long, then it counts as failed, and after the pause anybody may begin another; the authority may look at any enclave, because the challenge is in the key
 //! store before the authority is told to look; a chain is served only if it is for our key and host name, and valid; until then, and
 //! after every failure, the certificate stays that is there. Neither commands nor requests wait for an authority. Assumes:
 //! administrators signed the order (`super::commands`). Refuses: to do anything after the order's end.
@@ -17,9 +17,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use holdfast_client::Connect;
 use holdfast_link::control::Level;
-use holdfast_shared::keystore::{AcmeOrder, Body, RenewalAttempt, RenewalProgress};
+use holdfast_shared::keystore::{self, AcmeOrder, Body, RenewalAttempt, RenewalProgress};
 use holdfast_shared::limits::{
-    ACME_FAILURE_MAX, CERTIFICATE_CHAIN_MAX, CERTIFICATE_DER_MAX, RENEWAL_ATTEMPT_MS, RENEWAL_PAUSE_MS,
+    ACME_FAILURE_MAX, CERTIFICATE_CHAIN_MAX, CERTIFICATE_DER_MAX, RENEWAL_ATTEMPT_MS, RENEWAL_DISTANCE_MIN_MS,
+    RENEWAL_PAUSE_MS,
 };
 use holdfast_shared::manifest::DerCertificate;
 use holdfast_shared::renewal::Validity;
@@ -33,7 +34,7 @@ use tokio::task::JoinHandle;
 
 use super::coordinator::{Coordinator, Step};
 use super::publish::Draft;
-use super::unseal::Unsealed;
+use super::unseal::{RenewalPlan, Unsealed};
 use super::{CustodyError, identity};
 use crate::acme::{AcmeClient, AcmeError, Failure};
 use crate::clock::Clock;
@@ -70,6 +71,20 @@ impl Drop for Running {
     }
 }
 
+impl Renewal {
+    /// Ends the attempt that is made here, once the key store does not say any more that it is: withdrawn, or over, or another
+    /// enclave's turn.
+    fn keep_to(&mut self, plan: Option<RenewalPlan>, wall_ms: u64, is_pausing: bool) {
+        let is_in_force = plan.is_some_and(|plan| wall_ms < plan.until_ms);
+        let attempt = plan.and_then(|plan| plan.attempt).map(|attempt| attempt.id);
+        // A claim whose answer was lost may be on its way still.
+        let may_come = self.running.is_none() && is_pausing;
+        if !is_in_force || (self.claimed.is_some() && self.claimed != attempt && !may_come) {
+            *self = Self { again_ms: self.again_ms, ..Self::default() };
+        }
+    }
+}
+
 /// What an attempt wants to have published.
 #[derive(Clone, Debug)]
 enum Event {
@@ -91,11 +106,16 @@ struct Work<C> {
 impl<C: Connect + Clone + 'static> Coordinator<C> {
     /// Does what the standing order asks for now. Nothing: there is nothing to do. What goes wrong here stops nothing else.
     pub(super) async fn renew(&mut self, unsealed: &Arc<Unsealed>) -> Option<Step> {
-        let now_ms = self.now_ms();
-        if now_ms < self.renewal.again_ms || self.ledger.home().is_err() {
+        let (now_ms, wall_ms) = (self.now_ms(), self.ledger.enclave.clock.wall_ms());
+        let plan = unsealed.renewal();
+        let is_pausing = now_ms < self.renewal.again_ms;
+        // Before anything is waited for: what administrators ended ends at once.
+        self.renewal.keep_to(plan, wall_ms, is_pausing);
+        let plan = plan.filter(|plan| wall_ms < plan.until_ms)?;
+        if is_pausing || self.check_writable().is_err() || self.ledger.home().is_err() {
             return None;
         }
-        let step = self.try_to_renew(unsealed).await;
+        let step = self.try_to_renew(unsealed, plan, wall_ms).await;
         step.unwrap_or_else(|error| {
             self.renewal.again_ms = now_ms.saturating_add(AGAIN_MS);
             self.ledger.log(Level::Warn, &format!("the renewal of the certificate waits: {error}"));
@@ -103,16 +123,13 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
         })
     }
 
-    async fn try_to_renew(&mut self, unsealed: &Arc<Unsealed>) -> Result<Option<Step>, CustodyError> {
-        let plan = unsealed.renewal();
-        let attempt = plan.and_then(|plan| plan.attempt);
-        if self.renewal.claimed.is_some() && self.renewal.claimed != attempt.map(|attempt| attempt.id) {
-            // Withdrawn, or another enclave's turn.
-            self.renewal = Renewal::default();
-        }
-        let Some(plan) = plan else { return Ok(None) };
-        let (true, Some(attempt)) = (self.renewal.claimed.is_some(), attempt) else {
-            let wall_ms = self.ledger.enclave.clock.wall_ms();
+    async fn try_to_renew(
+        &mut self,
+        unsealed: &Arc<Unsealed>,
+        plan: RenewalPlan,
+        wall_ms: u64,
+    ) -> Result<Option<Step>, CustodyError> {
+        let (true, Some(attempt)) = (self.renewal.claimed.is_some(), plan.attempt) else {
             let is_due = plan.due_ms.is_some_and(|due_ms| wall_ms >= due_ms);
             return if is_due { self.claim(unsealed, wall_ms).await.map(Some) } else { Ok(None) };
         };
@@ -133,17 +150,24 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
         self.publish_event(unsealed, event).await.map(Some)
     }
 
-    /// Makes the next attempt ours, if nobody is faster.
+    /// Makes the next attempt ours, if nobody is faster. One that its maker gave up is put down as failed before: what ends
+    /// enclaves, or their connection, must not have them order without a pause.
     async fn claim(&mut self, unsealed: &Arc<Unsealed>, wall_ms: u64) -> Result<Step, CustodyError> {
         let mut id = [0; 16];
         SystemRandom::new().fill(&mut id).map_err(|_| CustodyError::Identity(identity::IdentityError::Key))?;
         let mut body = self.body(unsealed).await?;
-        let Some(renewal) = &mut body.renewal else { return Ok(Step::Again) };
-        renewal.progress.attempt = Some(RenewalAttempt { id, started_ms: wall_ms, key_authorization_sha256: None });
-        // Before it is published: an answer may be lost.
-        self.renewal = Renewal { claimed: Some(id), ..Renewal::default() };
-        self.ledger.log(Level::Info, "the certificate is due for renewal: a new one is ordered");
-        self.publish_renewal(unsealed, body).await?;
+        let (level, line) = match claimed(&mut body, id, wall_ms) {
+            Claim::Ours => {
+                // Before it is published: an answer may be lost.
+                self.renewal = Renewal { claimed: Some(id), ..Renewal::default() };
+                (Level::Info, "the certificate is due for renewal: a new one is ordered".to_owned())
+            }
+            Claim::GivenUp(told) => told,
+            Claim::None => return Ok(Step::Idle),
+        };
+        if self.publish_renewal(unsealed, body).await? {
+            self.ledger.log(level, &line);
+        }
         Ok(Step::Again)
     }
 
@@ -189,14 +213,47 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
     }
 
     async fn publish_renewal(&mut self, unsealed: &Arc<Unsealed>, body: Body) -> Result<bool, CustodyError> {
-        self.check_writable()?;
         let draft = Draft::after(unsealed, self.ledger.id(), body);
         self.publish(draft).await
     }
 }
 
+/// What became of a claim.
+enum Claim {
+    Ours,
+    /// The attempt before it was put down as failed: its pause comes first. What the operator is told.
+    GivenUp((Level, String)),
+    /// There is no order.
+    None,
+}
+
+/// Writes a claim down, or that the attempt before it failed.
+fn claimed(body: &mut Body, id: [u8; 16], now_ms: u64) -> Claim {
+    let Some(renewal) = &mut body.renewal else { return Claim::None };
+    let progress = &mut renewal.progress;
+    if progress.attempt.is_some() {
+        return Claim::GivenUp(fail(progress, None, "an enclave began and did not finish", (now_ms, 0)));
+    }
+    progress.attempt = Some(RenewalAttempt { id, started_ms: now_ms, key_authorization_sha256: None });
+    Claim::Ours
+}
+
 /// Writes down what came of an attempt. Returns what the operator is told.
 fn apply(body: &mut Body, event: Event, now_ms: u64) -> Option<(Level, String)> {
+    let progress = body.renewal.as_ref()?.progress.clone();
+    let chain = body.tls.chain.clone();
+    let told = apply_any(body, event, now_ms);
+    if keystore::fits(body) {
+        return told;
+    }
+    // Found out when it is sealed, it would be tried again for ever.
+    body.tls.chain = chain;
+    let renewal = body.renewal.as_mut()?;
+    renewal.progress = progress;
+    Some(fail(&mut renewal.progress, None, "the key store is full", (now_ms, 0)))
+}
+
+fn apply_any(body: &mut Body, event: Event, now_ms: u64) -> Option<(Level, String)> {
     let renewal = body.renewal.as_mut()?;
     let progress = &mut renewal.progress;
     if now_ms >= renewal.order.until_ms {
@@ -212,20 +269,30 @@ fn apply(body: &mut Body, event: Event, now_ms: u64) -> Option<(Level, String)> 
         }
         Event::Done { account, chain } => {
             // Whatever the authority is: this is what keeps it from more than giving none.
-            match identity::check_chain(&chain, &body.tls.private_key, &body.host_name, now_ms) {
+            let checked = identity::check_chain(&chain, &body.tls.private_key, &body.host_name, now_ms);
+            match checked.map_err(|error| error.to_string()).and_then(|()| check_distance(&chain, now_ms)) {
                 Ok(()) => {
                     let line = renewed(&chain);
                     *progress = RenewalProgress { account, ..RenewalProgress::default() };
                     body.tls.chain = chain;
                     Some((Level::Info, line))
                 }
-                Err(error) => Some(fail(progress, account, &format!("the chain is refused: {error}"), (now_ms, 0))),
+                Err(reason) => Some(fail(progress, account, &format!("the chain is refused: {reason}"), (now_ms, 0))),
             }
         }
         Event::Failed { account, reason, retry_after_ms } => {
             Some(fail(progress, account, &reason, (now_ms, retry_after_ms)))
         }
     }
+}
+
+/// What is due again as soon as it is there would be renewed without an end.
+fn check_distance(chain: &[DerCertificate], now_ms: u64) -> Result<(), String> {
+    let due_ms = chain.first().and_then(Validity::of).map_or(0, Validity::renew_from_ms);
+    if due_ms < now_ms.saturating_add(RENEWAL_DISTANCE_MIN_MS) {
+        return Err("two thirds of the certificate's life are over within an hour".to_owned());
+    }
+    Ok(())
 }
 
 fn renewed(chain: &[DerCertificate]) -> String {

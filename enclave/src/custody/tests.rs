@@ -36,6 +36,7 @@ mod custodian;
 mod hostile;
 mod quorum;
 mod races;
+mod renewals;
 mod succession;
 
 const NOW_MS: u64 = 1_790_000_000_000;

@@ -205,10 +205,11 @@ fn open(root: Root, version: Arc<HeldVersion>) -> Result<Opened, CustodyError> {
     };
     let pending = body.external_keys.iter().filter(|key| key.state == KeyState::PendingDestruction);
     let due_ms = pending.filter_map(|key| key.destroy_after_ms).min();
-    let renewal = body
-        .renewal
-        .as_ref()
-        .map(|renewal| RenewalPlan { attempt: renewal.progress.attempt, due_ms: renewal.due_ms(&body.tls) });
+    let renewal = body.renewal.as_ref().map(|renewal| RenewalPlan {
+        attempt: renewal.progress.attempt,
+        due_ms: renewal.due_ms(&body.tls),
+        until_ms: renewal.order.until_ms,
+    });
     let made_under = MadeUnder {
         manifest: body.manifest_id(version.entry.key_store_id),
         since_version: body.successor.map_or(1, |successor| successor.since_version),
@@ -254,6 +255,8 @@ pub(super) struct RenewalPlan {
     pub(super) attempt: Option<RenewalAttempt>,
     /// When the next one is due, milliseconds since 1970.
     pub(super) due_ms: Option<u64>,
+    /// When the order ends, milliseconds since 1970.
+    pub(super) until_ms: u64,
 }
 
 impl Unsealed {

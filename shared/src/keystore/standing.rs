@@ -116,6 +116,14 @@ pub struct RenewalAttempt {
     pub key_authorization_sha256: Option<[u8; 32]>,
 }
 
+impl RenewalProgress {
+    /// Forgets everything but the account: attempt, failures and pause were about a certificate that nobody waits for any more.
+    /// Whoever makes the attempt learns by this that it is over.
+    pub fn begin_anew(&mut self) {
+        *self = Self { account: self.account.take(), ..Self::default() };
+    }
+}
+
 impl StandingRenewal {
     /// When an attempt is due, milliseconds since 1970: after two thirds of the certificate's life, or at once if there is none, but
     /// not before the pause after a failure is over, nor while another attempt has its time. Nothing if the order ends before.

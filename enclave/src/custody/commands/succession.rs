@@ -29,6 +29,10 @@ pub(super) fn adopt(body: &mut Body, signed: &[u8], situation: &Situation<'_>) -
         // The certificate is for the old name; the key stays, so that a new one can be requested.
         if new.host_name != body.host_name {
             body.tls.chain.clear();
+            // So is the attempt; a standing order goes on for the new name, at once.
+            if let Some(renewal) = &mut body.renewal {
+                renewal.progress.begin_anew();
+            }
         }
         body.host_name.clone_from(&new.host_name);
         body.path_prefix.clone_from(&new.path_prefix);

@@ -5,7 +5,7 @@ use holdfast_shared::attestation::Measurements;
 use holdfast_shared::command::seal_credential;
 use holdfast_shared::external_key::KeyUsage;
 use holdfast_shared::ids::KeyStoreId;
-use holdfast_shared::keystore::TlsIdentity;
+use holdfast_shared::keystore::{RenewalAttempt, TlsIdentity};
 use holdfast_shared::manifest::{self, Custodian, DerCertificate, Manifest, ReleasePolicy, Thresholds};
 use holdfast_shared::secrets::SecretBytes;
 use holdfast_shared::signature::SigningKey;
@@ -294,6 +294,48 @@ fn a_foreign_certificate_is_refused() {
     let noise = Action::InstallCertificate { chain: vec![DerCertificate(vec![0; 8])] };
     assert!(reason(&desk.order(noise)).contains("not a readable X.509 certificate"));
     assert!(desk.body.tls.chain.is_empty());
+}
+
+/// A standing order with an attempt that runs, after two that failed.
+fn standing_renewal() -> StandingRenewal {
+    let root = rcgen::CertificateParams::default().self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+    let order = AcmeOrder {
+        directory: "https://ca.test/dir".to_owned(),
+        directory_roots: vec![DerCertificate(root.der().to_vec())],
+        contacts: vec![],
+        until_ms: u64::MAX,
+    };
+    let attempt = RenewalAttempt { id: [1; 16], started_ms: NOW_MS, key_authorization_sha256: Some([2; 32]) };
+    let progress = RenewalProgress {
+        account: Some("https://ca.test/account".to_owned()),
+        attempt: Some(attempt),
+        failures: 2,
+        again_ms: NOW_MS,
+        last_failure: Some("no".to_owned()),
+    };
+    StandingRenewal { order, account_key: identity::tls_key().unwrap(), progress }
+}
+
+/// That attempt is over, and nothing is known of it but the account.
+fn assert_begun_anew(body: &Body) {
+    let account = Some("https://ca.test/account".to_owned());
+    let progress = &body.renewal.as_ref().unwrap().progress;
+    assert_eq!(*progress, RenewalProgress { account, ..RenewalProgress::default() });
+}
+
+#[test]
+fn an_attempt_that_runs_does_not_replace_what_administrators_install() {
+    let mut desk = Desk::new();
+    desk.body.renewal = Some(standing_renewal());
+    let authority_key = rcgen::KeyPair::generate().unwrap();
+    let issuer = rcgen::Issuer::new(rcgen::CertificateParams::default(), authority_key);
+    let request = identity::certificate_request(&desk.body.tls.private_key, &desk.body.host_name).unwrap();
+    let mut request = rcgen::CertificateSigningRequestParams::from_der(&request.into()).unwrap();
+    request.params.not_before = rcgen::date_time_ymd(1970, 1, 1);
+    let chain = vec![DerCertificate(request.signed_by(&issuer).unwrap().der().to_vec())];
+    assert_eq!(desk.order(Action::InstallCertificate { chain: chain.clone() }), DONE);
+    assert_eq!(desk.body.tls.chain, chain);
+    assert_begun_anew(&desk.body);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-use holdfast_shared::keystore::{StandingRenewal, TlsIdentity};
+use holdfast_shared::keystore::{ClientAuthentication, StandingRenewal, TlsIdentity};
 use holdfast_shared::manifest::Thresholds;
 use holdfast_shared::xks::PathPrefix;
 use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair};
@@ -41,14 +41,21 @@ fn body() -> Body {
 
 /// What an authority makes of a request for a host name: valid for 90 days around now.
 fn certificate(key: &SecretBytes, host_name: &str) -> DerCertificate {
+    certificate_for(key, host_name, NOW_MS - 20 * DAY_MS..NOW_MS + 70 * DAY_MS)
+}
+
+fn moment(ms: u64) -> time::OffsetDateTime {
+    (std::time::UNIX_EPOCH + Duration::from_millis(ms)).into()
+}
+
+fn certificate_for(key: &SecretBytes, host_name: &str, valid: core::ops::Range<u64>) -> DerCertificate {
     let authority_key = KeyPair::generate().unwrap();
     let mut authority = CertificateParams::default();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let issuer = Issuer::new(authority, authority_key);
     let request = identity::certificate_request(key, &HostName::parse(host_name).unwrap()).unwrap();
     let mut request = CertificateSigningRequestParams::from_der(&request.into()).unwrap();
-    request.params.not_before = rcgen::date_time_ymd(2026, 9, 1);
-    request.params.not_after = rcgen::date_time_ymd(2026, 11, 30);
+    (request.params.not_before, request.params.not_after) = (moment(valid.start), moment(valid.end));
     DerCertificate(request.signed_by(&issuer).unwrap().der().to_vec())
 }
 
@@ -82,9 +89,9 @@ fn a_chain_is_installed_only_for_our_key_and_host_name() {
         match expected {
             None => {
                 assert_eq!((body.tls.chain.clone(), progress(&body).failures), (chain, 0));
-                // Two thirds of 90 days from the first of September.
+                // Two thirds of 90 days that began 20 days ago.
                 let due_ms = body.renewal.as_ref().unwrap().due_ms(&body.tls).unwrap();
-                assert_eq!(due_ms, 1_793_404_800_000);
+                assert_eq!(due_ms, NOW_MS + 40 * DAY_MS);
             }
             Some(words) => {
                 assert_eq!((body.tls.chain.clone(), progress(&body).failures), (before, 1));
@@ -161,5 +168,104 @@ fn chains_in_pem_are_bounded() {
         ("noise".to_owned(), None),
     ] {
         assert_eq!(read_chain(&Bytes::from(text.clone())).map(|chain| chain.len()), expected, "{}", text.len());
+    }
+}
+
+/// A directory that gives what is due at once must not make versions without an end.
+#[test]
+fn a_chain_that_is_soon_due_again_is_a_failure_with_its_pause() {
+    const HOUR_MS: u64 = 3_600_000;
+    for (valid, is_taken) in [
+        (NOW_MS - 20 * HOUR_MS..NOW_MS + 10 * HOUR_MS, false),
+        (NOW_MS - 3 * HOUR_MS..NOW_MS + 3 * HOUR_MS - 3000, false),
+        (NOW_MS - 3 * HOUR_MS..NOW_MS + 3 * HOUR_MS, true),
+    ] {
+        let mut body = body();
+        let chain = vec![certificate_for(&body.tls.private_key, HOST, valid.clone())];
+        apply(&mut body, Event::Done { account: None, chain }, NOW_MS).unwrap();
+        assert_eq!(body.tls.chain.len(), usize::from(is_taken), "{valid:?}");
+        let due_ms = body.renewal.as_ref().unwrap().due_ms(&body.tls).unwrap();
+        let least = if is_taken { HOUR_MS } else { *RENEWAL_PAUSE_MS.start() };
+        assert_eq!((due_ms - NOW_MS, progress(&body).failures), (least, u32::from(!is_taken)), "{valid:?}");
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_a_failure_with_its_pause() {
+    let mut body = body();
+    let full = keystore_with_room(&mut body, 400);
+    let chain = vec![certificate(&body.tls.private_key, HOST)];
+    assert!(chain[0].0.len() > 300, "or the test shows nothing");
+    apply(&mut body, Event::Done { account: None, chain: vec![chain; 4].concat() }, NOW_MS).unwrap();
+    assert!(body.tls.chain.is_empty() && keystore::fits(&body), "{full}");
+    assert_eq!(progress(&body).last_failure.as_deref(), Some("the key store is full"));
+    assert_eq!(body.renewal.as_ref().unwrap().due_ms(&body.tls), Some(NOW_MS + RENEWAL_PAUSE_MS.start()));
+
+    let account = format!("https://ca.test/{}", "a".repeat(450));
+    body.renewal.as_mut().unwrap().progress =
+        RenewalProgress { attempt: Some(attempt()), ..RenewalProgress::default() };
+    apply(&mut body, Event::Challenge { account, key_authorization_sha256: [9; 32] }, NOW_MS).unwrap();
+    assert_eq!((progress(&body).attempt, &progress(&body).account), (None, &None));
+}
+
+/// Fills a body with something large, up to so many bytes.
+fn keystore_with_room(body: &mut Body, room: usize) -> usize {
+    let mut filled = 4 * 1024 * 1024 - 1024;
+    loop {
+        let authorities = vec![DerCertificate(vec![1; filled])];
+        body.client_authentication = Some(ClientAuthentication { authorities, subject_common_names: vec![] });
+        if keystore::fits(body) {
+            break;
+        }
+        filled -= 16;
+    }
+    body.client_authentication.as_mut().unwrap().authorities[0].0.truncate(filled - room);
+    filled
+}
+
+#[test]
+fn an_attempt_that_was_given_up_counts_as_failed_and_has_its_pause() {
+    let mut body = body();
+    let end_ms = attempt().ends_ms();
+    assert!(matches!(claimed(&mut body, [2; 16], end_ms), Claim::GivenUp(_)));
+    assert_eq!((progress(&body).attempt, progress(&body).failures), (None, 1));
+    let due_ms = body.renewal.as_ref().unwrap().due_ms(&body.tls).unwrap();
+    assert_eq!(due_ms, end_ms + RENEWAL_PAUSE_MS.start());
+    assert!(matches!(claimed(&mut body, [2; 16], due_ms), Claim::Ours));
+    let ours = RenewalAttempt { id: [2; 16], started_ms: due_ms, key_authorization_sha256: None };
+    assert_eq!((progress(&body).attempt, progress(&body).failures), (Some(ours), 1));
+    body.renewal = None;
+    assert!(matches!(claimed(&mut body, [2; 16], due_ms), Claim::None));
+}
+
+#[tokio::test]
+async fn an_attempt_ends_when_the_key_store_does_not_say_any_more_that_it_is_made() {
+    let plan = RenewalPlan { attempt: Some(attempt()), due_ms: None, until_ms: NOW_MS + 1 };
+    let other = RenewalAttempt { id: [2; 16], ..attempt() };
+    let table = [
+        (Some(plan), NOW_MS, true),
+        (None, NOW_MS, false),
+        (Some(RenewalPlan { attempt: None, ..plan }), NOW_MS, false),
+        (Some(RenewalPlan { attempt: Some(other), ..plan }), NOW_MS, false),
+        (Some(plan), NOW_MS + 1, false),
+    ];
+    for (plan, wall_ms, goes_on) in table {
+        // During a pause after a problem with publishing too.
+        for is_pausing in [false, true] {
+            let (_events_in, events) = mpsc::channel(2);
+            let task = tokio::spawn(std::future::pending());
+            let running = Some(Running { task, events, published: None });
+            let mut renewal = Renewal { claimed: Some([1; 16]), running, pending: None, again_ms: 7 };
+            renewal.keep_to(plan, wall_ms, is_pausing);
+            assert_eq!((renewal.running.is_some(), renewal.again_ms), (goes_on, 7), "{plan:?} {wall_ms} {is_pausing}");
+            assert_eq!(renewal.claimed.is_some(), goes_on);
+        }
+    }
+    // A claim whose answer was lost may come into the key store a moment later.
+    let before = RenewalPlan { attempt: None, ..plan };
+    for is_pausing in [true, false] {
+        let mut renewal = Renewal { claimed: Some([1; 16]), ..Renewal::default() };
+        renewal.keep_to(Some(before), NOW_MS, is_pausing);
+        assert_eq!(renewal.claimed.is_some(), is_pausing);
     }
 }

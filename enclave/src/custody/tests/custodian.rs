@@ -267,7 +267,8 @@ impl Connect for Wire {
     type Stream = DuplexStream;
 
     async fn connect(&self, address: &str) -> io::Result<DuplexStream> {
-        let custodian = self.0.iter().find(|custodian| custodian.address() == address).unwrap();
+        let custodian = self.0.iter().find(|custodian| custodian.address() == address);
+        let custodian = custodian.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionRefused))?;
         let (near, far) = tokio::io::duplex(64 * 1024);
         tokio::spawn(Arc::clone(custodian).serve(far));
         Ok(near)

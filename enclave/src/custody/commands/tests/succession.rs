@@ -79,16 +79,21 @@ fn other_custodians_or_numbers_need_a_new_root_key() {
 #[test]
 fn another_host_name_needs_another_certificate() {
     let mut desk = Desk::new();
+    desk.body.renewal = Some(standing_renewal());
     desk.body.tls.chain = vec![DerCertificate(vec![1])];
     let signed = successor(&desk, |next| next.path_prefix = PathPrefix::parse("/ward-7").unwrap());
     assert!(matches!(adopt(&mut desk, signed), Effect::Adopted { .. }));
     assert_eq!((desk.body.path_prefix.to_string().as_str(), desk.body.tls.chain.len()), ("/ward-7", 1));
+    assert!(desk.body.renewal.as_ref().unwrap().progress.attempt.is_some(), "the attempt goes on");
 
     let mut desk = Desk::new();
+    desk.body.renewal = Some(standing_renewal());
     desk.body.tls.chain = vec![DerCertificate(vec![1])];
     let signed = successor(&desk, |next| next.host_name = HostName::parse("kms.example.com").unwrap());
     assert!(matches!(adopt(&mut desk, signed), Effect::Adopted { .. }));
     assert_eq!((desk.body.host_name.as_str(), desk.body.tls.chain.len()), ("kms.example.com", 0));
+    // What came of the attempt would be for the old name, and its pause as well.
+    assert_begun_anew(&desk.body);
 }
 
 #[test]
