@@ -232,14 +232,16 @@ pub fn order(action: &Action) -> String {
 }
 
 fn renewal(order: &AcmeOrder) -> String {
-    let roots: Vec<_> =
-        order.directory_roots.iter().map(|root| hex::encode(holdfast_shared::sha256(&[&root.0]))).collect();
+    let sha256 = |root: &DerCertificate| hex::encode(holdfast_shared::sha256(&[&root.0]));
+    let sha256 = |roots: &[DerCertificate]| roots.iter().map(sha256).collect::<Vec<_>>().join(", ");
     let contacts = if order.contacts.is_empty() { "nobody".to_owned() } else { order.contacts.join(", ") };
     format!(
-        "get and renew certificates until {} from {} (its roots: SHA-256 {}; contact: {contacts})",
+        "get and renew certificates until {} from {} (its roots: SHA-256 {}; roots of the certificates: SHA-256 {}; contact: \
+         {contacts})",
         format_ms(order.until_ms),
         order.directory,
-        roots.join(", ")
+        sha256(&order.directory_roots),
+        sha256(&order.issuing_roots)
     )
 }
 

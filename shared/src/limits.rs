@@ -239,7 +239,7 @@ pub const LOGGED_REQUEST_ID_MAX: usize = 64;
 
 /// Characters of a URL of an ACME server; those of today's authorities have at most 120.
 pub const ACME_URL_MAX: usize = 512;
-/// Roots of the directory's HTTPS certificate; all of them must fit into one command of [`COMMAND_MAX`].
+/// Roots of the directory's HTTPS certificate, and as many under which certificates are issued; all of them must fit into one command of [`COMMAND_MAX`].
 pub const ACME_ROOTS_MAX: usize = 4;
 /// Contacts of an account.
 pub const ACME_CONTACTS_MAX: usize = 4;

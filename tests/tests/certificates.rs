@@ -4,11 +4,12 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking, in its helpers too")]
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
+use base64::Engine as _;
 use holdfast_tests::acme::{AcmeServer, Solver};
 use holdfast_tests::load::{Load, Mode};
 use holdfast_tests::system::{Caller, HOST_NAME, KEY, Options, System};
@@ -126,13 +127,22 @@ impl Drop for InTurn {
     }
 }
 
+/// A file with one certificate.
+fn pem_file(system: &System, name: &str, der: &[u8]) -> PathBuf {
+    let path = system.layout.path(name);
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    std::fs::write(&path, format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")).unwrap();
+    path
+}
+
 /// A standing order, signed and carried out.
-fn set_auto(system: &System, directory: &str, roots: &Path) {
+fn set_auto(system: &System, directory: &str, roots: &Path, issuing_root: &[u8]) {
+    let issuer = pem_file(system, "tls/issuer.pem", issuing_root).display().to_string();
     let until = holdfast_cli::moment::format_ms(holdfast_cli::moment::now_ms() + 86_400_000);
     let contact = "mailto:ops@example.com";
     let roots = roots.display().to_string();
     let fixed = ["tls", "auto", "--directory", directory, "--directory-ca", &roots, "--contact", contact];
-    system.order(&[&fixed[..], &["--until", &until]].concat());
+    system.order(&[&fixed[..], &["--issuer-ca", &issuer, "--until", &until]].concat());
 }
 
 async fn shown(system: &System, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
@@ -160,7 +170,7 @@ async fn a_standing_order_renews_and_any_enclave_answers_the_challenge() {
     let callers = callers.map(|caller| Caller { roots: roots.clone(), ..caller });
     let modes = [Mode::Http1, Mode::Http2, Mode::Fresh];
     let loads = callers.each_ref().map(|caller| Load::start("a caller during the renewal", caller, KEY, &modes));
-    set_auto(&system, &ca.directory(), &ca.roots);
+    set_auto(&system, &ca.directory(), &ca.roots, &ca.issuing_root());
 
     let after = shown(&system, "the certificate is renewed", |shown| {
         shown["certificate"]["sha256"] != sha256_hex(&first) && !shown["certificate"].is_null()
@@ -213,16 +223,23 @@ async fn a_first_certificate_comes_by_standing_order_over_a_bad_line() {
     let wrong = system.layout.path("tls/wrong.pem");
     let other = CertificateParams::default().self_signed(&KeyPair::generate().unwrap()).unwrap();
     std::fs::write(&wrong, other.pem()).unwrap();
-    set_auto(&system, &directory, &wrong);
+    set_auto(&system, &directory, &wrong, &ca.issuing_root());
     let failed = shown(&system, "the failure is shown", |shown| shown["standing_order"]["failures"] == 1).await;
     let reason = failed["standing_order"]["last_failure"].as_str().unwrap();
     assert!(reason.contains("TLS failed"), "{reason}");
     assert!(failed["certificate"].is_null() && failed["standing_order"]["account"].is_null(), "{failed}");
     system.logged("parent", "the certificate was not renewed").await;
 
+    // A chain that leads to another root than the order names is not served.
+    set_auto(&system, &directory, &ca.roots, other.der());
+    let failed = shown(&system, "the refusal is shown", |shown| shown["standing_order"]["failures"] == 1).await;
+    let reason = failed["standing_order"]["last_failure"].as_str().unwrap();
+    assert!(reason.contains("does not lead to an issuing root"), "{reason}");
+    assert!(failed["certificate"].is_null(), "{failed}");
+
     // Nobody answers at first; then each second connection breaks off.
     line.close(true);
-    set_auto(&system, &directory, &ca.roots);
+    set_auto(&system, &directory, &ca.roots, &ca.issuing_root());
     shown(&system, "an attempt runs", |shown| shown["standing_order"]["is_running"] == true).await;
     line.set_plan(every_second_breaks_off());
     line.close(false);

@@ -1,11 +1,12 @@
 //! Orders that an enclave carries out.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use holdfast_shared::command::Outcome;
 use holdfast_shared::keystore::Quota;
 use holdfast_shared::limits;
+use holdfast_shared::manifest::DerCertificate;
 use holdfast_shared::secrets::SecretBytes;
 
 use super::{AppError, INCOMPLETE, millis, session, under, wait};
@@ -161,6 +162,12 @@ fn print_credential(issued: credential::Issued, output: &SecretOutput, printer: 
     Ok(printer.print(&issued.into_report(output.show_secret))?)
 }
 
+/// Reads certificates in PEM.
+fn certificates(path: PathBuf) -> Result<Vec<DerCertificate>, AppError> {
+    tls::parse_chain(&files::read(&path, FILE_MAX)?)
+        .map_err(|error| AppError::Input { path, reason: error.to_string() })
+}
+
 /// A secret from a file that only its owner can read, or from standard input.
 fn read_secret(path: &Path, max: usize) -> Result<SecretBytes, FileError> {
     if path.as_os_str() == "-" { Ok(SecretBytes::new(files::read(path, max)?)) } else { files::read_secret(path, max) }
@@ -191,15 +198,15 @@ pub(super) async fn run_tls(home: &Home, command: TlsCommand, printer: Printer) 
             Ok(printer.print(&request)?)
         }
         TlsCommand::Install { chain: path, target, terms } => {
-            let chain = tls::parse_chain(&files::read(&path, FILE_MAX)?)
-                .map_err(|error| AppError::Input { path, reason: error.to_string() })?;
+            let chain = certificates(path)?;
             let session = under(home, &target, terms)?;
             Ok(printer.print(&tls::install(&session, chain, wait(terms.patience)).await?)?)
         }
-        TlsCommand::Auto { directory, directory_ca, contact, until, off: _, target, terms } => {
-            let order = match (directory, directory_ca, until) {
-                (Some(directory), Some(path), Some(until_ms)) => {
-                    let order = tls::standing_order(directory, &files::read(&path, FILE_MAX)?, contact, until_ms);
+        TlsCommand::Auto { directory, directory_ca, issuer_ca, contact, until, off: _, target, terms } => {
+            let order = match (directory, directory_ca, issuer_ca, until) {
+                (Some(directory), Some(path), Some(issuer_path), Some(until_ms)) => {
+                    let roots = (certificates(path.clone())?, certificates(issuer_path)?);
+                    let order = tls::standing_order(directory, roots, contact, until_ms);
                     Some(order.map_err(|reason| AppError::Input { path, reason })?)
                 }
                 // The command line takes all of them, or --off.

@@ -46,7 +46,7 @@ pub enum TlsCommand {
     /// By ACME with TLS-ALPN-01: the authority connects to port 443 of the host name, and any enclave of the key store answers. The
     /// order is signed once and counts until --until; a further one takes its place. The parent must allow the directory's address.
     #[command(
-        after_long_help = "Example:\n  holdfast tls auto --directory https://acme-v02.api.letsencrypt.org/directory \\\n    --directory-ca ISRG_Root_X1.pem --contact mailto:ops@example.com --until 2027-12-31T00:00:00Z\n  holdfast tls auto --off"
+        after_long_help = "Example:\n  holdfast tls auto --directory https://acme-v02.api.letsencrypt.org/directory \\\n    --directory-ca ISRG_Root_X1.pem --issuer-ca ISRG_Root_X1.pem --contact mailto:ops@example.com \\\n    --until 2027-12-31T00:00:00Z\n  holdfast tls auto --off"
     )]
     Auto {
         /// URL of the authority's directory
@@ -55,6 +55,9 @@ pub enum TlsCommand {
         /// PEM file with the roots of the directory's own HTTPS certificate: 1 to 4 of them
         #[arg(long, value_name = "FILE", required_unless_present = "off", value_hint = ValueHint::FilePath)]
         directory_ca: Option<PathBuf>,
+        /// PEM file with the roots to which the certificates that it gives must lead: 1 to 4 of them
+        #[arg(long, value_name = "FILE", required_unless_present = "off", value_hint = ValueHint::FilePath)]
+        issuer_ca: Option<PathBuf>,
         /// Whom the authority may write to, a mailto: URL; may be given up to 4 times
         #[arg(long, value_name = "URL", conflicts_with = "off")]
         contact: Vec<String>,
@@ -62,7 +65,7 @@ pub enum TlsCommand {
         #[arg(long, value_name = "TIME", required_unless_present = "off", value_parser = parse_ms)]
         until: Option<u64>,
         /// Withdraw the standing order; the certificate that is installed stays
-        #[arg(long, conflicts_with_all = ["directory", "directory_ca", "until"])]
+        #[arg(long, conflicts_with_all = ["directory", "directory_ca", "issuer_ca", "until"])]
         off: bool,
         /// Which key store.
         #[command(flatten)]

@@ -89,15 +89,14 @@ pub async fn show(session: &Session, wait: Wait<'_>) -> Result<TlsReport, Sessio
 /// Puts a standing order together.
 ///
 /// # Errors
-/// The rule that it breaks, or what is wrong with the roots.
+/// The rule that it breaks.
 pub fn standing_order(
     directory: String,
-    directory_roots: &[u8],
+    (directory_roots, issuing_roots): (Vec<DerCertificate>, Vec<DerCertificate>),
     contacts: Vec<String>,
     until_ms: u64,
 ) -> Result<AcmeOrder, String> {
-    let directory_roots = parse_chain(directory_roots).map_err(|error| error.to_string())?;
-    let order = AcmeOrder { directory, directory_roots, contacts, until_ms };
+    let order = AcmeOrder { directory, directory_roots, contacts, until_ms, issuing_roots };
     order.check().map(|()| order).map_err(str::to_owned)
 }
 
@@ -156,6 +155,8 @@ pub struct StandingOrderLine {
     pub directory: String,
     /// SHA-256 of each root of the directory's HTTPS certificate, in hexadecimal.
     pub directory_roots_sha256: Vec<String>,
+    /// SHA-256 of each root to which its certificates must lead, in hexadecimal.
+    pub issuing_roots_sha256: Vec<String>,
     /// Whom the authority may write to.
     pub contacts: Vec<String>,
     /// When it ends; RFC 3339.
@@ -178,6 +179,7 @@ impl From<RenewalState> for StandingOrderLine {
         Self {
             directory: order.directory,
             directory_roots_sha256: order.directory_roots.iter().map(sha256).collect(),
+            issuing_roots_sha256: order.issuing_roots.iter().map(sha256).collect(),
             contacts: order.contacts,
             until: format_ms(order.until_ms),
             account: progress.account,

@@ -143,6 +143,7 @@ async fn obtain(server: Server, root: DerCertificate, key: &SecretBytes) -> Resu
         directory_roots: vec![root],
         contacts: vec!["mailto:ops@example.com".to_owned()],
         until_ms: u64::MAX,
+        issuing_roots: vec![],
     };
     let time = Arc::new(AttestedTime(Arc::new(SteppedClock::at(NOW_MS))));
     let mut client = AcmeClient::open(server, &order, key, time).await?;

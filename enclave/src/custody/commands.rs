@@ -268,8 +268,9 @@ fn set_renewal(body: &mut Body, order: Option<&AcmeOrder>, now_ms: u64) -> Effec
         return refused("a standing order must end in the future, within 731 days (attested time)");
     }
     let mut roots = RootCertStore::empty();
-    if order.directory_roots.iter().any(|root| roots.add(CertificateDer::from(root.0.as_slice())).is_err()) {
-        return refused("a root of the directory is not a readable X.509 certificate");
+    let mut named = order.directory_roots.iter().chain(&order.issuing_roots);
+    if named.any(|root| roots.add(CertificateDer::from(root.0.as_slice())).is_err()) {
+        return refused("a root of the directory or the issuer is not a readable X.509 certificate");
     }
     // The account stays while the authority does: CAA records may name it.
     let kept = body.renewal.take().filter(|before| before.order.directory == order.directory);

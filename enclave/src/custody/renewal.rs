@@ -7,7 +7,7 @@
 //!
 //! Guarantees: of many enclaves one makes an attempt, because its claim is a version and versions are published by compare-and-set;
 //! it has so long, then it counts as failed, and after the pause anybody may begin another; the authority may look at any enclave, because the challenge is in the key
-//! store before the authority is told to look; a chain is served only if it is for our key and host name, and valid; until then, and
+//! store before the authority is told to look; a chain is served only if it is for our key and host name, valid, and leads to an issuing root of the order; until then, and
 //! after every failure, the certificate stays that is there. Neither commands nor requests wait for an authority. Assumes:
 //! administrators signed the order (`super::commands`). Refuses: to do anything after the order's end.
 
@@ -38,6 +38,7 @@ use super::unseal::{RenewalPlan, Unsealed};
 use super::{CustodyError, identity};
 use crate::acme::{AcmeClient, AcmeError, Failure};
 use crate::clock::Clock;
+use crate::roster::Authorities;
 use crate::tls::AttestedTime;
 
 /// How long an attempt takes at most: less than others wait for it.
@@ -268,9 +269,13 @@ fn apply_any(body: &mut Body, event: Event, now_ms: u64) -> Option<(Level, Strin
             None
         }
         Event::Done { account, chain } => {
-            // Whatever the authority is: this is what keeps it from more than giving none.
+            // Whatever the directory is: this is what keeps it from more than giving none.
             let checked = identity::check_chain(&chain, &body.tls.private_key, &body.host_name, now_ms);
-            match checked.map_err(|error| error.to_string()).and_then(|()| check_distance(&chain, now_ms)) {
+            let checked = checked
+                .map_err(|error| error.to_string())
+                .and_then(|()| check_issuer(&chain, &renewal.order, &body.host_name, now_ms))
+                .and_then(|()| check_distance(&chain, now_ms));
+            match checked {
                 Ok(()) => {
                     let line = renewed(&chain);
                     *progress = RenewalProgress { account, ..RenewalProgress::default() };
@@ -283,6 +288,18 @@ fn apply_any(body: &mut Body, event: Event, now_ms: u64) -> Option<(Level, Strin
         Event::Failed { account, reason, retry_after_ms } => {
             Some(fail(progress, account, &reason, (now_ms, retry_after_ms)))
         }
+    }
+}
+
+/// Our request, signed by an authority that nobody trusts, would end the service for years: by the roots that administrators named,
+/// not by the directory's word.
+fn check_issuer(chain: &[DerCertificate], order: &AcmeOrder, host_name: &HostName, now_ms: u64) -> Result<(), String> {
+    let bytes = |certificates: &[DerCertificate]| certificates.iter().map(|part| part.0.clone()).collect::<Vec<_>>();
+    let issuers = Authorities::new(&bytes(&order.issuing_roots));
+    if issuers.is_ok_and(|issuers| issuers.prove(&bytes(chain), host_name, now_ms)) {
+        Ok(())
+    } else {
+        Err("it does not lead to an issuing root of the order".to_owned())
     }
 }
 

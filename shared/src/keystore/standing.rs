@@ -25,6 +25,9 @@ pub struct AcmeOrder {
     /// When the order ends, milliseconds since 1970.
     #[n(3)]
     pub until_ms: u64,
+    /// Roots to which the chains that it gives must lead.
+    #[n(4)]
+    pub issuing_roots: Vec<DerCertificate>,
 }
 
 message!(AcmeOrder, limits::COMMAND_MAX, "standing order", |order| {
@@ -36,10 +39,13 @@ message!(AcmeOrder, limits::COMMAND_MAX, "standing order", |order| {
         is_url(&order.directory) && !host.is_empty() && !host.contains(['@', '?', '#']),
         "the directory must be an https URL of at most 512 characters",
     )?;
+    let are_roots = |roots: &[DerCertificate]| {
+        (1..=limits::ACME_ROOTS_MAX).contains(&roots.len())
+            && roots.iter().all(|root| root.0.len() <= limits::CERTIFICATE_DER_MAX)
+    };
     rule(
-        (1..=limits::ACME_ROOTS_MAX).contains(&order.directory_roots.len())
-            && order.directory_roots.iter().all(|root| root.0.len() <= limits::CERTIFICATE_DER_MAX),
-        "a standing order needs 1 to 4 roots of the directory, of at most 8 KiB",
+        are_roots(&order.directory_roots) && are_roots(&order.issuing_roots),
+        "a standing order needs 1 to 4 roots of the directory, and as many of the issuer, of at most 8 KiB",
     )?;
     let is_contact = |contact: &String| contact.starts_with("mailto:") && is_url(contact);
     rule(

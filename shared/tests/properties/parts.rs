@@ -127,15 +127,16 @@ pub(crate) fn client_authentication() -> impl Strategy<Value = ClientAuthenticat
 pub(crate) fn acme_order() -> impl Strategy<Value = AcmeOrder> {
     (
         "https://[a-z.]{1,30}(:[0-9]{1,5})?/[a-z/]{0,20}",
-        certificates(1..=4),
+        (certificates(1..=4), certificates(1..=4)),
         vec("mailto:[a-z@.]{1,20}", 0..=4),
         any::<u64>(),
     )
-        .prop_map(|(directory, directory_roots, contacts, until_ms)| AcmeOrder {
+        .prop_map(|(directory, (directory_roots, issuing_roots), contacts, until_ms)| AcmeOrder {
             directory,
             directory_roots,
             contacts,
             until_ms,
+            issuing_roots,
         })
 }
 

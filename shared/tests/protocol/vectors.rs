@@ -53,6 +53,7 @@ fn acme_order() -> AcmeOrder {
         directory_roots: vec![DerCertificate(vec![0x30, 0])],
         contacts: vec!["mailto:ops@example.com".to_owned()],
         until_ms: 1_800_000_000_000,
+        issuing_roots: vec![DerCertificate(vec![0x30, 1, 0])],
     }
 }
 

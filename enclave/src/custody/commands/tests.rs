@@ -304,6 +304,7 @@ fn standing_renewal() -> StandingRenewal {
         directory_roots: vec![DerCertificate(root.der().to_vec())],
         contacts: vec![],
         until_ms: u64::MAX,
+        issuing_roots: vec![DerCertificate(root.der().to_vec())],
     };
     let attempt = RenewalAttempt { id: [1; 16], started_ms: NOW_MS, key_authorization_sha256: Some([2; 32]) };
     let progress = RenewalProgress {
@@ -347,14 +348,20 @@ fn a_standing_order_counts_until_it_is_replaced_or_withdrawn() {
         directory_roots: vec![DerCertificate(root.der().to_vec())],
         contacts: vec![],
         until_ms,
+        issuing_roots: vec![DerCertificate(root.der().to_vec())],
     };
     let set = |order: AcmeOrder| Action::SetRenewal { order: Some(order) };
     let (one, other) = ("https://one.test/dir", "https://other.test/dir");
     for until_ms in [NOW_MS, NOW_MS + limits::RENEWAL_ORDER_LIFE_MAX_MS + 1] {
         assert!(reason(&desk.order(set(order(one, until_ms)))).contains("must end in the future"), "{until_ms}");
     }
-    let noise = AcmeOrder { directory_roots: vec![DerCertificate(vec![1])], ..order(one, NOW_MS + 1) };
-    assert!(reason(&desk.order(set(noise))).contains("not a readable X.509 certificate"));
+    let noise = vec![DerCertificate(vec![1])];
+    for bad in [
+        AcmeOrder { directory_roots: noise.clone(), ..order(one, NOW_MS + 1) },
+        AcmeOrder { issuing_roots: noise, ..order(one, NOW_MS + 1) },
+    ] {
+        assert!(reason(&desk.order(set(bad))).contains("not a readable X.509 certificate"));
+    }
     assert_eq!(desk.body.renewal, None);
     assert!(reason(&desk.order(Action::SetRenewal { order: None })).contains("no standing order"));
 

@@ -1,3 +1,5 @@
+use std::sync::LazyLock;
+
 use holdfast_shared::keystore::{ClientAuthentication, StandingRenewal, TlsIdentity};
 use holdfast_shared::manifest::Thresholds;
 use holdfast_shared::xks::PathPrefix;
@@ -8,6 +10,17 @@ use super::*;
 const NOW_MS: u64 = 1_790_000_000_000; // 2026-09-21
 const DAY_MS: u64 = 24 * 3_600_000;
 const HOST: &str = "xks.example.com";
+
+/// The authority whose root the order names.
+static AUTHORITY: LazyLock<(DerCertificate, Issuer<'static, KeyPair>)> = LazyLock::new(authority);
+
+fn authority() -> (DerCertificate, Issuer<'static, KeyPair>) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let root = DerCertificate(params.self_signed(&key).unwrap().der().to_vec());
+    (root, Issuer::new(params, key))
+}
 
 fn attempt() -> RenewalAttempt {
     RenewalAttempt { id: [1; 16], started_ms: NOW_MS, key_authorization_sha256: None }
@@ -20,6 +33,7 @@ fn body() -> Body {
         directory_roots: vec![DerCertificate(vec![0x30, 0])],
         contacts: vec![],
         until_ms: NOW_MS + 100 * DAY_MS,
+        issuing_roots: vec![authority().0, AUTHORITY.0.clone()],
     };
     let progress = RenewalProgress { attempt: Some(attempt()), ..RenewalProgress::default() };
     Body {
@@ -44,19 +58,24 @@ fn certificate(key: &SecretBytes, host_name: &str) -> DerCertificate {
     certificate_for(key, host_name, NOW_MS - 20 * DAY_MS..NOW_MS + 70 * DAY_MS)
 }
 
+fn certificate_for(key: &SecretBytes, host_name: &str, valid: core::ops::Range<u64>) -> DerCertificate {
+    signed(key, host_name, valid, &AUTHORITY.1)
+}
+
 fn moment(ms: u64) -> time::OffsetDateTime {
     (std::time::UNIX_EPOCH + Duration::from_millis(ms)).into()
 }
 
-fn certificate_for(key: &SecretBytes, host_name: &str, valid: core::ops::Range<u64>) -> DerCertificate {
-    let authority_key = KeyPair::generate().unwrap();
-    let mut authority = CertificateParams::default();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let issuer = Issuer::new(authority, authority_key);
+fn signed(
+    key: &SecretBytes,
+    host_name: &str,
+    valid: core::ops::Range<u64>,
+    issuer: &Issuer<'_, KeyPair>,
+) -> DerCertificate {
     let request = identity::certificate_request(key, &HostName::parse(host_name).unwrap()).unwrap();
     let mut request = CertificateSigningRequestParams::from_der(&request.into()).unwrap();
     (request.params.not_before, request.params.not_after) = (moment(valid.start), moment(valid.end));
-    DerCertificate(request.signed_by(&issuer).unwrap().der().to_vec())
+    DerCertificate(request.signed_by(issuer).unwrap().der().to_vec())
 }
 
 fn progress(body: &Body) -> &RenewalProgress {
@@ -72,10 +91,14 @@ fn a_chain_is_installed_only_for_our_key_and_host_name() {
     let other_key = |_: &Body| certificate(&identity::tls_key().unwrap(), HOST);
     let other_name = |body: &Body| certificate(&body.tls.private_key, "evil.example.com");
     let noise = |_: &Body| DerCertificate(vec![1, 2, 3]);
-    let table: [(MakeLeaf, Option<&str>); 4] = [
+    // Whoever answers as the directory can sign our request too, for as long as it likes.
+    let own_authority =
+        |body: &Body| signed(&body.tls.private_key, HOST, NOW_MS - 1000..NOW_MS + 9999 * DAY_MS, &authority().1);
+    let table: [(MakeLeaf, Option<&str>); 5] = [
         (good, None),
         (other_key, Some("not for this key store's TLS key")),
         (other_name, Some("does not name xks.example.com")),
+        (own_authority, Some("does not lead to an issuing root of the order")),
         (noise, Some("not a readable X.509 certificate")),
     ];
     for (make, expected) in table {

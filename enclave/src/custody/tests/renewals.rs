@@ -12,9 +12,10 @@ fn order(until_ms: u64) -> Action {
     let root = DerCertificate(root.der().to_vec());
     let order = AcmeOrder {
         directory: "https://ca.test/directory".to_owned(),
-        directory_roots: vec![root],
+        directory_roots: vec![root.clone()],
         contacts: vec![],
         until_ms,
+        issuing_roots: vec![root],
     };
     Action::SetRenewal { order: Some(order) }
 }

@@ -76,6 +76,7 @@ fn acme_order() -> AcmeOrder {
         directory_roots: vec![DerCertificate(vec![5; 40])],
         contacts: vec!["mailto:ops@example.com".to_owned()],
         until_ms: NOW_MS,
+        issuing_roots: vec![DerCertificate(vec![6; 40])],
     }
 }
 
