@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::jws::{AccountKey, Signer};
-use super::wire::{Authorization, Challenge, Directory, Order, Problem, Status, printable};
+use super::wire::{Account, Authorization, Challenge, Directory, Order, Problem, Status, printable};
 
 /// Time for one request.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -98,6 +98,8 @@ pub(crate) struct AcmeClient<C> {
     account: String,
     nonce: Option<String>,
     retry_after_s: Option<u64>,
+    /// Whether the answer to a message was lost since this was last put down.
+    was_lost: bool,
 }
 
 impl<C: Connect> AcmeClient<C> {
@@ -124,6 +126,7 @@ impl<C: Connect> AcmeClient<C> {
             account: String::new(),
             nonce: None,
             retry_after_s: None,
+            was_lost: false,
         };
         match client.enter(order).await {
             Ok(()) => Ok(client),
@@ -156,9 +159,17 @@ impl<C: Connect> AcmeClient<C> {
         self.directory = self.fetch_directory(&order.directory).await?;
         let payload = json!({ "termsOfServiceAgreed": true, "contact": order.contacts });
         let url = self.directory.account.clone();
-        let (headers, _) = self.post(&url, Some(&payload)).await?;
-        self.account = location(&headers)?;
+        let answer = self.ask(&url, Some(&payload)).await?;
+        self.account = location(&answer.headers)?;
         self.check_url(&self.account)?;
+        // An account that was there keeps its contacts (RFC 8555, section 7.3.1): they may be those of an order before this one.
+        if answer.status == StatusCode::OK && !order.contacts.is_empty() {
+            let known: Account = serde_json::from_slice(&answer.body).unwrap_or_default();
+            if known.contact != order.contacts {
+                let url = self.account.clone();
+                self.post(&url, Some(&json!({ "contact": order.contacts }))).await?;
+            }
+        }
         Ok(())
     }
 
@@ -186,11 +197,11 @@ impl<C: Connect> AcmeClient<C> {
 
     async fn validate_and_fetch(&mut self, begun: Begun, request: &[u8]) -> Result<Bytes, AcmeError> {
         if let Some((challenge, _)) = &begun.challenge {
-            self.post(challenge, Some(&json!({}))).await?;
+            self.tell(challenge, &json!({})).await?;
             self.until_validated(&begun.authorization).await?;
         }
         let payload = json!({ "csr": URL_SAFE_NO_PAD.encode(request) });
-        self.post(&begun.finalize, Some(&payload)).await?;
+        self.tell(&begun.finalize, &payload).await?;
         let certificate = self.until_issued(&begun.order).await?;
         Ok(self.post(&certificate, None).await?.1)
     }
@@ -231,23 +242,36 @@ impl<C: Connect> AcmeClient<C> {
         *pause = POLL.1.min(pause.saturating_mul(2));
     }
 
-    /// Sends a signed message; without a payload it only asks (POST-as-GET). A stale nonce is replaced (RFC 8555, section 6.5).
+    /// Sends what a server takes once only. If it took it and its answer was lost, it refuses the second message, since the state is
+    /// another by then: that state, which is looked at next, decides.
+    async fn tell(&mut self, url: &str, payload: &Value) -> Result<(), AcmeError> {
+        self.was_lost = false;
+        match self.post(url, Some(payload)).await {
+            Err(AcmeError::Refused { status: 400 | 403 | 409, .. }) if self.was_lost => Ok(()),
+            result => result.map(|_| ()),
+        }
+    }
+
     async fn post(&mut self, url: &str, payload: Option<&Value>) -> Result<(HeaderMap, Bytes), AcmeError> {
+        let answer = self.ask(url, payload).await?;
+        Ok((answer.headers, answer.body))
+    }
+
+    /// Sends a signed message; without a payload it only asks (POST-as-GET). A stale nonce is replaced (RFC 8555, section 6.5).
+    async fn ask(&mut self, url: &str, payload: Option<&Value>) -> Result<HttpsAnswer, AcmeError> {
         for _ in 1..TRIES {
             let answer = self.post_once(url, payload).await?;
             let is_stale = answer.status == StatusCode::BAD_REQUEST
                 && serde_json::from_slice::<Problem>(&answer.body).is_ok_and(|problem| problem.is_bad_nonce());
             if !is_stale {
-                let headers = answer.headers.clone();
-                return Ok((headers, self.accepted(answer)?));
+                return self.accepted(answer);
             }
         }
         let answer = self.post_once(url, payload).await?;
-        let headers = answer.headers.clone();
-        Ok((headers, self.accepted(answer)?))
+        self.accepted(answer)
     }
 
-    fn accepted(&mut self, answer: HttpsAnswer) -> Result<Bytes, AcmeError> {
+    fn accepted(&mut self, answer: HttpsAnswer) -> Result<HttpsAnswer, AcmeError> {
         self.retry_after_s = retry_after_s(&answer.headers);
         accepted(answer)
     }
@@ -270,11 +294,11 @@ impl<C: Connect> AcmeClient<C> {
         for _ in 1..TRIES {
             match self.send(&Method::GET, url, None).await {
                 Err(AcmeError::Unreachable(_)) => tokio::time::sleep(pause).await,
-                result => return read(&accepted(result?)?),
+                result => return read(&accepted(result?)?.body),
             }
             pause = pause.saturating_mul(2);
         }
-        read(&accepted(self.send(&Method::GET, url, None).await?)?)
+        read(&accepted(self.send(&Method::GET, url, None).await?)?.body)
     }
 
     async fn signed_once(&mut self, url: &str, payload: Option<&Value>) -> Result<HttpsAnswer, AcmeError> {
@@ -285,7 +309,8 @@ impl<C: Connect> AcmeClient<C> {
         let signer = if self.account.is_empty() { Signer::Key } else { Signer::Account(&self.account) };
         let message = self.key.sign(signer, (url, &nonce), payload)?;
         let body = serde_json::to_vec(&message).map_err(|_| AcmeError::Key)?;
-        let answer = self.send(&Method::POST, url, Some(body)).await?;
+        let answer = self.send(&Method::POST, url, Some(body)).await;
+        let answer = answer.inspect_err(|_| self.was_lost = true)?;
         self.nonce = nonce_in(&answer.headers);
         Ok(answer)
     }
@@ -326,10 +351,10 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, AcmeError> {
     serde_json::from_slice(body).map_err(|_| AcmeError::Answer("not what RFC 8555 prescribes there"))
 }
 
-fn accepted(answer: HttpsAnswer) -> Result<Bytes, AcmeError> {
+fn accepted(answer: HttpsAnswer) -> Result<HttpsAnswer, AcmeError> {
     let status = answer.status;
     if status.is_success() {
-        return Ok(answer.body);
+        return Ok(answer);
     }
     let problem: Problem = serde_json::from_slice(&answer.body).unwrap_or_default();
     Err(AcmeError::Refused { status: status.as_u16(), words: problem.words() })

@@ -49,6 +49,11 @@ impl Answer {
         Self { status, ..Self::json(&body) }
     }
 
+    /// The connection ends without an answer.
+    fn lost() -> Self {
+        Self { status: 0, ..Self::json("") }
+    }
+
     fn with(mut self, name: &'static str, value: &str) -> Self {
         self.headers.push((name, value.to_owned()));
         self
@@ -104,17 +109,20 @@ impl Server {
         (Self { script: Arc::new(script), tls: Arc::new(tls), asked: Arc::default() }, root)
     }
 
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    fn answer(&self, request: &Request<Incoming>) -> io::Result<Response<Full<Bytes>>> {
         let path = request.uri().path().to_owned();
         let mut asked = self.asked.lock().unwrap();
         let before = asked.iter().filter(|other| **other == path).count();
         asked.push(path.clone());
         let answer = (self.script)(&path, before);
+        if answer.status == 0 {
+            return Err(io::Error::from(io::ErrorKind::ConnectionReset));
+        }
         let mut response = Response::builder().status(StatusCode::from_u16(answer.status).unwrap());
         for (name, value) in answer.headers {
             response = response.header(name, value);
         }
-        response.body(Full::new(Bytes::from(answer.body))).unwrap()
+        Ok(response.body(Full::new(Bytes::from(answer.body))).unwrap())
     }
 }
 
@@ -129,7 +137,7 @@ impl Connect for Server {
             let stream = TlsAcceptor::from(Arc::clone(&server.tls)).accept(theirs).await.ok()?;
             let service = service_fn(|request| {
                 let response = server.answer(&request);
-                async move { Ok::<_, std::convert::Infallible>(response) }
+                async move { response }
             });
             http1::Builder::new().serve_connection(TokioIo::new(stream), service).await.ok()
         });
@@ -206,6 +214,52 @@ async fn a_hostile_server_gets_nothing_but_an_error_in_bounded_time() {
         let failure = obtain(server.clone(), root, &key).await.unwrap_err();
         assert!(failure.error.to_string().contains(expected), "{words:?}: {}", failure.error);
         assert!(server.asked.lock().unwrap().len() < 120, "{words:?}");
+    }
+}
+
+/// The server took it, its answer was lost, and it does not take it twice: the certificate is not lost with the answer.
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_to_what_is_taken_once_loses_no_certificate() {
+    let (server, root) = Server::new(|path, before| match (path, before) {
+        ("/challenge" | "/finalize", 0) => Answer::lost(),
+        ("/challenge", _) => Answer::refusal(400, "malformed"),
+        ("/finalize", _) => Answer::refusal(403, "orderNotReady"),
+        ("/authz", 1..) => Answer::json(&authorization("valid", "tls-alpn-01", TOKEN)),
+        _ => honest(path),
+    });
+    let chain = obtain(server.clone(), root, &tls_key().unwrap()).await.unwrap();
+    assert_eq!(chain, CHAIN.as_bytes());
+    let asked = server.asked.lock().unwrap();
+    assert_eq!(asked.iter().filter(|path| *path == "/challenge" || *path == "/finalize").count(), 4);
+
+    // A lost answer to the one makes no refusal of the other good.
+    let (server, root) = Server::new(|path, before| match (path, before) {
+        ("/challenge", 0) => Answer::lost(),
+        ("/authz", 1..) => Answer::json(&authorization("valid", "tls-alpn-01", TOKEN)),
+        ("/finalize", _) => Answer::refusal(403, "orderNotReady"),
+        _ => honest(path),
+    });
+    let failure = obtain(server, root, &tls_key().unwrap()).await.unwrap_err();
+    assert!(matches!(failure.error, AcmeError::Refused { status: 403, .. }), "{:?}", failure.error);
+}
+
+/// RFC 8555, section 7.3.2.
+#[tokio::test(start_paused = true)]
+async fn an_account_that_was_there_learns_of_other_contacts() {
+    let ours = r#"{"status":"valid","contact":["mailto:ops@example.com"]}"#;
+    let others = r#"{"status":"valid","contact":["mailto:before@example.com"]}"#;
+    for (status, account, is_told) in [(201, others, false), (200, ours, false), (200, others, true), (200, "{}", true)]
+    {
+        let (server, root) = Server::new(move |path, before| match (path, before) {
+            ("/account", _) => Answer { status, ..Answer::json(account) },
+            ("/authz", 1..) => Answer::json(&authorization("valid", "tls-alpn-01", TOKEN)),
+            _ => honest(path),
+        });
+        obtain(server.clone(), root, &tls_key().unwrap()).await.unwrap();
+        let asked = server.asked.lock().unwrap();
+        let before_the_order = asked.iter().take_while(|path| *path != "/order");
+        let told = before_the_order.filter(|path| *path == "/thing").count();
+        assert_eq!(told, usize::from(is_told), "{status} {account}");
     }
 }
 

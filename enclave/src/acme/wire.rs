@@ -18,6 +18,13 @@ pub(super) struct Directory {
     pub(super) order: String,
 }
 
+/// Section 7.1.2.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Account {
+    #[serde(default)]
+    pub(super) contact: Vec<String>,
+}
+
 /// Section 7.1.6: of orders, authorizations and challenges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
