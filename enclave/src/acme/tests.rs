@@ -229,7 +229,7 @@ async fn a_lost_answer_to_what_is_taken_once_loses_no_certificate() {
     });
     let chain = obtain(server.clone(), root, &tls_key().unwrap()).await.unwrap();
     assert_eq!(chain, CHAIN.as_bytes());
-    let asked = server.asked.lock().unwrap();
+    let asked = server.asked.lock().unwrap().clone();
     assert_eq!(asked.iter().filter(|path| *path == "/challenge" || *path == "/finalize").count(), 4);
 
     // A lost answer to the one makes no refusal of the other good.
