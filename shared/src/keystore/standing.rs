@@ -150,3 +150,27 @@ impl RenewalAttempt {
         self.started_ms.saturating_add(limits::RENEWAL_ATTEMPT_MS)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cbor::Message as _;
+
+    #[test]
+    fn an_order_names_roots_of_both_kinds() {
+        let roots = |count: usize| vec![DerCertificate(vec![0x30, 0]); count];
+        let order = |directory_roots, issuing_roots| AcmeOrder {
+            directory: "https://ca.test/directory".to_owned(),
+            directory_roots,
+            contacts: vec![],
+            until_ms: 1,
+            issuing_roots,
+        };
+        assert_eq!(order(roots(1), roots(4)).check(), Ok(()));
+        let large = vec![DerCertificate(vec![0; limits::CERTIFICATE_DER_MAX + 1])];
+        for bad in [roots(0), roots(5), large] {
+            assert!(order(bad.clone(), roots(1)).check().is_err(), "{}", bad.len());
+            assert!(order(roots(1), bad.clone()).check().is_err(), "{}", bad.len());
+        }
+    }
+}
