@@ -1,7 +1,7 @@
 //! Keeps one enclave running in its place.
 //!
 //! Guarantees: pauses between starts grow from the shortest to the longest of [`RESTART_PAUSE`], so that what cannot start
-//! does not burn the machine; connections from its place are taken while it may run, and no longer.
+//! does not burn the machine; connections from its place are taken while it may run, and no longer; nothing is left in its place.
 
 use core::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -94,6 +94,7 @@ impl Task {
         seat.finishing.send_replace(false);
         seat.expected.store(true, Ordering::Release);
         self.keep(running).await;
+        self.runner.clear(self.cid).await;
         seat.expected.store(false, Ordering::Release);
     }
 

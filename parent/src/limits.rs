@@ -98,5 +98,8 @@ pub const NITRO_RUN_TIMEOUT: Duration = Duration::from_mins(2);
 pub const NITRO_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often `nitro-cli` is asked whether an enclave still runs.
 pub const NITRO_POLL: Duration = Duration::from_secs(2);
+/// How often it is tried to see that no enclave is left where none is to run any more. Unless `nitro-cli` hangs, this is over long before
+/// systemd loses patience (`TimeoutStopSec` of the unit); what is left then is found at the next start.
+pub const NITRO_CLEAR_ATTEMPTS: u32 = 3;
 /// Bytes of the files of the system that the check reads: `/etc/nitro_enclaves/allocator.yaml` and those in `/sys`.
 pub const SYSTEM_FILE_MAX: usize = 64 * 1024;

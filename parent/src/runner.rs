@@ -1,7 +1,8 @@
 //! What an enclave is run by: a command of its own, or `nitro-cli`.
 //!
-//! Guarantees: whatever was started is watched until it is gone, and told to end before it is made to. Assumes: a command stays in the
-//! foreground; an enclave of `nitro-cli` goes on by itself, also without us.
+//! Guarantees: whatever was started is watched until it is gone, and told to end before it is made to; an enclave of `nitro-cli` that
+//! runs although nobody was told so is ended before and after each start in its place. Assumes: a command stays in the foreground; an
+//! enclave of `nitro-cli` goes on by itself, also without us.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -12,7 +13,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
 use crate::config::{Config, NitroConfig, Places, Slot, with_cid};
-use crate::limits::{ENCLAVE_STOP_TIMEOUT, NITRO_POLL};
+use crate::limits::{ENCLAVE_STOP_TIMEOUT, NITRO_CLEAR_ATTEMPTS, NITRO_POLL};
 use crate::nitro::{Cli, CliError, EnclaveInfo, is_wanted};
 
 /// What to run.
@@ -87,20 +88,32 @@ impl Runner {
         }
     }
 
-    /// What a parent before us left running: one that is like what we would start is taken over, the others are ended.
-    pub(crate) async fn recover(&self, places: &Places) -> Option<(Slot, Running)> {
+    /// What a parent before us left running. Asks until there is an answer: nothing may be started beside what cannot be seen.
+    pub(crate) async fn left_running(&self) -> Vec<EnclaveInfo> {
+        let Self::Nitro(config) = self else { return Vec::new() };
+        let cli = Cli::new(&config.cli);
+        let mut failing = false;
+        loop {
+            match cli.describe_enclaves().await {
+                Ok(found) => return found.into_iter().filter(|enclave| is_ours(enclave, config)).collect(),
+                Err(error) => {
+                    if !failing {
+                        tracing::error!(%error, "cannot see whether enclaves of ours were left running; asking again");
+                    }
+                    failing = true;
+                }
+            }
+            sleep(NITRO_POLL).await;
+        }
+    }
+
+    /// Of what was left running, the one that is like what we would start is taken over; the others are ended.
+    pub(crate) async fn recover(&self, left: Vec<EnclaveInfo>, places: &Places) -> Option<(Slot, Running)> {
         let Self::Nitro(config) = self else { return None };
         let cli = Cli::new(&config.cli);
-        let found = match cli.describe_enclaves().await {
-            Ok(found) => found,
-            Err(error) => {
-                tracing::error!(%error, "cannot see whether enclaves of ours were left running");
-                return None;
-            }
-        };
         let image = cli.describe_eif(&config.eif).await.ok();
         let mut adopted = None;
-        for enclave in found.into_iter().filter(|enclave| is_ours(enclave, config)) {
+        for enclave in left {
             let slot = slot_of(&enclave, places).filter(|_| adopted.is_none());
             let (id, cid) = (enclave.id.clone(), enclave.cid);
             let running = Running::Enclave { cli: cli.clone(), id: id.clone() };
@@ -109,11 +122,35 @@ impl Runner {
                 adopted = Some((slot, running));
             } else {
                 tracing::warn!(id, cid, "an enclave that was left running is ended");
-                running.stop().await;
+                self.clear(u32::try_from(cid).ok()).await;
             }
         }
         adopted
     }
+
+    /// Makes sure that nothing is left at this context id, once nothing is to run there any more.
+    pub(crate) async fn clear(&self, cid: Option<u32>) {
+        let (Self::Nitro(config), Some(cid)) = (self, cid) else { return };
+        let cli = Cli::new(&config.cli);
+        for attempt in 1..=NITRO_CLEAR_ATTEMPTS {
+            let Err(error) = clear(&cli, config, cid).await else { return };
+            tracing::error!(cid, attempt, %error, "cannot make sure that no enclave of ours is left");
+            if attempt < NITRO_CLEAR_ATTEMPTS {
+                sleep(NITRO_POLL).await;
+            }
+        }
+    }
+}
+
+/// Ends what has the name of our enclave at this context id, and nobody watches.
+async fn clear(cli: &Cli, config: &NitroConfig, cid: u32) -> Result<(), CliError> {
+    let name = config.enclave_name(cid);
+    let found = cli.describe_enclaves().await?;
+    for enclave in found.iter().filter(|enclave| enclave.name.as_ref() == Some(&name)) {
+        tracing::warn!(id = enclave.id, cid, "an enclave of ours that nothing watches is ended");
+        cli.terminate_enclave(&enclave.id).await?;
+    }
+    Ok(())
 }
 
 /// By its name: ours begin with `nitro.name` and end with the context id.
@@ -144,7 +181,17 @@ async fn start_enclave(config: &NitroConfig, cid: u32) -> Result<Running, StartE
         // Running it says more.
         Err(error) => tracing::warn!(%error, "the image cannot be described"),
     }
-    let enclave = cli.run_enclave(config, cid).await?;
+    clear(&cli, config, cid).await?;
+    let enclave = match cli.run_enclave(config, cid).await {
+        Ok(enclave) => enclave,
+        Err(error) => {
+            // It may run all the same: `nitro-cli` leaves it to a process of its own, which does not end with the call.
+            if let Err(error) = clear(&cli, config, cid).await {
+                tracing::error!(cid, %error, "cannot see whether the enclave runs all the same; looking again before the next start");
+            }
+            return Err(error.into());
+        }
+    };
     let running = Running::Enclave { cli, id: enclave.id.clone() };
     if enclave.cid != u64::from(cid) {
         running.stop().await;

@@ -22,6 +22,7 @@ use tokio::time::{sleep, timeout};
 use crate::config::{Places, Slot};
 use crate::keeper::Keeper;
 use crate::limits::{OLD_ENCLAVE_TIMEOUT, SWITCH_PAUSE};
+use crate::nitro::EnclaveInfo;
 use crate::runner::{Image, Running};
 use crate::state::State;
 
@@ -72,7 +73,11 @@ impl Plan {
         mut images: watch::Receiver<Option<Image>>,
         mut stop: watch::Receiver<bool>,
     ) {
-        let mut keeper = self.begin(&image).await;
+        let left = tokio::select! {
+            left = image.runner.left_running() => left,
+            () = told(&mut stop) => return,
+        };
+        let mut keeper = self.begin(&image, left).await;
         loop {
             tokio::select! {
                 () = told(&mut stop) => return keeper.end().await,
@@ -94,8 +99,8 @@ impl Plan {
     }
 
     /// The first enclave: one that was left running, or a new one.
-    async fn begin(&self, image: &Image) -> Keeper {
-        let (slot, running) = match image.runner.recover(&self.places).await {
+    async fn begin(&self, image: &Image, left: Vec<EnclaveInfo>) -> Keeper {
+        let (slot, running) = match image.runner.recover(left, &self.places).await {
             Some((slot, running)) => (slot, Some(running)),
             None => (Slot::First, None),
         };

@@ -91,6 +91,12 @@ impl Instance {
         self.write("fail", &if code.is_empty() { String::new() } else { format!("{code}\n{says}\n") });
     }
 
+    /// The next call of `nitro-cli` with this command goes wrong: it fails, or, if it is `run-enclave`, runs the enclave and says
+    /// something that is not documented.
+    pub fn stumble_once(&self, command: &str) {
+        self.write(&format!("once-{command}"), "");
+    }
+
     /// Changes how much memory there is in hugepages.
     pub fn set_memory(&self, memory_mib: u64) {
         self.write("memory_mib", &memory_mib.to_string());

@@ -113,6 +113,40 @@ async fn what_a_killed_parent_left_is_taken_over_or_ended_and_no_other_enclave_i
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_enclave_is_not_lost_when_nitro_cli_stumbles() {
+    // There is memory for one enclave only: one that nobody knows of would be in the way of every other.
+    let (mut system, instance) = enrolled(512).await;
+    instance.configure(&system, "");
+    instance.stumble_once("run-enclave");
+    system.start_parent().await;
+    system.logged("parent", "printed something else than it documents").await;
+    instance.called("run-enclave", 2).await;
+    system.prepare().await;
+    assert_eq!((instance.calls("run-enclave").len(), instance.calls("terminate-enclave").len()), (2, 1));
+    assert_eq!(instance.enclaves().len(), 1);
+
+    // What a killed parent left is looked for until there is an answer.
+    let before = boot_id(&system).await;
+    system.parent.take().unwrap().kill();
+    instance.stumble_once("describe-enclaves");
+    system.start_parent().await;
+    system.logged("parent", "is taken over").await;
+    assert_eq!(boot_id(&system).await, before);
+
+    // It is gone with the parent, although it was not terminated the first time.
+    instance.stumble_once("terminate-enclave");
+    signal_parent(&mut system, Signal::TERM);
+    until("the parent ended", || {
+        let ended = system.parent.as_mut().unwrap().ended();
+        async move { ended }
+    })
+    .await;
+    system.logged("parent", "was not terminated").await;
+    assert_eq!(instance.enclaves(), Vec::<u32>::new());
+    system.assert_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_missing_is_named_with_the_remedy_and_tried_again() {
     let (mut system, instance) = enrolled(256).await;
     instance.configure(&system, "");

@@ -18,6 +18,10 @@ fail() { # CODE TEXT
     exit 39
 }
 
+stumbles() { # COMMAND: whether this call is to go wrong, this once
+    [ -e "$folder/once-$1" ] && rm "$folder/once-$1"
+}
+
 measurements() { # EIF
     [ -r "$1" ] || fail E19 "File operation failure. Such error appears when the system fails to perform the requested file operations, such as opening the EIF file when launching an enclave, or seeking to a specific offset in the EIF file, or writing to the log file.
 File: '$1', failing operation: 'Open'."
@@ -33,6 +37,8 @@ running() { # FILE: whether its process lives, and is no zombie
 described() { # FILE
     sed -n 2p "$1"
 }
+
+if [ "$command" != run-enclave ] && stumbles "$command"; then fail E08 "Unusable connection error."; fi
 
 case $command in
 describe-eif)
@@ -102,7 +108,7 @@ You can increase the available memory by editing the \`memory_mib\` value from '
     mv "$folder/new-$cid" "$folder/enclaves/$number"
     echo "Start allocating memory..." >&2
     echo "Started enclave with enclave-cid: $cid, memory: $memory MiB, cpu-ids: [1, 3]" >&2
-    printf '{ %s }\n' "$common"
+    if stumbles run-enclave; then echo "no JSON text"; else printf '{ %s }\n' "$common"; fi
     ;;
 *)
     exit 2
