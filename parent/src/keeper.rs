@@ -46,6 +46,8 @@ impl Keeper {
         running: Option<Running>,
         state: &Arc<State>,
     ) -> Self {
+        // At once: whoever asks what the new enclave says must not hear the last one.
+        state.seat(slot).vacated();
         let (wish, wished) = watch::channel(Wish::Keep);
         let (failed, failure) = watch::channel(None);
         let task = Task { runner, slot, cid, state: Arc::clone(state), wished, failed };
@@ -91,7 +93,6 @@ impl Task {
     async fn run(self, running: Option<Running>) {
         let state = Arc::clone(&self.state);
         let seat = state.seat(self.slot);
-        seat.finishing.send_replace(false);
         seat.expected.store(true, Ordering::Release);
         self.keep(running).await;
         self.runner.clear(self.cid).await;
@@ -123,6 +124,7 @@ impl Task {
                 Err(error) => error.to_string(),
             };
             if *self.wished.borrow() != Wish::Keep {
+                tracing::info!("{failure}; it is not started again");
                 return;
             }
             pause = next_pause(pause, started.elapsed());
@@ -143,7 +145,27 @@ fn next_pause(last: Duration, ran: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_link::BootId;
+    use holdfast_link::control::Status;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_place_begins_without_what_its_last_enclave_said() {
+        let state = Arc::new(State::new(1, 1));
+        let seat = state.seat(Slot::Second);
+        let generation = seat.enclave_connected(BootId::from([2; 16]));
+        let told = (Instant::now(), Status { ready: true, ..Status::default() });
+        seat.update_enclave(generation, |view| view.status = Some(told.clone()));
+        seat.finishing.send_replace(true);
+        assert!(state.can_take_over(Slot::Second), "that is what it would be taken for");
+        let runner = Runner::Command(vec!["sleep".to_owned(), "1000".to_owned()]);
+        let keeper = Keeper::start(runner, Slot::Second, None, None, &state);
+        assert!(!state.can_take_over(Slot::Second) && !*seat.finishing.borrow(), "at once, before anything has run");
+        seat.update_enclave(generation, |view| view.status = Some(told));
+        assert!(!state.can_take_over(Slot::Second), "the connection of the one before has no say");
+        keeper.end().await;
+    }
 
     #[test]
     fn pauses_grow_and_a_healthy_run_resets_them() {

@@ -173,6 +173,14 @@ impl Seat {
         }
     }
 
+    /// Forgets whatever enclave was here, and ends its connection: another is about to be.
+    pub(crate) fn vacated(&self) {
+        let mut current = self.view_mut();
+        self.generation.send_modify(|latest| *latest = latest.wrapping_add(1));
+        *current = None;
+        self.finishing.send_replace(false);
+    }
+
     /// Forgets the enclave, if it still is the current one.
     pub(crate) fn enclave_gone(&self, generation: u64) {
         self.view_mut().take_if(|view| view.generation == generation);
@@ -220,9 +228,10 @@ impl State {
         self.seat(*self.active.borrow()).enclave()
     }
 
-    /// Whether the enclave in `new` is ready and serves every key store that the one in the other slot serves.
+    /// Whether the enclave in `new` takes clients, is ready and serves every key store that the one in the other slot serves.
     pub(crate) fn can_take_over(&self, new: Slot) -> bool {
-        let Some((received, status)) = self.seat(new).enclave().and_then(|view| view.status) else { return false };
+        let taking = self.seat(new).enclave().filter(|view| !view.drained);
+        let Some((received, status)) = taking.and_then(|view| view.status) else { return false };
         let old = self.seat(new.other()).enclave().and_then(|view| view.status);
         age(Instant::now(), received) <= STATUS_FRESH && serves_all(&status, old.as_ref().map(|(_, status)| status))
     }
@@ -330,6 +339,9 @@ mod tests {
         let told = Some((Instant::now(), old));
         state.seat(Slot::Second).update_enclave(generation, |view| view.status = told);
         assert!(state.can_take_over(Slot::Second));
+        state.seat(Slot::Second).update_enclave(generation, |view| view.drained = true);
+        assert!(!state.can_take_over(Slot::Second), "one that takes no more clients");
+        state.seat(Slot::Second).update_enclave(generation, |view| view.drained = false);
         assert_eq!(state.readiness(), Err(Unreadiness::EnclaveNotConnected), "the first slot is the active one");
         state.active.send_replace(Slot::Second);
         assert_eq!(state.readiness(), Ok(()));

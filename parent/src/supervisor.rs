@@ -9,7 +9,8 @@
 //!
 //! Guarantees: new clients go to an enclave that serves every key store that the old one serves, or to the old one; the old
 //! one is told to finish only when no client is on its way to it, and ended when its last client is gone or its time is over.
-//! Refuses: an upgrade where there is one place only.
+//! Refuses: an upgrade where there is one place only, or once the program was told to end. While connections drain, an enclave may end
+//! by itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +25,7 @@ use crate::keeper::Keeper;
 use crate::limits::{OLD_ENCLAVE_TIMEOUT, SWITCH_PAUSE};
 use crate::nitro::EnclaveInfo;
 use crate::runner::{Image, Running};
-use crate::state::State;
+use crate::state::{Phase, State};
 
 /// How often it is looked whether the new enclave can take over, or the old one has finished.
 const LOOK: Duration = Duration::from_millis(100);
@@ -78,12 +79,23 @@ impl Plan {
             () = told(&mut stop) => return,
         };
         let mut keeper = self.begin(&image, left).await;
+        let mut draining = false;
         loop {
             tokio::select! {
+                biased;
                 () = told(&mut stop) => return keeper.end().await,
+                () = self.draining(), if !draining => {
+                    keeper.finish();
+                    draining = true;
+                    continue;
+                }
                 Ok(()) = images.changed() => {}
             }
             let Some(wanted) = images.borrow_and_update().clone().filter(|wanted| *wanted != image) else { continue };
+            if *self.state.phase.borrow() != Phase::Serving {
+                tracing::warn!("another image, but the program was told to end: no upgrade is begun");
+                continue;
+            }
             match self.bring_up(&wanted, &keeper, stop.clone()).await {
                 Ok(new) => {
                     image = wanted;
@@ -96,6 +108,12 @@ impl Plan {
                 }
             }
         }
+    }
+
+    /// Waits until clients are accepted no more.
+    async fn draining(&self) {
+        // The sender is our own.
+        let _ = self.state.phase.subscribe().wait_for(|phase| *phase >= Phase::Draining).await;
     }
 
     /// The first enclave: one that was left running, or a new one.
@@ -132,6 +150,7 @@ impl Plan {
             () = able => return Ok(new),
             failure = new.failed() => failure,
             () = sleep(self.ready_timeout) => self.unable(slot),
+            () = self.draining() => "the program was told to end".to_owned(),
             () = told(&mut stop) => "the program was told to end".to_owned(),
         };
         new.end().await;
@@ -173,6 +192,12 @@ impl Plan {
             }
             seat.clients.none().await;
         };
+        let draining = async {
+            self.draining().await;
+            old.finish();
+            new.finish();
+            core::future::pending::<()>().await;
+        };
         tokio::select! {
             ended = timeout(OLD_ENCLAVE_TIMEOUT, finished) => if ended.is_ok() {
                 tracing::info!("the old enclave has finished");
@@ -180,6 +205,7 @@ impl Plan {
                 tracing::warn!("the old enclave did not finish in time; its last connections are closed");
             },
             () = told(&mut stop) => {}
+            () = draining => {}
         }
         old.end().await;
     }

@@ -140,6 +140,41 @@ async fn the_enclaves_process_is_told_to_end() {
 }
 
 #[tokio::test]
+async fn an_enclave_that_ends_while_draining_is_not_started_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (runs, finish) = (folder.path().join("runs"), folder.path().join("finish"));
+    let command = |mark: &str| {
+        let script = format!(
+            "echo run >> '{}'; until [ -e '{}' ]; do sleep 0.05; done # {mark}",
+            runs.display(),
+            finish.display()
+        );
+        serde_json::to_string(&["sh", "-c", &script]).unwrap()
+    };
+    let top = "drain_timeout_ms = 86400000\nfirst_byte_timeout_ms = 86400000".to_owned();
+    let enclave = format!("command = {}", command("first"));
+    let mut parent = Parent::start(Options { top, enclave, ..Options::default() }).await;
+    until(|| async { runs.exists() }).await;
+    // A client that says nothing keeps the drain from ending.
+    let client = parent.client().await;
+    parent.counted("ingress_accepted", 1).await;
+    parent.signal("TERM");
+    until(|| async { TcpStream::connect(parent.listen).await.is_err() }).await;
+    // Nor is another image started now.
+    let file = parent.folder.path().join("parent.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("# first", "# second")).unwrap();
+    parent.signal("HUP");
+    until(|| async { parent.log().contains("told to end: no upgrade is begun") }).await;
+    std::fs::write(&finish, "").unwrap();
+    until(|| async { parent.log().contains("the enclave's process ended") }).await;
+    assert!(!parent.log().contains("starting again"), "{}", parent.log());
+    drop(client);
+    assert_eq!(parent.ended().await.code(), Some(0));
+    assert_eq!(std::fs::read_to_string(&runs).unwrap().lines().count(), 1);
+}
+
+#[tokio::test]
 async fn a_command_that_cannot_be_started_is_no_reason_to_end() {
     let options = Options { enclave: "command = [\"/nonexistent/enclave\"]".to_owned(), ..Options::default() };
     let mut parent = Parent::start(options).await;
