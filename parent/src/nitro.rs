@@ -205,14 +205,14 @@ async fn read(pipe: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Whether an enclave that a parent before us left behind is the one that we would start.
+/// Whether an enclave that a parent before us left behind is the one that we would start. Where the image cannot be described, it could not be
+/// started either: then an enclave that is otherwise as configured is better than none.
 pub(crate) fn is_wanted(found: &EnclaveInfo, config: &NitroConfig, image: Option<&ImageMeasurements>) -> bool {
     found.is_running()
         && !found.may_be_debugged()
         && found.memory_mib == config.memory_mib
         && usize::try_from(found.cpus) == Ok(config.cpus())
-        && image.is_some()
-        && found.measurements.as_ref() == image
+        && image.is_none_or(|image| found.measurements.as_ref() == Some(image))
 }
 
 #[cfg(test)]

@@ -79,13 +79,14 @@ fn only_an_enclave_like_ours_is_adopted() {
         found
     };
     assert!(is_wanted(&found, &config(), image.as_ref()));
+    assert!(is_wanted(&found, &config(), None), "an image that cannot be described is no reason to end what serves");
     for (what, found, image) in [
         ("another image", found.clone(), other.as_ref()),
-        ("an image that nothing describes", found.clone(), None),
-        ("no measurements", with(&|found| found.measurements = None), None),
+        ("no measurements", with(&|found| found.measurements = None), image.as_ref()),
         ("debug mode", with(&|found| found.flags = Some("DEBUG_MODE".to_owned())), image.as_ref()),
         ("flags unknown", with(&|found| found.flags = None), image.as_ref()),
         ("terminating", with(&|found| found.state = Some("TERMINATING".to_owned())), image.as_ref()),
+        ("debug mode, and no image", with(&|found| found.flags = Some("DEBUG_MODE".to_owned())), None),
         ("more memory", with(&|found| found.memory_mib = 3200), image.as_ref()),
         ("more CPUs", with(&|found| found.cpus = 4), image.as_ref()),
     ] {
