@@ -41,7 +41,7 @@ fn the_minimal_configuration_has_the_documented_defaults() {
 fn the_example_is_a_configuration() {
     let example = include_str!("../../parent.example.toml");
     assert!(load(example).is_ok());
-    // What the example has in comments are the defaults; they must be right fields as well.
+    // What the example has in comments are the defaults, but for what has none; they must be right fields as well.
     let all: String = example
         .lines()
         .map(|line| match line.strip_prefix("#") {
@@ -49,9 +49,21 @@ fn the_example_is_a_configuration() {
             _ => format!("{line}\n"),
         })
         .collect();
-    let config = load(&all).unwrap();
-    assert!(config.nitro.is_some() && config.ports_file.is_some());
-    assert_eq!(config.cids(), [16, 17]);
+    let mut config = load(&all).unwrap();
+    assert!(config.nitro.is_some() && config.ports_file.is_some() && config.aws.is_some());
+    let mut without = load(example).unwrap();
+    assert_eq!((config.cids(), without.cids()), ([16, 17].as_slice(), [16, 17].as_slice()));
+    // These have no default, and files are beside the configuration, which each time is in another folder.
+    (config.ports_file, config.aws, config.enclave.cids) = (None, None, None);
+    for config in [&mut config, &mut without] {
+        let own = config.file.parent().unwrap().to_owned();
+        let nitro = config.nitro.as_mut().unwrap();
+        for path in [&mut config.static_configuration, &mut config.key_stores, &mut nitro.eif] {
+            *path = path.strip_prefix(&own).unwrap().to_owned();
+        }
+        config.file = PathBuf::new();
+    }
+    assert_eq!(config, without);
 }
 
 #[test]
