@@ -98,6 +98,28 @@ fn the_templates_derive_no_partition() {
     }
 }
 
+/// An archive may have been packed under any umask, and what root may read, the service may not.
+#[test]
+fn the_instance_is_checked_as_the_user_that_serves_and_signals_once_it_does() {
+    let template = std::fs::read_to_string(deployed("cloudformation").join("service.yaml")).unwrap();
+    let guide = std::fs::read_to_string(deployed("../docs").join("ec2.md")).unwrap();
+    for text in [&template, &guide] {
+        let mut rest = text.as_str();
+        for step in [
+            "chmod -R u=rwX,g=rX,o= /etc/holdfast",
+            "chmod -R u=rwX,go=rX /usr/share/holdfast /usr/bin/holdfast-parent",
+            "runuser -u holdfast -- holdfast-parent --config /etc/holdfast/parent.toml --check-instance",
+            "systemctl enable --now holdfast-parent.service",
+        ] {
+            rest = rest.split_once(step).unwrap_or_else(|| panic!("no {step}, or not in order")).1;
+        }
+    }
+    let (script, group) = template.split_once("AWS::AutoScaling::AutoScalingGroup").unwrap();
+    let served = script.split_once("http://127.0.0.1:9080/ready").unwrap().1;
+    assert!(served.contains("cfn-signal --success true") && served.contains("--resource Group"));
+    assert!(group.contains("WaitOnResourceSignals: true"));
+}
+
 /// The metrics that alarms of ours wait for are those that are sent, and those are fields of the real status page.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_metrics_are_what_the_parent_says() {
