@@ -68,8 +68,10 @@ async fn each_enclave_that_connects_is_handed_the_credentials_of_the_role() {
 
 #[tokio::test]
 async fn a_service_that_is_away_is_said_and_stops_nothing() {
-    // A port that was free a moment ago.
-    let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    // A port that is taken, and at which nobody listens.
+    let taken = tokio::net::TcpSocket::new_v4().unwrap();
+    taken.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = taken.local_addr().unwrap();
     let aws = format!("[aws]\ncredentials = \"instance-role\"\ninstance_metadata = \"{address}\"");
     let parent = Parent::start(Options { egress: aws, ..Options::default() }).await;
     let mut control = parent.control(1).await;
