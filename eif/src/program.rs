@@ -1,6 +1,6 @@
 //! The one program of the image: `holdfast-enclave`, linked statically, in the release profile.
 //!
-//! Guarantees: no path of the machine is in it, and none of the caller's variables reaches the compilers ([`crate::tool`]). Files that
+//! Guarantees: no path of the machine is in it, and none of the caller's variables reaches the compilers (`tool.rs`). Files that
 //! configure cargo for the user are not ours to ignore; each is named. Assumes: the toolchain of `rust-toolchain.toml`, whose name goes into `measurements.json`.
 
 use std::fs;

@@ -27,7 +27,7 @@ struct Arguments {
     /// Check the configuration and the files that it names, then exit.
     #[arg(long)]
     check_config: bool,
-    /// Check whether this instance can run the enclave of [nitro]: driver, nitro-cli, CPUs, hugepages, image; then exit.
+    /// Check whether this instance can run the enclave of section nitro: driver, nitro-cli, CPUs, hugepages, image; then exit.
     #[arg(long, conflicts_with = "check_config")]
     check_instance: bool,
 }

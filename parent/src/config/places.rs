@@ -16,7 +16,7 @@ const CID_MIN: u32 = 4;
 /// Where two enclaves may run side by side.
 const CIDS_MAX: usize = 2;
 
-/// An address in which [`CID_MARK`] may stand for the enclave's context id.
+/// An address in which `{cid}` may stand for the enclave's context id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AddressPattern(String);
 
