@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
-use crate::config::{Config, Places};
+use crate::config::{Config, Places, Slot};
 use crate::control::Control;
 use crate::door::Door;
 use crate::egress::Egress;
@@ -190,8 +190,14 @@ async fn drain(config: &Config, state: &State, accepting: JoinHandle<()>, stop: 
         // Whether it returned or failed, it accepts no more.
         let _ = accepting.await;
         tracing::info!(connections = state.ingress.taken(), "accepting no more: waiting for connections to end");
-        if timeout(config.drain_timeout, state.ingress.all_returned()).await.is_err() {
-            tracing::warn!(connections = state.ingress.taken(), "connections that did not end in time are closed");
+        // The enclave hears of the end even where there is nothing to wait for, and is waited for, too.
+        let ended = async {
+            state.ingress.all_returned().await;
+            state.seat(Slot::First).finished().await;
+            state.seat(Slot::Second).finished().await;
+        };
+        if timeout(config.drain_timeout, ended).await.is_err() {
+            tracing::warn!(connections = state.ingress.taken(), "what did not end in time is closed");
         }
     };
     tokio::select! {

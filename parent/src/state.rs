@@ -2,7 +2,7 @@
 
 use core::sync::atomic::AtomicBool;
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use holdfast_link::BootId;
@@ -98,7 +98,7 @@ pub(crate) struct Seat {
     pub(crate) opening: Count,
     /// Clients that it has, and those on their way.
     pub(crate) clients: Count,
-    view: Mutex<Option<EnclaveView>>,
+    view: watch::Sender<Option<EnclaveView>>,
 }
 
 /// How many there are of something.
@@ -140,50 +140,55 @@ impl Seat {
             expected: AtomicBool::new(false),
             opening: Count::new(),
             clients: Count::new(),
-            view: Mutex::new(None),
+            view: watch::Sender::new(None),
         }
-    }
-
-    /// Nothing panics while it holds the lock; if something did, the value is still whole.
-    fn view_mut(&self) -> MutexGuard<'_, Option<EnclaveView>> {
-        self.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The enclave, if one is connected.
     pub(crate) fn enclave(&self) -> Option<EnclaveView> {
-        self.view_mut().clone()
+        self.view.borrow().clone()
     }
 
     /// Makes the enclave that said hello the current one; an earlier one's connection ends.
     pub(crate) fn enclave_connected(&self, boot_id: BootId) -> u64 {
-        let mut current = self.view_mut();
         let mut generation = 0;
-        self.generation.send_modify(|latest| {
-            *latest = latest.wrapping_add(1);
-            generation = *latest;
+        self.view.send_modify(|current| {
+            self.generation.send_modify(|latest| {
+                *latest = latest.wrapping_add(1);
+                generation = *latest;
+            });
+            *current = Some(EnclaveView { generation, boot_id, status: None, drained: false });
         });
-        *current = Some(EnclaveView { generation, boot_id, status: None, drained: false });
         generation
     }
 
     /// Changes what is known of the enclave, if it still is the current one.
     pub(crate) fn update_enclave(&self, generation: u64, change: impl FnOnce(&mut EnclaveView)) {
-        if let Some(view) = self.view_mut().as_mut().filter(|view| view.generation == generation) {
+        self.view.send_if_modified(|current| {
+            let Some(view) = current.as_mut().filter(|view| view.generation == generation) else { return false };
             change(view);
-        }
+            true
+        });
     }
 
     /// Forgets whatever enclave was here, and ends its connection: another is about to be.
     pub(crate) fn vacated(&self) {
-        let mut current = self.view_mut();
-        self.generation.send_modify(|latest| *latest = latest.wrapping_add(1));
-        *current = None;
+        self.view.send_modify(|current| {
+            self.generation.send_modify(|latest| *latest = latest.wrapping_add(1));
+            *current = None;
+        });
         self.finishing.send_replace(false);
     }
 
     /// Forgets the enclave, if it still is the current one.
     pub(crate) fn enclave_gone(&self, generation: u64) {
-        self.view_mut().take_if(|view| view.generation == generation);
+        self.view.send_if_modified(|current| current.take_if(|view| view.generation == generation).is_some());
+    }
+
+    /// Waits until no enclave is here, or the one that is has finished what was under way.
+    pub(crate) async fn finished(&self) {
+        // The sender is our own.
+        let _ = self.view.subscribe().wait_for(|view| view.as_ref().is_none_or(|view| view.drained)).await;
     }
 }
 

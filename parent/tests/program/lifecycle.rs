@@ -54,6 +54,38 @@ async fn sigint_without_connections_ends_at_once() {
     assert_eq!(parent.ended().await.code(), Some(0));
 }
 
+/// However little there is to wait for, the enclave hears of the end, and may say that it is done.
+#[tokio::test]
+async fn the_enclave_is_told_to_drain_before_a_parent_without_clients_ends() {
+    for _ in 0..20 {
+        let mut parent = Parent::start(with("drain_timeout_ms = 86400000")).await;
+        let mut control = parent.control(1).await;
+        control.hear_manifests().await;
+        control.tell_ready(true).await;
+        until(|| async { parent.page("/ready").await.0 == 200 }).await;
+        parent.signal("TERM");
+        assert_eq!(control.hear().await, Some(ToEnclave::Drain));
+        assert_eq!(parent.page("/ready").await.0, 503, "it waits for the enclave");
+        control.tell(&ToParent::Drained).await;
+        assert_eq!(parent.ended().await.code(), Some(0));
+    }
+}
+
+/// An enclave that hangs up is not waited for, and one that says nothing only as long as connections are.
+#[tokio::test]
+async fn an_enclave_that_never_says_that_it_is_done_delays_the_end_by_the_time_for_draining() {
+    for (timeout_ms, stays) in [(86_400_000, false), (50, true)] {
+        let mut parent = Parent::start(with(&format!("drain_timeout_ms = {timeout_ms}"))).await;
+        let mut control = parent.control(1).await;
+        control.hear_manifests().await;
+        parent.signal("TERM");
+        assert_eq!(control.hear().await, Some(ToEnclave::Drain));
+        let kept = stays.then_some(control);
+        assert_eq!(parent.ended().await.code(), Some(0));
+        drop(kept);
+    }
+}
+
 #[tokio::test]
 async fn connections_that_do_not_end_are_closed() {
     let mut parent = Parent::start(with("drain_timeout_ms = 50")).await;
