@@ -115,6 +115,8 @@ struct LinkState<C> {
     deposit: Option<(ShareSet, hpke::Sealed)>,
     /// Epoch of the block overlay that it told last.
     told_epoch: u64,
+    /// It is to tell its overlay again, since others sign by now. Until it does, what it told before says what it knows.
+    must_tell_again: bool,
     /// Epoch of the release policy under which its lease was granted.
     policy_epoch: u64,
     /// The same, where only administrators of a successor signed it.
@@ -261,6 +263,7 @@ impl<C: Connect + 'static> Ledger<C> {
             unsure: BTreeSet::new(),
             deposit: None,
             told_epoch: 0,
+            must_tell_again: false,
             policy_epoch: 0,
             foreseen: None,
             handed_out: Vec::new(),
@@ -358,7 +361,7 @@ impl<C: Connect + 'static> Ledger<C> {
         let is_home = state.place(id) == Some(0);
         Seen {
             // Each tells its own once: two custodians may hold different ones of one epoch.
-            overlay_epoch: state.links.get(&id).map_or(0, |link| link.told_epoch),
+            overlay_epoch: state.links.get(&id).map_or(0, LinkState::seen_epoch),
             version,
             commands: if is_home { state.docket.seen(now_ms) } else { Vec::new() },
             manifest_sequence: state.judged().iter().map(|manifest| manifest.sequence()).max().unwrap_or(1),
@@ -437,6 +440,11 @@ impl<C> LinkState<C> {
     /// Whether it surely holds a share of this set.
     fn has_share(&self, share: &(u32, SetHash)) -> bool {
         self.holds.contains(share) && !self.unsure.contains(&share.0)
+    }
+
+    /// Epoch of the overlay that it need not tell again.
+    const fn seen_epoch(&self) -> u64 {
+        if self.must_tell_again { 0 } else { self.told_epoch }
     }
 
     /// Its lease is over, and everything with it.

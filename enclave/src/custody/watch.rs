@@ -30,7 +30,9 @@ impl<C: Connect + 'static> Link<C> {
             // A renewal is answered at once: after a failure that tells whether the custodian is back.
             let renew = now_ms >= lease.renew_ms() || failures > 0;
             let paced = tokio::time::sleep(self.pace);
-            let ask = Ask::Watch { seen: self.ledger.seen(self.id), renew };
+            let seen = self.ledger.seen(self.id);
+            let seen_epoch = seen.overlay_epoch;
+            let ask = Ask::Watch { seen, renew };
             let asked = session.ask(&ask);
             let answer = if renew {
                 asked.await
@@ -45,6 +47,7 @@ impl<C: Connect + 'static> Link<C> {
                     let renewed = lease_ms.map(|lease_ms| Lease::granted(answered, lease_ms));
                     let news = News {
                         sent_ms: answered.sent_ms(),
+                        seen_epoch,
                         lease: renewed,
                         successors: successors.into_iter().map(Vec::from).collect(),
                         overlay,

@@ -77,8 +77,7 @@ impl<C: Connect + 'static> Ledger<C> {
         }
         state.blocks_under = manifest.manifest_id();
         let foreseen = state.links.values_mut().filter_map(|link| {
-            // Each custodian tells its own again.
-            link.told_epoch = 0;
+            link.must_tell_again = true;
             link.foreseen.take().map(|foreseen| foreseen.signed)
         });
         let foreseen: Vec<_> = foreseen.collect();
@@ -137,9 +136,18 @@ impl<C> State<C> {
         self.heard.truncate(HEARD_MAX.saturating_add(1));
     }
 
+    /// A custodian that was to tell its overlay again has none by now. What it told under the same signers it told.
+    pub(super) fn tells_none(&mut self, id: CustodianId) {
+        if let Some(link) = self.links.get_mut(&id).filter(|link| link.must_tell_again) {
+            link.told_epoch = 0;
+            link.must_tell_again = false;
+        }
+    }
+
     fn tells(&mut self, id: CustodianId, overlay_epoch: u64, foreseen: Option<Foreseen>) {
         if let Some(link) = self.links.get_mut(&id) {
             link.told_epoch = overlay_epoch;
+            link.must_tell_again = false;
             link.foreseen = foreseen;
         }
     }

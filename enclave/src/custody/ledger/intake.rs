@@ -23,6 +23,8 @@ use crate::custody::release::{Granted, Released};
 pub(in crate::custody) struct News {
     /// When the question was sent, monotonic.
     pub(in crate::custody) sent_ms: u64,
+    /// Up to which epoch an overlay need not be told, by the question.
+    pub(in crate::custody) seen_epoch: u64,
     /// The renewed lease.
     pub(in crate::custody) lease: Option<Lease>,
     pub(in crate::custody) successors: Vec<Vec<u8>>,
@@ -54,8 +56,9 @@ impl<C: Connect + 'static> Ledger<C> {
         let was_blocked = state.is_blocked();
         self.learn(&mut state, id, content.successors.into_iter().map(Vec::from));
         self.follow_signers(&mut state);
-        if let Some(overlay) = &content.overlay {
-            self.take_overlay(&mut state, id, overlay);
+        match &content.overlay {
+            Some(overlay) => self.take_overlay(&mut state, id, overlay),
+            None => state.tells_none(id),
         }
         let told = self.told(&state, content.register)?;
         let is_blocked = state.is_blocked();
@@ -125,8 +128,10 @@ impl<C: Connect + 'static> Ledger<C> {
         let was_blocked = state.is_blocked();
         self.learn(&mut state, id, news.successors.into_iter());
         self.follow_signers(&mut state);
-        if let Some(overlay) = &news.overlay {
-            self.take_overlay(&mut state, id, overlay);
+        match &news.overlay {
+            Some(overlay) => self.take_overlay(&mut state, id, overlay),
+            None if news.seen_epoch == 0 => state.tells_none(id),
+            None => {}
         }
         if was_blocked && !state.is_blocked() {
             state.all_release_again(None);

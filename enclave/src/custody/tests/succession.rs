@@ -3,6 +3,7 @@
 use holdfast_shared::keystore;
 use holdfast_shared::manifest::{ManifestId, Succession};
 
+use super::custodian::Dawdles;
 use super::*;
 
 impl World {
@@ -386,6 +387,10 @@ async fn a_new_custodian_gets_its_share_once_it_knows_what_the_others_know() {
             })
         };
         world.stage(&signed);
+        // When others are to sign overlays, each tells its own again: slowly, while the new one takes what it is given at once.
+        for custodian in &world.custodians[..3] {
+            custodian.change(|state| state.hostile.dawdles = Some(Dawdles::of(7)));
+        }
         let command = world.order(0, Action::AdoptManifest { signed });
         world.done(command).await;
         tokio::time::sleep(Duration::from_mins(1)).await;
