@@ -20,7 +20,7 @@ use crate::hpke::{self, Exporter, HpkeError};
 use crate::ids::{BootId, CustodianId, KeyStoreId, LeaseId};
 use crate::labels;
 use crate::limits;
-use crate::secrets::Secret;
+use crate::secrets::{Secret, with_swept_stack};
 use crate::signature::{Envelope, SignatureError, SigningKey, VerifyingKey};
 
 /// Version of the protocol, first in every request.
@@ -121,7 +121,9 @@ impl Share {
     /// The commitment published for this share, by which a wrong one names its custodian.
     #[must_use]
     pub fn commitment(&self) -> [u8; 32] {
-        crate::sha256(&[labels::SHARE_COMMITMENT.as_bytes(), &[0, self.index], self.value.expose()])
+        with_swept_stack(|| {
+            crate::sha256(&[labels::SHARE_COMMITMENT.as_bytes(), &[0, self.index], self.value.expose()])
+        })
     }
 }
 

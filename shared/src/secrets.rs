@@ -37,13 +37,13 @@ impl<const N: usize> Secret<N> {
         Self(own)
     }
 
-    /// Makes a secret in place: `fill` writes the bytes into the final heap memory.
+    /// Makes a secret in place: `fill` writes the bytes into the final heap memory, and the stack that it used is overwritten.
     ///
     /// # Errors
     /// Whatever `fill` returns; the memory is zeroized then.
     pub fn fill_with<E>(fill: impl FnOnce(&mut [u8; N]) -> Result<(), E>) -> Result<Self, E> {
         let mut secret = Self(Box::new([0; N]));
-        fill(&mut secret.0)?;
+        with_swept_stack(|| fill(&mut secret.0))?;
         Ok(secret)
     }
 

@@ -15,7 +15,7 @@ use crate::hpke;
 use crate::ids::KeyStoreId;
 use crate::labels;
 use crate::release::{Commitment, Share, ShareSet};
-use crate::secrets::Secret;
+use crate::secrets::{Secret, with_swept_stack};
 
 /// Bytes of a share as `vsss-rs` has it: its place, then one byte for each of the root key.
 const PLACED: usize = 33;
@@ -74,6 +74,10 @@ pub struct Plan {
 /// # Errors
 /// [`SharingError::BadNumbers`].
 pub fn split(root: &Secret<32>, seed: &Secret<32>, plan: &Plan) -> Result<Split, SharingError> {
+    with_swept_stack(|| split_on_stack(root, seed, plan))
+}
+
+fn split_on_stack(root: &Secret<32>, seed: &Secret<32>, plan: &Plan) -> Result<Split, SharingError> {
     let failed = SharingError::BadNumbers { shares: plan.shares, needed: plan.shares_needed };
     let needed = usize::from(plan.shares_needed);
     let last = u8::try_from(plan.shares).map_err(|_| failed)?;
@@ -137,6 +141,10 @@ pub fn check(share: &Share, set: &ShareSet) -> Result<(), SharingError> {
 /// # Errors
 /// [`SharingError`]; a wrong share is named by its place.
 pub fn combine(set: &ShareSet, shares: &[&Share]) -> Result<Secret<32>, SharingError> {
+    with_swept_stack(|| combine_on_stack(set, shares))
+}
+
+fn combine_on_stack(set: &ShareSet, shares: &[&Share]) -> Result<Secret<32>, SharingError> {
     let mut chosen: Vec<&Share> = Vec::new();
     for share in shares {
         check(share, set)?;

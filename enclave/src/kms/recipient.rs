@@ -9,7 +9,7 @@ use aes::cipher::block_padding::Pkcs7;
 use aes::cipher::{BlockModeDecrypt, KeyIvInit};
 use holdfast_shared::cms::{CmsError, EnvelopedData};
 use holdfast_shared::labels;
-use holdfast_shared::secrets::{Secret, SecretBytes};
+use holdfast_shared::secrets::{Secret, SecretBytes, with_swept_stack};
 use ring::hmac;
 use rsa::pkcs8::EncodePublicKey;
 use rsa::rand_core::{TryCryptoRng, TryRng};
@@ -105,7 +105,7 @@ where
 {
     let turn = BENCH.acquire().await.map_err(|_| RecipientError::Key)?;
     let in_turn = move || {
-        let done = work();
+        let done = with_swept_stack(work);
         drop(turn);
         done
     };
