@@ -1,7 +1,10 @@
 //! From arguments to exit code.
 
+mod audit;
 mod custody;
+mod kill;
 mod orders;
+mod policy;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,9 +22,9 @@ use crate::commands::document::DocumentError;
 use crate::commands::explain_signature::{self, Question, secret::SecretError};
 use crate::commands::manifest::CreateError;
 use crate::commands::measurements::{self, Configuration, MeasurementsError};
-use crate::commands::policy::PolicyChangeError;
+use crate::commands::release_policy::ReleasePolicyError;
 use crate::commands::succession::SuccessionError;
-use crate::commands::{admin, attestation, orders as waiting, status};
+use crate::commands::{admin, attestation, orders as waiting};
 use crate::files::{self, FILE_MAX, FileError};
 use crate::home::{self, Home, HomeError};
 use crate::moment;
@@ -61,6 +64,9 @@ pub enum AppError {
     /// A release policy could not be changed.
     #[error("{0}")]
     Policy(String),
+    /// An audit log.
+    #[error("{0}")]
+    Audit(String),
     /// A file that is not what it should be.
     #[error("{path}: {reason}", path = path.display())]
     Input {
@@ -72,6 +78,9 @@ pub enum AppError {
     /// The secret of a signature to explain.
     #[error(transparent)]
     Secret(#[from] SecretError),
+    /// A comparison that could not be made: 1 says that there are differences.
+    #[error(transparent)]
+    Undone(Box<AppError>),
     /// A flag that is not what it should be.
     #[error("{0}")]
     Usage(String),
@@ -80,11 +89,11 @@ pub enum AppError {
     System(#[from] io::Error),
 }
 
-impl From<PolicyChangeError> for AppError {
-    fn from(error: PolicyChangeError) -> Self {
+impl From<ReleasePolicyError> for AppError {
+    fn from(error: ReleasePolicyError) -> Self {
         match error {
-            PolicyChangeError::Session(error) => error.into(),
-            PolicyChangeError::Edit(reason) => Self::Policy(reason),
+            ReleasePolicyError::Session(error) => error.into(),
+            ReleasePolicyError::Edit(reason) => Self::Policy(reason),
         }
     }
 }
@@ -114,7 +123,7 @@ impl AppError {
         match self {
             Self::Session(SessionError::Timeout { .. } | SessionError::NoCeremony { .. }) => 3,
             Self::Session(SessionError::Awaits(_)) => INCOMPLETE,
-            Self::Usage(_) => 2,
+            Self::Usage(_) | Self::Undone(_) => 2,
             _ => 1,
         }
     }
@@ -167,7 +176,11 @@ async fn run(arguments: Arguments) -> Result<ExitCode, AppError> {
         Command::Credential(command) => orders::run_credential(&home?, command, printer).await?,
         Command::Tls(command) => orders::run_tls(&home?, command, printer).await?,
         Command::Quota(command) => orders::run_quota(&home?, command, printer).await?,
+        Command::Budget(command) => policy::run_budget(&home?, command, printer).await?,
+        Command::Limit(command) => policy::run_limit(&home?, command, printer).await?,
+        Command::Policy(command) => return policy::run_policy(home, command, printer).await,
         Command::ClientAuth(command) => orders::run_client_auth(&home?, command, printer).await?,
+        Command::Audit(command) => return audit::run(&home?, command, printer).await,
         Command::Order(OrderCommand::Result { command_id, target, patience }) => {
             let completed = session(&home?, &target)?.result_of(command_id, wait(patience)).await?;
             orders::print_completed(completed, printer)?;
@@ -178,12 +191,9 @@ async fn run(arguments: Arguments) -> Result<ExitCode, AppError> {
         Command::Send(arguments) => return custody::run_send(&home?, arguments, printer).await,
         Command::Block(arguments) => return custody::run_block(&home?, arguments, true, printer).await,
         Command::Unblock(arguments) => return custody::run_block(&home?, arguments, false, printer).await,
-        Command::Status(target) => {
-            let report = status::status(&session(&home?, &target)?).await?;
-            printer.print(&report)?;
-            return Ok(success_if(!report.warnings.iter().any(|warning| warning.severe)));
-        }
-        Command::Policy(command) => return custody::run_policy(&home?, command, printer).await,
+        Command::Kill(arguments) => return kill::run(&home?, arguments, printer).await,
+        Command::Status(arguments) => return kill::run_status(&home?, arguments, printer).await,
+        Command::ReleasePolicy(command) => return custody::run_release_policy(&home?, command, printer).await,
         Command::Release(command) => return custody::run_release(&home?, command, printer).await,
         Command::Releases(arguments) => custody::run_records(&home?, arguments, printer).await?,
         Command::History(arguments) => return custody::run_history(&home?, arguments, printer).await,

@@ -1,10 +1,12 @@
 //! The command line. Every default stands here and in `--help`.
 
 mod attest;
+mod audit;
 mod custody;
 mod key;
 mod manifest;
 mod policy;
+mod release_policy;
 mod settings;
 mod tls;
 
@@ -18,13 +20,18 @@ use holdfast_shared::ids::CommandId;
 use holdfast_shared::sigv4::AccessKeyId;
 
 pub use self::attest::{AttestArguments, HttpsUrl, Resolution};
+pub use self::audit::{
+    AuditCommand, LogSource, ModeArgument, PastArguments, QueryArguments, ReconcileArguments, SetAuditArguments,
+    VerifyAuditArguments,
+};
 pub use self::custody::{
-    ApproveArguments, HistoryArguments, ProvenanceCommand, RecordsArguments, ReleaseCommand, RootKeyCommand,
-    ScopeArguments, ScopeGroup, SendArguments, SignArguments,
+    ApproveArguments, HistoryArguments, KillArguments, ProvenanceCommand, RecordsArguments, ReleaseCommand,
+    RootKeyCommand, ScopeArguments, ScopeGroup, SendArguments, SignArguments, StatusArguments,
 };
 pub use self::key::{ImportKeyArguments, KeyCommand, OneKey};
 pub use self::manifest::{AdoptArguments, CreateArguments, ManifestCommand, SucceedArguments};
-pub use self::policy::{ImageArguments, PolicyCommand, PolicyOrder, SetPolicyArguments};
+pub use self::policy::{BudgetCommand, LimitCommand, PolicyCommand, PolicySource, PresetArguments};
+pub use self::release_policy::{ImageArguments, ReleasePolicyCommand, ReleasePolicyOrder, SetReleasePolicyArguments};
 pub use self::settings::{ClientAuthCommand, QuotaCommand, Whole};
 pub use self::tls::TlsCommand;
 use crate::commands::explain_signature::ExplainSignatureArguments;
@@ -111,11 +118,23 @@ pub enum Command {
     /// How often the key store's keys may be used
     #[command(subcommand)]
     Quota(QuotaCommand),
+    /// How often each key and each principal may come
+    #[command(subcommand)]
+    Limit(LimitCommand),
+    /// How many uses keys have in an hour and in a day, in all enclaves together
+    #[command(subcommand)]
+    Budget(BudgetCommand),
+    /// Who may use the keys for what: a policy in Cedar that the enclave keeps to
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Which client certificates are accepted (mTLS); off by default
     ///
     /// AWS deprecated mTLS for external key stores in March 2026. Every request is authenticated by its signature in any case.
     #[command(subcommand, name = "client-auth")]
     ClientAuth(ClientAuthCommand),
+    /// The record of every use of the keys: who reads it, whether it is whole, what it says
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Results of commands
     #[command(subcommand, name = "command")]
     Order(OrderCommand),
@@ -147,6 +166,14 @@ pub enum Command {
         after_long_help = "Example:\n  holdfast block --key payments-1\n  holdfast block --store\n  holdfast block --all"
     )]
     Block(ScopeArguments),
+    /// Stop use now: show what it hits, block, and measure until the last enclave stopped
+    ///
+    /// With --log, the parent's audit folder, it shows who used the keys lately; in any case what keeps working for a while. It asks
+    /// before it blocks. Exit code 0: every enclave that holds a lease said that it stopped; 4: one did not, and is named.
+    #[command(
+        after_long_help = "Example:\n  holdfast kill --key payments-1 --log /var/lib/holdfast/audit\n  holdfast kill --store --yes --json | jq .enclaves.last_after_ms"
+    )]
+    Kill(KillArguments),
     /// Lift blocks
     ///
     /// Names exactly the blocks to lift; the others stay. Where that needs several signatures, it goes through a file.
@@ -158,11 +185,13 @@ pub enum Command {
     ///
     /// The evidence behind each lease is verified here again, under the manifest's trust root and the release policy. The highest
     /// version of each custodian is noted; one that offers less than before is a warning, and the exit code is 1.
-    #[command(after_long_help = "Example:\n  holdfast status\n  holdfast status --json | jq .leases[].expires_ms")]
-    Status(Target),
+    #[command(
+        after_long_help = "Example:\n  holdfast status\n  holdfast status --json | jq .leases[].expires_ms\n  holdfast status --watch"
+    )]
+    Status(StatusArguments),
     /// To which enclaves custodians release their shares
-    #[command(subcommand)]
-    Policy(PolicyCommand),
+    #[command(subcommand, name = "release-policy")]
+    ReleasePolicy(ReleasePolicyCommand),
     /// Boots that wait for an administrator's approval
     #[command(subcommand)]
     Release(ReleaseCommand),

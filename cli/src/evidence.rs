@@ -190,6 +190,25 @@ pub fn of_deposit(document: &[u8], store: &KeyStore, custodian_id: CustodianId) 
     Ok(Evidence::new(&attestation, &store.trust_root))
 }
 
+/// Verifies the document on which a boot got its lease at a custodian, at its own time. Returns the key that signs the boot's audit
+/// checkpoints.
+///
+/// # Errors
+/// [`EvidenceError`].
+pub fn of_audit_key(
+    document: &[u8],
+    boot_id: BootId,
+    store: &KeyStore,
+    custodian_id: CustodianId,
+) -> Result<[u8; 32], EvidenceError> {
+    let attestation = at_its_time(document, store, Expected::Present)?;
+    let said: ReleaseUserData = cbor::decode(attestation.user_data().unwrap_or_default())?;
+    if (said.key_store_id, said.custodian_id, said.boot_id) != (store.manifest.id(), custodian_id, boot_id) {
+        return Err(EvidenceError::Elsewhere);
+    }
+    Ok(said.audit_public_key)
+}
+
 /// What is kept on record is judged at the time at which it was made, and its nonce taken as it is.
 fn at_its_time(
     document: &[u8],

@@ -12,11 +12,13 @@
 
 pub mod app;
 pub mod arguments;
+pub mod audit;
 pub mod commands;
 pub mod evidence;
 pub mod files;
 pub mod home;
 pub mod moment;
 pub mod output;
+pub mod progress;
 pub mod session;
 pub mod words;

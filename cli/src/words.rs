@@ -7,14 +7,16 @@ mod manifests;
 
 use core::fmt;
 
+use holdfast_shared::audit::{AuditMode, AuditSettings, MaxUnwitnessed};
 use holdfast_shared::command::{Action, Command, Precondition};
 use holdfast_shared::external_key::{ExternalKeyId, KeyState};
 use holdfast_shared::ids::{AdministratorId, CommandId, KeyStoreId};
-use holdfast_shared::keystore::{AcmeOrder, ClientAuthentication};
+use holdfast_shared::keystore::{AcmeOrder, ClientAuthentication, Quota, UseBudgets, UseLimits};
 use holdfast_shared::manifest::{Administrator, DerCertificate, Manifest, VerifiedManifest};
 use serde::Serialize;
 
 pub use self::manifests::changes;
+use crate::commands::budget::BudgetLine;
 use crate::commands::key::{usage_names, usage_text};
 use crate::moment::{format_duration, format_ms};
 use crate::output::printable;
@@ -173,13 +175,20 @@ pub const fn kind(action: &Action) -> &'static str {
         | Action::DestroyKeyVersion { .. }
         | Action::ScheduleKeyDestruction { .. }
         | Action::CancelKeyDestruction { .. }
-        | Action::SetQuota { .. } => "keys",
-        Action::DestroyKey { .. } | Action::RotateRootKey | Action::AdoptManifest { .. } => "custody",
+        | Action::SetQuota { .. }
+        | Action::SetPolicy { .. }
+        | Action::SetLimits { .. }
+        | Action::SetBudgets { .. } => "keys",
+        Action::DestroyKey { .. } | Action::RotateRootKey | Action::AdoptManifest { .. } | Action::SetAudit { .. } => {
+            "custody"
+        }
         Action::CreateCredential | Action::ImportCredential { .. } | Action::RemoveCredential { .. } => "credentials",
         Action::InstallCertificate { .. } | Action::SetClientAuthentication { .. } | Action::SetRenewal { .. } => {
             "identity"
         }
-        Action::ListKeys | Action::RequestCertificate | Action::ShowSettings | Action::ShowTls => "any administrator",
+        Action::ListKeys | Action::RequestCertificate | Action::ShowSettings | Action::ShowTls | Action::ShowPolicy => {
+            "any administrator"
+        }
     }
 }
 
@@ -215,8 +224,21 @@ pub fn order(action: &Action) -> String {
         }
         Action::SetClientAuthentication { settings: None } => "ask clients for no certificate".to_owned(),
         Action::SetClientAuthentication { settings: Some(settings) } => client_authentication(settings),
-        Action::ShowSettings => "show quota and client authentication".to_owned(),
+        Action::SetPolicy { policy: None } => "lift the policy of use".to_owned(),
+        Action::SetPolicy { policy: Some(policy) } => {
+            format!(
+                "set the policy of use, SHA-256 {}:",
+                hex::encode(holdfast_shared::sha256(&[policy.text.as_bytes()]))
+            )
+        }
+        Action::ShowPolicy => "show the policy of use".to_owned(),
+        Action::SetLimits { limits: None } => "lift the limits of keys and principals".to_owned(),
+        Action::SetLimits { limits: Some(limits) } => use_limits(limits),
+        Action::SetBudgets { budgets: None } => "lift the budgets of keys".to_owned(),
+        Action::SetBudgets { budgets: Some(budgets) } => use_budgets(budgets),
+        Action::ShowSettings => "show quota, limits, budgets, client authentication and audit settings".to_owned(),
         Action::ShowTls => "show TLS key and certificate".to_owned(),
+        Action::SetAudit { settings } => audit(settings.as_ref()),
         Action::SetRenewal { order: None } => "withdraw the standing order to renew the certificate".to_owned(),
         Action::SetRenewal { order: Some(order) } => renewal(order),
         Action::ScheduleKeyDestruction { id, waiting_ms } => {
@@ -229,6 +251,41 @@ pub fn order(action: &Action) -> String {
             format!("put a successor manifest in force, SHA-256 {}", manifests::digest(signed))
         }
     }
+}
+
+fn audit(settings: Option<&AuditSettings>) -> String {
+    let Some(settings) = settings else {
+        return "keep the audit log for all administrators, under the default terms".to_owned();
+    };
+    let administrators = settings.administrators_read.then(|| "administrators".to_owned());
+    let auditors = settings.auditors.iter().map(|auditor| {
+        let fingerprint = hex::encode(holdfast_shared::audit::segment::fingerprint(&auditor.encryption_key));
+        format!("{} (key SHA-256 {fingerprint})", auditor.name)
+    });
+    let readers: Vec<_> = administrators.into_iter().chain(auditors).collect();
+    let mode = match settings.mode {
+        AuditMode::Relaxed => "relaxed",
+        AuditMode::Strict => "strict",
+    };
+    let MaxUnwitnessed { seconds, records } = settings.max_unwitnessed;
+    format!(
+        "keep the audit log for {}, {mode}; at most {seconds} seconds and {records} records unwitnessed",
+        readers.join(", ")
+    )
+}
+
+fn use_limits(limits: &UseLimits) -> String {
+    let rate = |quota: &Quota| format!("{} requests per second, {} at once", quota.requests_per_second, quota.burst);
+    let keys = limits.keys.iter().map(|limit| format!("key {}: {}", limit.id, rate(&limit.quota)));
+    let others = limits.per_key.iter().map(|quota| format!("each other key: {}", rate(quota)));
+    let principals = limits.per_principal.iter().map(|quota| format!("each principal: {}", rate(quota)));
+    format!("set the limits of use: {}", keys.chain(others).chain(principals).collect::<Vec<_>>().join("; "))
+}
+
+fn use_budgets(budgets: &UseBudgets) -> String {
+    let keys = budgets.keys.iter().map(|key| format!("key {}: {}", key.id, BudgetLine::from(key.budget)));
+    let others = budgets.every_key.iter().map(|budget| format!("each other key: {}", BudgetLine::from(*budget)));
+    format!("set the budgets of use: {}", keys.chain(others).collect::<Vec<_>>().join("; "))
 }
 
 fn renewal(order: &AcmeOrder) -> String {
@@ -275,6 +332,8 @@ fn effect(action: &Action, manifest: &VerifiedManifest) -> Vec<String> {
         Action::SetRenewal { order: Some(_) } => {
             one("until then any enclave of the key store installs such certificates without a further signature")
         }
+        Action::SetPolicy { policy: Some(policy) } => policy.text.lines().map(str::to_owned).collect(),
+        Action::SetPolicy { policy: None } => one("whoever AWS KMS lets may use the keys"),
         Action::RemoveCredential { .. } => one("requests that are signed with it are refused"),
         Action::AdoptManifest { signed } => changes(manifest, signed),
         _ => Vec::new(),

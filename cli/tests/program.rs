@@ -43,14 +43,14 @@ fn every_command_has_help_with_an_example() {
         "send",
         "pending",
         "approve",
-        "policy show",
-        "policy set",
-        "policy accept-image",
-        "policy sunset",
-        "policy require-approvals",
-        "policy window",
-        "policy leases",
-        "policy repeat",
+        "release-policy show",
+        "release-policy set",
+        "release-policy accept-image",
+        "release-policy sunset",
+        "release-policy require-approvals",
+        "release-policy window",
+        "release-policy leases",
+        "release-policy repeat",
         "release list",
         "release approve",
         "releases",
@@ -58,6 +58,19 @@ fn every_command_has_help_with_an_example() {
         "key schedule-destruction",
         "key cancel-destruction",
         "key destroy",
+        "policy set",
+        "policy show",
+        "policy check",
+        "policy test",
+        "policy replay",
+        "policy schema",
+        "policy presets",
+        "budget set",
+        "budget clear",
+        "budget show",
+        "limit set",
+        "limit clear",
+        "limit show",
         "history",
         "provenance export",
         "provenance verify",
@@ -73,6 +86,16 @@ fn every_command_has_help_with_an_example() {
         "tls install",
         "tls auto",
         "tls show",
+        "audit set",
+        "audit clear",
+        "audit show",
+        "audit key",
+        "audit heads",
+        "audit verify",
+        "audit tail",
+        "audit query",
+        "audit reconcile",
+        "audit prove",
         "command result",
         "block",
         "unblock",
@@ -101,7 +124,7 @@ fn every_command_has_help_with_an_example() {
 #[test]
 fn wrong_command_lines_end_with_2() {
     let folder = tempfile::tempdir().unwrap();
-    let lines: [&[&str]; 19] = [
+    let lines: [&[&str]; 35] = [
         &[],
         &["no-such-command"],
         &["admin", "init"],
@@ -119,12 +142,62 @@ fn wrong_command_lines_end_with_2() {
         &["key", "create", "a", "--if-state", "ready"],
         &["key", "create", "a", "--if-state", "enabled", "--if-version", "3"],
         &["key", "destroy", "a"],
-        &["policy", "window", "mon"],
+        &["release-policy", "window", "mon"],
+        &["policy", "set"],
+        &["policy", "set", "a.cedar", "--none"],
+        &["policy", "set", "--preset", "no-such"],
+        &["policy", "presets", "region-pin"],
+        &["policy", "presets", "--region", "eu-central-1"],
+        &["policy", "presets", "business-hours", "--hours", "18-8"],
+        &["budget", "set"],
+        &["budget", "set", "--every-key", "0/hour"],
+        &["limit", "set"],
+        &["limit", "set", "--per-key", "0:1"],
         &["manifest", "create", "--kms-key-arn", "x"],
+        &["audit", "verify"],
+        &["audit", "query", "--log", "x", "--outcome", "good"],
+        &["audit", "query", "--log", "x", "--operation", "Decrpyt"],
+        &["audit", "reconcile", "--log", "x"],
+        &["policy", "replay", "--log", "x"],
+        &["audit", "prove", "--log", "x", "--boot", "1", "--index", "0", "--out", "y"],
     ];
     for line in lines {
         assert_eq!(holdfast(folder.path(), line).status.code(), Some(2), "{line:?}");
     }
+}
+
+#[test]
+fn policies_are_checked_and_tested_offline() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let preset = ["policy", "presets", "account-only", "--account", "123456789012"];
+    let good = file("good.cedar", &stdout(&holdfast(folder.path(), &preset)));
+    let checked = holdfast(folder.path(), &["policy", "check", &good, "--json"]);
+    assert!(checked.status.success(), "{}", stdout(&checked));
+    let report: serde_json::Value = serde_json::from_str(&stdout(&checked)).unwrap();
+    assert_eq!((&report["valid"], &report["rules"][0]), (&true.into(), &"account-only".into()));
+    let bad = file("bad.cedar", "permit (principal, action, resource)\nwhen { principal.account == \"1\" };");
+    let checked = holdfast(folder.path(), &["policy", "check", &bad]);
+    assert_eq!(checked.status.code(), Some(1));
+    assert!(stdout(&checked).contains("bad.cedar:2:8: "), "{}", stdout(&checked));
+
+    let case = |expect: &str| {
+        format!(
+            "policy = \"good.cedar\"\n[[case]]\nname = \"mine\"\noperation = \"Encrypt\"\nkey = \"k\"\nexpect = \"{expect}\"\n\
+             principal = \"arn:aws:iam::123456789012:user/Alice\"\nkms_key_arn = \"arn:aws:kms:eu-central-1:123456789012:key/1\"\n"
+        )
+    };
+    let passes = holdfast(folder.path(), &["policy", "test", &file("passes.toml", &case("permit"))]);
+    assert!(passes.status.success() && stdout(&passes) == "1 of 1 cases passed\n", "{}", stdout(&passes));
+    let fails = holdfast(folder.path(), &["policy", "test", &file("fails.toml", &case("deny"))]);
+    assert_eq!(fails.status.code(), Some(1));
+    assert!(stdout(&fails).contains("permit by \"account-only\""), "{}", stdout(&fails));
+    let schema = stdout(&holdfast(folder.path(), &["policy", "schema"]));
+    assert!(schema.contains("namespace Holdfast") && schema.contains("entity Principal"), "{schema}");
 }
 
 #[test]
@@ -268,7 +341,7 @@ fn completions_and_manual_pages() {
         "holdfast.1",
         "holdfast-key-create.1",
         "holdfast-kms-config.1",
-        "holdfast-policy-sunset.1",
+        "holdfast-release-policy-sunset.1",
         "holdfast-approve.1",
     ] {
         assert!(std::fs::read_to_string(out.join(page)).unwrap().contains(".TH"), "{page}");

@@ -1,8 +1,8 @@
 //! One HTTPS request over any byte stream, to a host under given roots.
 //!
 //! Guarantees: TLS 1.2 or 1.3 to a certificate for the host of the address under the given roots and no others; an answer is bounded
-//! in size and time. One connection carries one request, so that no answer can be taken for that of another. Refuses:
-//! redirects (they are answers like others), answers over their bound.
+//! in size and time; a connection carries one request at a time and is given up unless the whole of its answer came, so that no answer
+//! can be taken for that of another. Refuses: redirects (they are answers like others), answers over their bound.
 
 use std::io;
 use std::sync::Arc;
@@ -128,7 +128,7 @@ impl<C: Connect> HttpsClient<C> {
         &self.address
     }
 
-    /// Sends `request`, which names its path and its `Host`, and returns status and body of the answer.
+    /// Sends `request`, which names its path and its `Host`, over a connection of its own, and returns status and body of the answer.
     ///
     /// # Errors
     /// [`HttpsError`]; the answer may have at most `answer_max` bytes and must be complete within `timeout`.
@@ -181,6 +181,12 @@ impl<C: Connect> HttpsClient<C> {
         request: Request<Full<Bytes>>,
         answer_max: usize,
     ) -> Result<HttpsAnswer, HttpsError> {
+        let mut connection = self.connect().await?;
+        let (status, headers, body) = connection.exchange(request, answer_max).await.map_err(Failure::into_error)?;
+        Ok(HttpsAnswer { status, headers, body, certificates: connection.certificates })
+    }
+
+    pub(crate) async fn connect(&self) -> Result<Connection, HttpsError> {
         let stream = self.connector.connect(&self.address).await.map_err(HttpsError::Connect)?;
         let stream = TlsConnector::from(Arc::clone(&self.tls))
             .connect(self.server_name.clone(), stream)
@@ -188,22 +194,68 @@ impl<C: Connect> HttpsClient<C> {
             .map_err(HttpsError::Tls)?;
         let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let certificates = shown.iter().map(|certificate| certificate.clone().into_owned()).collect();
-        let (mut sender, connection) =
+        let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| HttpsError::Http(error.to_string()))?;
-        let driver = AbortOnDrop(tokio::spawn(connection));
-        let answer = sender.send_request(request).await.map_err(|error| HttpsError::Http(error.to_string()))?;
+        Ok(Connection { sender, certificates, _driver: AbortOnDrop(tokio::spawn(async { drop(connection.await) })) })
+    }
+}
+
+/// A connection on which no answer is awaited.
+pub(crate) struct Connection {
+    sender: http1::SendRequest<Full<Bytes>>,
+    certificates: Vec<CertificateDer<'static>>,
+    _driver: AbortOnDrop<()>,
+}
+
+/// Why an exchange brought no answer. The connection is of no use any more.
+pub(crate) enum Failure {
+    /// The connection had ended: nothing of the request was sent.
+    Unsent(Box<Request<Full<Bytes>>>),
+    Error(HttpsError),
+}
+
+impl Failure {
+    pub(crate) fn into_error(self) -> HttpsError {
+        match self {
+            Self::Unsent(_) => HttpsError::Http("the connection ended before the request".to_owned()),
+            Self::Error(error) => error,
+        }
+    }
+}
+
+impl Connection {
+    /// Whether the other side has ended it.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    /// One request and the whole of its answer. After an error, or when this is dropped half-way, the connection must not be used again:
+    /// the next answer would be this request's.
+    pub(crate) async fn exchange(
+        &mut self,
+        request: Request<Full<Bytes>>,
+        answer_max: usize,
+    ) -> Result<(StatusCode, HeaderMap, Bytes), Failure> {
+        if self.sender.ready().await.is_err() {
+            return Err(Failure::Unsent(Box::new(request)));
+        }
+        let answer = self.sender.try_send_request(request).await.map_err(|mut error| match error.take_message() {
+            Some(request) => Failure::Unsent(Box::new(request)),
+            None => Failure::Error(HttpsError::Http(error.into_error().to_string())),
+        })?;
         let (head, body) = answer.into_parts();
         let body = Limited::new(body, answer_max)
             .collect()
             .await
-            .map_err(|error| HttpsError::Http(format!("the answer is over its limit or broken off: {error}")))?
+            .map_err(|error| {
+                Failure::Error(HttpsError::Http(format!("the answer is over its limit or broken off: {error}")))
+            })?
             .to_bytes();
-        drop(driver);
-        Ok(HttpsAnswer { status: head.status, headers: head.headers, body, certificates })
+        Ok((head.status, head.headers, body))
     }
 }
 
-/// Ends the task that drives a connection when the request is over or given up.
+/// Ends the task that drives a connection when the connection is given up.
 struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
 
 impl<T> Drop for AbortOnDrop<T> {

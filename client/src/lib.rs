@@ -2,8 +2,8 @@
 //!
 //! Guarantees: TLS 1.2 or 1.3 to a certificate under the roots that the manifest names; an answer is bounded in size and
 //! time; a refusal comes back with the custodian's own words. HTTPS is defence in depth here: what an answer proves is for
-//! the release protocol's signatures and encryption to say. One connection carries one request, so that no answer can be
-//! taken for that of another. Refuses: redirects (there are none), answers over their bound, other content types.
+//! the release protocol's signatures and encryption to say. A connection carries one request at a time and is given up unless the whole
+//! of its answer came, so that no answer can be taken for that of another. Refuses: redirects (there are none), answers over their bound, other content types.
 
 use std::io;
 use std::sync::Arc;
@@ -17,10 +17,14 @@ use http::{Method, Request, StatusCode, header};
 use http_body_util::Full;
 use rustls::time_provider::TimeProvider;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 
 mod https;
+mod kept;
 
+use https::Failure;
 pub use https::{HttpsAnswer, HttpsClient, HttpsError, is_usable_root};
+use kept::{Aged, KeptConnections};
 
 /// How to reach a custodian: directly, or through a relay.
 pub trait Connect: Send + Sync {
@@ -122,8 +126,11 @@ impl ClientError {
     }
 }
 
-/// A client of one custodian.
-pub struct CustodianClient<C>(HttpsClient<C>);
+/// A client of one custodian. It keeps connections for the requests that come next.
+pub struct CustodianClient<C> {
+    https: HttpsClient<C>,
+    kept: KeptConnections,
+}
 
 impl<C: Connect> CustodianClient<C> {
     /// For the custodian of a manifest; certificates are checked against the system clock.
@@ -141,13 +148,14 @@ impl<C: Connect> CustodianClient<C> {
     pub fn with_time(connector: C, custodian: &Custodian, time: Arc<dyn TimeProvider>) -> Result<Self, ClientError> {
         let roots = custodian.tls_roots.iter().map(|root| root.0.as_slice());
         let client = HttpsClient::new(connector, &custodian.address, roots, time);
-        client.map(Self).map_err(|error| ClientError::of(&custodian.address, error))
+        let client = client.map(|https| Self { https, kept: KeptConnections::default() });
+        client.map_err(|error| ClientError::of(&custodian.address, error))
     }
 
     /// `host:port`.
     #[must_use]
     pub fn address(&self) -> &str {
-        self.0.address()
+        self.https.address()
     }
 
     /// Posts `body` to `path` and returns the body of a 200.
@@ -169,14 +177,40 @@ impl<C: Connect> CustodianClient<C> {
             .header(header::CONTENT_TYPE, api::CONTENT_TYPE)
             .body(Full::new(Bytes::from(body)))
             .map_err(|error| failed(error.to_string()))?;
-        let (status, body) =
-            self.0.send(request, answer_max, timeout).await.map_err(|error| ClientError::of(self.address(), error))?;
+        let sent = tokio::time::timeout(timeout, self.send(request, answer_max)).await;
+        let sent = sent.unwrap_or_else(|_| Err(HttpsError::Timeout { seconds: timeout.as_secs() }));
+        let (status, body) = sent.map_err(|error| ClientError::of(self.address(), error))?;
         if status == StatusCode::OK {
             return Ok(body.to_vec());
         }
         match cbor::decode::<Refusal>(&body) {
             Ok(refusal) => Err(ClientError::Refused { address: self.address().to_owned(), refusal }),
             Err(_) => Err(failed(format!("status {} without a readable reason", status.as_u16()))),
+        }
+    }
+
+    /// Sends a request over a connection that was kept, if there is one, and over a new one otherwise. Only what was not sent at all is
+    /// sent again: whoever asks decides about the rest.
+    async fn send(
+        &self,
+        mut request: Request<Full<Bytes>>,
+        answer_max: usize,
+    ) -> Result<(StatusCode, Bytes), HttpsError> {
+        loop {
+            let (mut aged, is_new) = if let Some(aged) = self.kept.take() {
+                (aged, false)
+            } else {
+                let opened = Instant::now();
+                (Aged::new(self.https.connect().await?, opened), true)
+            };
+            match aged.connection.exchange(request, answer_max).await {
+                Ok((status, _, body)) => {
+                    self.kept.put(aged);
+                    return Ok((status, body));
+                }
+                Err(Failure::Unsent(unsent)) if !is_new => request = *unsent,
+                Err(failure) => return Err(failure.into_error()),
+            }
         }
     }
 }

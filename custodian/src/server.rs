@@ -24,11 +24,8 @@ use crate::service::Custodian;
 
 /// Time for a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Time for a request's head, idle time before it included.
-const HEAD: Duration = Duration::from_secs(30);
-/// Life of a connection, in which every request has its own limits already; our clients send one request on each. It ends those
-/// who do not read their answers.
-const LIFE: Duration = Duration::from_mins(2);
+const HEAD: Duration = Duration::from_millis(limits::CUSTODIAN_CONNECTION_IDLE_MS);
+const LIFE: Duration = Duration::from_millis(limits::CUSTODIAN_CONNECTION_LIFE_MS);
 /// Time in which a request finishes once its connection's life is over.
 const LAST_ANSWER: Duration = Duration::from_secs(30);
 /// Time in which requests finish once the service stops.

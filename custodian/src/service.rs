@@ -1,7 +1,7 @@
 //! The custodian's work, independent of HTTP: bytes of a request in, bytes of an answer or a [`ServiceError`] out.
 //!
 //! ```text
-//! challenge ─nonce→ (enclave's document) ─→ release ─lease→ channel: watch, fetch, deposit, publish, copy, commit, report, retire
+//! challenge ─nonce→ (enclave's document) ─→ release ─lease→ channel: watch, fetch, deposit, publish, copy, commit, report, retire, debit
 //! administrators ─→ manifests, successors, commands, blocks, policies, approvals, queries
 //! ```
 //!
@@ -10,6 +10,8 @@
 //! the host's clock, the database and the key-encryption key are the owner's. Refuses: everything unproven, with a reason.
 
 mod approvals;
+mod audit;
+mod budgets;
 mod ceremony;
 mod challenge;
 mod channel;

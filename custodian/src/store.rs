@@ -5,9 +5,12 @@
 //! both kinds of database, and no type of the database shows outside. Assumes: secrets come wrapped. Refuses: a database of a
 //! newer version, and a PostgreSQL server that could lose what it acknowledged.
 
+mod audit;
+mod budgets;
 mod changes;
 mod commands;
 mod database;
+mod group;
 mod leases;
 mod manifests;
 mod overlays;
@@ -22,7 +25,11 @@ mod window;
 use std::path::{Path, PathBuf};
 
 use holdfast_shared::ids::{CustodianId, KeyStoreId, LeaseId};
+use tokio::sync::Semaphore;
 
+use audit::Witnesses;
+pub use audit::{NewAuditHead, StoredAuditHead, Witnessed};
+pub use budgets::{Debited, NewDebit, StoredCount};
 pub use changes::{Change, Changes};
 pub use commands::{Merged, Queued, StoredCommand};
 pub use leases::{Granted, LeaseHolder, LeaseTimes, NewLease, StoredLease};
@@ -130,15 +137,22 @@ pub struct Origin {
 #[derive(Debug)]
 pub struct Store {
     database: Database,
+    witnesses: Witnesses,
+    /// Those that no group could keep.
+    witnesses_alone: Semaphore,
 }
 
 impl Store {
+    fn of(database: Database) -> Self {
+        Self { database, witnesses: audit::witnesses(), witnesses_alone: Semaphore::new(audit::ALONE) }
+    }
+
     /// Makes the database file if there is none.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn create(file: &Path) -> Result<Self, StoreError> {
-        Ok(Self { database: Database::Sqlite(SqliteDatabase::connect(file, true).await?) })
+        Ok(Self::of(Database::Sqlite(SqliteDatabase::connect(file, true).await?)))
     }
 
     /// Opens the database file, which must exist, and brings it to the current version.
@@ -146,7 +160,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn open(file: &Path) -> Result<Self, StoreError> {
-        Ok(Self { database: Database::Sqlite(SqliteDatabase::connect(file, false).await?) })
+        Ok(Self::of(Database::Sqlite(SqliteDatabase::connect(file, false).await?)))
     }
 
     /// Connects to a server and brings the database, which may be empty, to the current version.
@@ -154,7 +168,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn connect(server: &PostgresServer) -> Result<Self, StoreError> {
-        Ok(Self { database: Database::Postgres(PostgresDatabase::connect(server).await?) })
+        Ok(Self::of(Database::Postgres(PostgresDatabase::connect(server).await?)))
     }
 
     /// Opens the tables that a configuration names, which must exist: in its state directory's file, or on a server.

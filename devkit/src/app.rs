@@ -53,7 +53,7 @@ pub enum Command {
     Nsm(NsmArguments),
     /// The enclave's library as a local process
     #[command(
-        after_long_help = "Example:\n  holdfast-dev enclave --nsm-socket /tmp/nsm.sock --control unix:///tmp/control.sock \\\n    --egress unix:///tmp/egress.sock --ingress unix:///tmp/ingress.sock"
+        after_long_help = "Example:\n  holdfast-dev enclave --nsm-socket /tmp/nsm.sock --control unix:///tmp/control.sock \\\n    --egress unix:///tmp/egress.sock --audit unix:///tmp/audit.sock --ingress unix:///tmp/ingress.sock"
     )]
     Enclave(EnclaveSettings),
     /// A double of AWS KMS that keeps a share of a key store

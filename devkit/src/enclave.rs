@@ -23,6 +23,9 @@ pub struct EnclaveSettings {
     /// Where the parent serves egress
     #[arg(long, value_name = "ADDRESS")]
     pub egress: Address,
+    /// Where the parent takes the audit logs
+    #[arg(long, value_name = "ADDRESS")]
+    pub audit: Address,
     /// Where clients' connections come in
     #[arg(long, value_name = "ADDRESS")]
     pub ingress: Address,
@@ -57,6 +60,7 @@ pub async fn serve(settings: EnclaveSettings) -> Result<(), EnclaveError> {
         clock_source: "the clock of this host".to_owned(),
         control: settings.control,
         egress: settings.egress,
+        audit: settings.audit,
         ingress: settings.ingress,
     };
     Ok(run(platform).await?)

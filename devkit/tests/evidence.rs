@@ -128,6 +128,7 @@ fn a_lease_gives_a_key_only_if_its_document_was_made_for_it() {
             expires_ms: 0,
             seen_ms: 0,
             document: document(&nsm, CONFIGURATION, &[9; 32], &cbor::encode(user_data), key),
+            obeys: None,
         };
         of_lease(&lease, &store, custodian_id, now_ms()).map(|(_, key)| key.0)
     };

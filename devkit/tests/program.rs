@@ -48,7 +48,19 @@ fn wrong_command_lines_end_with_2_and_leave_nothing() {
         &["up", "--host-name", "127.0.0.1"],
         &["nsm", "--socket", "s"],
         &["nsm", "--socket", "s", "--state", "n", "--fault", "\"no_such_fault\""],
-        &["enclave", "--nsm-socket", "s", "--control", "relative", "--egress", "unix:///e", "--ingress", "unix:///i"],
+        &[
+            "enclave",
+            "--nsm-socket",
+            "s",
+            "--control",
+            "relative",
+            "--egress",
+            "unix:///e",
+            "--audit",
+            "unix:///a",
+            "--ingress",
+            "unix:///i",
+        ],
         &["vsock", "--socket", "s", "--guest", "g", "--cid", "3"],
     ];
     for line in lines {
@@ -86,6 +98,8 @@ fn an_enclave_without_an_emulator_says_how_to_start_one() {
         "unix:///c",
         "--egress",
         "unix:///e",
+        "--audit",
+        "unix:///a",
         "--ingress",
         "unix:///i",
     ];

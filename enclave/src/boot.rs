@@ -16,8 +16,8 @@ use holdfast_shared::attestation::{ParsedDocument, pcr_of_content};
 use holdfast_shared::ids::BootId;
 use holdfast_shared::sha384;
 use ring::rand::{SecureRandom, SystemRandom};
-use ring::signature::{Ed25519KeyPair, KeyPair};
 
+use crate::audit::{AuditKey, NoAuditKey};
 use crate::clock::Clock;
 use crate::clock::attested::{AttestedClock, moment};
 use crate::configuration::{ConfigurationError, StaticConfiguration};
@@ -52,6 +52,9 @@ pub enum BootError {
     /// No randomness from the kernel.
     #[error("no randomness from the kernel")]
     Entropy,
+    /// No key for the audit log.
+    #[error(transparent)]
+    AuditKey(#[from] NoAuditKey),
 }
 
 /// An enclave that has said nothing about itself yet.
@@ -74,20 +77,6 @@ pub(crate) struct Ready {
     pub(crate) configuration: StaticConfiguration,
     pub(crate) clock: Arc<AttestedClock>,
     pub(crate) audit_key: AuditKey,
-}
-
-/// Signs this boot's audit checkpoints. Its public half is bound into every release.
-pub(crate) struct AuditKey(Ed25519KeyPair);
-
-impl AuditKey {
-    fn generate() -> Result<Self, BootError> {
-        let document = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| BootError::Entropy)?;
-        Ed25519KeyPair::from_pkcs8(document.as_ref()).map(Self).map_err(|_| BootError::Entropy)
-    }
-
-    pub(crate) fn public_key(&self) -> Option<[u8; 32]> {
-        self.0.public_key().as_ref().try_into().ok()
-    }
 }
 
 impl Unmeasured {

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_link::control::{
-    AwsCredentials as HandedCredentials, Hello, Level, SignedManifest, Status, ToEnclave, ToParent,
+    AwsCredentials as HandedCredentials, Hello, Level, Metrics, SignedManifest, Status, ToEnclave, ToParent,
     receive_configuration,
 };
-use holdfast_link::limits::{HANDSHAKE_TIMEOUT, STATUS_INTERVAL};
+use holdfast_link::limits::{HANDSHAKE_TIMEOUT, METRICS_INTERVAL, STATUS_INTERVAL};
 use holdfast_link::text::PrintableText;
 use holdfast_link::{Address, FrameReader, Stream, connect, write_frame};
 use holdfast_shared::ids::BootId;
@@ -92,6 +92,7 @@ pub(crate) struct Desk {
     pub(crate) aws_credentials: watch::Sender<Option<Arc<AwsCredentials>>>,
     pub(crate) drain: watch::Sender<bool>,
     pub(crate) status: Arc<dyn Fn() -> Status + Send + Sync>,
+    pub(crate) metrics: Arc<dyn Fn() -> Metrics + Send + Sync>,
     pub(crate) drained: watch::Receiver<bool>,
 }
 
@@ -118,6 +119,8 @@ impl Desk {
         let Connection { mut reader, mut writer, .. } = connection;
         let mut tick = tokio::time::interval(STATUS_INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut measuring = tokio::time::interval(METRICS_INTERVAL);
+        measuring.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut told_drained = false;
         loop {
             let drained = *self.drained.borrow() && !told_drained;
@@ -132,6 +135,7 @@ impl Desk {
                 },
                 Some(line) = self.lines.recv() => line,
                 _ = tick.tick() => ToParent::Status((self.status)()),
+                _ = measuring.tick() => ToParent::Metrics(Box::new((self.metrics)())),
                 () = core::future::ready(()), if drained => {
                     told_drained = true;
                     ToParent::Drained

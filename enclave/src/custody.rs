@@ -22,6 +22,7 @@ use std::time::Duration;
 use holdfast_client::{ClientError, Connect};
 use holdfast_link::control::Level;
 use holdfast_shared::api::RefusalCode;
+use holdfast_shared::audit::SegmentError;
 use holdfast_shared::cbor::DecodeError;
 use holdfast_shared::channel::ChannelError;
 use holdfast_shared::command::CommandError;
@@ -33,6 +34,7 @@ use holdfast_shared::register::RegisterError;
 use holdfast_shared::release::ReleaseError;
 use holdfast_shared::sharing::SharingError;
 
+use crate::audit::{AuditLogs, Unrecorded};
 use crate::clock::Clock;
 use crate::entropy::EntropyError;
 use crate::kms::{CredentialsSource, KmsError};
@@ -41,6 +43,8 @@ use crate::report::Reporter;
 
 mod adopt;
 mod allowance;
+mod audit;
+mod budgets;
 mod ceremony;
 mod commands;
 mod coordinator;
@@ -60,6 +64,7 @@ mod session;
 mod unseal;
 mod upkeep;
 mod watch;
+mod witness;
 
 pub(crate) use allowance::Workshop;
 #[cfg(test)]
@@ -165,9 +170,18 @@ pub(crate) enum CustodyError {
     /// The key store is larger than what each of so many may have.
     #[error("the key store has {length} bytes; with so many key stores in this enclave, each may have {share}")]
     NoRoom { length: usize, share: usize },
-    /// The key store cannot be served.
+    /// The newest version cannot be served.
     #[error("{0}")]
-    Served(String),
+    Unservable(String),
+    /// Nothing is begun any more.
+    #[error("the enclave ends")]
+    Ending,
+    /// What comes into service cannot be recorded.
+    #[error(transparent)]
+    Audit(#[from] Unrecorded),
+    /// Nobody could read the audit log.
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
 }
 
 impl CustodyError {
@@ -188,6 +202,11 @@ impl CustodyError {
     /// Whether nothing more can be asked under the lease.
     fn ends_lease(&self) -> bool {
         matches!(self, Self::LeaseEnded(_) | Self::Client(ClientError::Refused { .. }))
+    }
+
+    /// Whether the newest version cannot come into service here, as far as this enclave can tell.
+    const fn ends_service(&self) -> bool {
+        matches!(self, Self::Unservable(_) | Self::Audit(_) | Self::Segment(_))
     }
 
     /// Whether trying again is of use only after a custodian said something new.
@@ -212,7 +231,8 @@ pub(crate) struct Enclave {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) reporter: Reporter,
     pub(crate) boot_id: BootId,
-    pub(crate) audit_public_key: [u8; 32],
+    /// The logs of this boot; their public key stands in every release document.
+    pub(crate) audit: Arc<AuditLogs>,
     pub(crate) workshop: Workshop,
     /// For shares at AWS KMS; the parent hands them over, and they open nothing by themselves.
     pub(crate) aws_credentials: CredentialsSource,
@@ -242,6 +262,8 @@ impl<C: Connect + Clone + 'static> Custody<C> {
         tokio::select! {
             () = coordinator.run() => {}
             () = expiry(&ledger) => {}
+            () = witness::sign_heads(&ledger) => {}
+            () = budgets::fill_purses(&ledger) => {}
         }
     }
 }

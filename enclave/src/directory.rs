@@ -28,6 +28,7 @@ use rustls::ServerConfig;
 pub use gate::{Blocks, Gate, Refusal};
 pub use keys::{KeyRing, KeyRingError, KeySlot};
 
+use crate::audit::AuditLog;
 use crate::clock::Clock;
 pub use crate::custody::health::{CustodianHealth, FleetHealth};
 use crate::tls::expiry::CertificateInService;
@@ -68,6 +69,8 @@ pub struct ServedKeyStore {
     pub keys: Arc<KeySlot>,
     /// What `GetHealthStatus` says about custodians and enclaves.
     pub fleet: Arc<FleetHealth>,
+    /// Where each request is recorded: the same over all versions.
+    pub audit: Arc<AuditLog>,
 }
 
 impl core::fmt::Debug for ServedKeyStore {
@@ -232,6 +235,14 @@ impl Directory {
             not_after_ms: host.identity.not_after_ms(),
         };
         hosts.iter().map(certificate).collect()
+    }
+
+    /// The key stores that are served, in the order of their ids.
+    pub(crate) fn stores(&self) -> Vec<Arc<ServedKeyStore>> {
+        let hosts = self.hosts.load();
+        let mut stores: Vec<_> = hosts.values().flat_map(|host| host.stores.values().cloned()).collect();
+        stores.sort_by_key(|store| store.id);
+        stores
     }
 
     /// What is served under `host_name`.

@@ -17,7 +17,7 @@ use holdfast_link::{Address, Stream};
 use holdfast_shared::ids::KeyStoreId;
 use holdfast_shared::manifest::VerifiedManifest;
 use holdfast_shared::sigv4::Regions;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::custody::{Custody, Enclave, ServedStore};
 use crate::kms::KmsShareClient;
@@ -80,10 +80,10 @@ impl Fleet {
         }
         // Whatever was not wanted again is left here.
         self.seen = seen;
-        for id in core::mem::replace(&mut self.manifests, wanted).into_keys() {
-            self.stop(id).await;
-        }
+        let gone = core::mem::replace(&mut self.manifests, wanted);
+        self.stop(gone.into_keys()).await;
         self.enclave.workshop.share_among(self.manifests.len());
+        self.enclave.audit.share_among(self.manifests.len());
         self.enclave.reporter.retain(|id| self.manifests.contains_key(id));
         self.roster.claim(self.manifests.iter().map(|(id, manifest)| (*id, Claim::of(manifest))).collect());
         let new: Vec<_> = self.manifests.iter().filter(|(id, _)| !self.tasks.contains_key(id)).collect();
@@ -110,7 +110,11 @@ impl Fleet {
         let id = manifest.id();
         let (roster, regions) = (Arc::clone(&self.roster), self.regions.clone());
         let clock = Arc::clone(&self.enclave.clock);
-        let served = ServedStore::new(&manifest, roster, regions, clock);
+        let audit = match self.enclave.audit.of(id) {
+            Ok(audit) => audit,
+            Err(error) => return self.refuse(id, &error.to_string()),
+        };
+        let served = ServedStore::new(&manifest, roster, regions, clock, audit);
         let connector = Egress(self.egress.clone());
         if let Some(key) = manifest.manifest().kms_share.clone() {
             let (clock, credentials) = (Arc::clone(&self.enclave.clock), self.enclave.aws_credentials.clone());
@@ -129,12 +133,23 @@ impl Fleet {
         self.enclave.reporter.set(id, report);
     }
 
-    async fn stop(&mut self, id: KeyStoreId) {
-        if let Some((task, served)) = self.tasks.remove(&id) {
-            // Closed at once; and again once the task has ended, which may have been about to install something.
+    /// Stops key stores: their keys and routes go before anything is waited for, and their logs are waited for side by side.
+    async fn stop(&mut self, ids: impl Iterator<Item = KeyStoreId>) {
+        let leaving: Vec<_> = ids.filter_map(|id| Some((id, self.tasks.remove(&id)?))).collect();
+        for (_, (_, served)) in &leaving {
             served.withdraw();
+        }
+        let mut logs = JoinSet::new();
+        for (_, (_, served)) in &leaving {
+            let (enclave, log) = (Arc::clone(&self.enclave), Arc::clone(served.audit()));
+            logs.spawn(async move { enclave.audit.leave(&log).await });
+        }
+        while logs.join_next().await.is_some() {}
+        for (id, (task, served)) in leaving {
             end(task).await;
+            // Once more: the task may have been about to install something.
             served.withdraw();
+            served.audit().rest();
             self.enclave.reporter.log_about(id, Level::Info, "no longer served");
         }
     }

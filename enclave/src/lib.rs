@@ -5,6 +5,7 @@
 //!                                         │ installs keys, leases, blocks
 //!                                         ▼
 //! KMS ─▶ parent ──ingress──▶ server (TLS, HTTP) ─▶ xks (the pipeline of a request) ─▶ directory
+//!                                               each request ─▶ audit ──▶ parent's disk, custodians
 //! ```
 //!
 //! Guarantees: see each module; `boot` lets nothing be attested before the configuration is measured, `custody` installs keys
@@ -13,6 +14,7 @@
 //! [`Platform`], never a feature: this crate knows no emulator.
 
 mod acme;
+pub mod audit;
 mod boot;
 pub mod clock;
 mod configuration;
@@ -24,6 +26,7 @@ mod files;
 mod fleet;
 pub mod kms;
 pub mod machine;
+mod meter;
 pub mod nsm;
 mod report;
 mod roster;

@@ -6,20 +6,7 @@ use std::process::ExitCode;
 use holdfast_enclave::machine::{FirstProcess, MachineError, clock_source, generator, heartbeat, reap};
 use holdfast_enclave::nsm::device::NitroDevice;
 use holdfast_enclave::{Platform, refuse, run};
-use holdfast_link::Address;
-
-/// The parent's CID, fixed by Nitro.
-const PARENT_CID: u32 = 3;
-/// Any CID: where a listener listens.
-const ANY_CID: u32 = u32::MAX;
-/// Where Nitro's tools wait for the heartbeat.
-const HEARTBEAT_PORT: u32 = 9000;
-/// Where the parent serves the control connection.
-const CONTROL_PORT: u32 = 9001;
-/// Where the parent serves egress.
-const EGRESS_PORT: u32 = 9002;
-/// Where the enclave takes KMS's connections.
-const INGRESS_PORT: u32 = 8443;
+use holdfast_link::{Address, ports};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -40,7 +27,7 @@ fn main() -> ExitCode {
 fn serve(settled: Result<(), MachineError>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let served = runtime.block_on(async {
-        heartbeat(&Address::vsock(PARENT_CID, HEARTBEAT_PORT)?).await?;
+        heartbeat(&Address::vsock(ports::PARENT_CID, ports::HEARTBEAT)?).await?;
         match settled.map_err(Failure::from).and_then(|()| platform()) {
             Ok(platform) => tokio::select! {
                 served = run(platform) => Ok(served?),
@@ -63,11 +50,12 @@ fn platform() -> Result<Platform, Failure> {
         generator: generator()?,
         clock_source: clock_source()?,
         control: control()?,
-        egress: Address::vsock(PARENT_CID, EGRESS_PORT)?,
-        ingress: Address::vsock(ANY_CID, INGRESS_PORT)?,
+        egress: Address::vsock(ports::PARENT_CID, ports::EGRESS)?,
+        audit: Address::vsock(ports::PARENT_CID, ports::AUDIT)?,
+        ingress: Address::vsock(ports::ANY_CID, ports::INGRESS)?,
     })
 }
 
 fn control() -> Result<Address, Failure> {
-    Ok(Address::vsock(PARENT_CID, CONTROL_PORT)?)
+    Ok(Address::vsock(ports::PARENT_CID, ports::CONTROL)?)
 }

@@ -100,6 +100,12 @@ impl Nsm {
         Self { jobs: self.jobs.clone(), idle: self.idle.clone(), line }
     }
 
+    /// Requests that wait: those of the enclave, and those of strangers.
+    pub(crate) fn waiting(&self) -> (usize, usize) {
+        let waiting = |queue: &mpsc::Sender<Job>| queue.max_capacity().saturating_sub(queue.capacity());
+        (waiting(&self.jobs), waiting(&self.idle))
+    }
+
     /// An attestation document over the three fields.
     ///
     /// # Errors

@@ -10,12 +10,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use holdfast_link::PrintableText;
-use holdfast_link::control::{KeyStoreState, KeyStoreStatus, Level, ToParent};
+use holdfast_link::control::{KeyStoreState, KeyStoreStatus, Level, RefusedRequest, ToParent};
 use holdfast_shared::ids::KeyStoreId;
 use tokio::sync::mpsc;
 
 /// Lines that may wait for the parent.
 const LINES_MAX: usize = 256;
+/// Places for lines that those about refused requests leave free.
+const LINES_RESERVE: usize = LINES_MAX / 2;
 
 /// A handle for telling. Cheap to clone.
 #[derive(Clone)]
@@ -27,6 +29,9 @@ pub(crate) struct Reporter {
 
 /// Lines about one key store that may come at once; one more may come with each status, which is each second.
 const STORE_LINES_MAX: u32 = 20;
+/// Lines about refused requests of one key store that may come at once; as many as [`REFUSALS_PER_STATUS`] more may come with each status.
+const STORE_REFUSALS_MAX: u32 = 50;
+const REFUSALS_PER_STATUS: u32 = 10;
 
 /// What was told about one key store.
 struct Told {
@@ -35,11 +40,13 @@ struct Told {
     withheld: Option<String>,
     /// Lines that may still come.
     lines: u32,
+    /// Lines about refused requests that may still come.
+    refusals: u32,
 }
 
 impl Default for Told {
     fn default() -> Self {
-        Self { report: None, withheld: None, lines: STORE_LINES_MAX }
+        Self { report: None, withheld: None, lines: STORE_LINES_MAX, refusals: STORE_REFUSALS_MAX }
     }
 }
 
@@ -104,6 +111,25 @@ impl Reporter {
         }
     }
 
+    /// A line about a refused request, within the key store's budget. The audit log has them all.
+    pub(crate) fn refused(&self, id: KeyStoreId, line: impl FnOnce() -> RefusedRequest) {
+        let is_within = {
+            let mut stores = self.lock();
+            let told = stores.get_mut(&id);
+            told.is_some_and(|told| {
+                let left = told.refusals.checked_sub(1);
+                told.refusals = left.unwrap_or(0);
+                left.is_some()
+            })
+        };
+        let is_sent = is_within
+            && self.lines.capacity() > LINES_RESERVE
+            && self.lines.try_send(ToParent::Refusal(line())).is_ok();
+        if !is_sent {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<KeyStoreId, Told>> {
         self.stores.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -164,6 +190,7 @@ impl Reporter {
         let mut states = Vec::with_capacity(stores.len());
         for (id, told) in stores.iter_mut() {
             told.lines = told.lines.saturating_add(1).min(STORE_LINES_MAX);
+            told.refusals = told.refusals.saturating_add(REFUSALS_PER_STATUS).min(STORE_REFUSALS_MAX);
             let Some((state, version, reason)) = told.holds() else { continue };
             let expires_ms = told.report.as_ref().and_then(|report| report.lease_expires_ms);
             states.push(KeyStoreStatus {
@@ -221,6 +248,34 @@ mod tests {
         reporter.states(0);
         reporter.log_about(id(1), Level::Warn, "a second later");
         assert_eq!(lines(&mut receiver).len(), 1);
+    }
+
+    #[test]
+    fn refused_requests_are_told_within_a_budget_and_leave_room_for_other_lines() {
+        let (reporter, mut receiver) = Reporter::new();
+        let line = || RefusedRequest {
+            key_store_id: [1; 32].into(),
+            operation: "Decrypt".into(),
+            error: "AccessDeniedException".into(),
+            kms_request_id: None,
+            latency_ms: 0,
+        };
+        let refuse = |store, times: u32| (0..times).for_each(|_| reporter.refused(store, line));
+        refuse(id(9), 3);
+        assert_eq!(reporter.dropped(), 3, "of a key store that nobody knows, nothing is told");
+        for store in 1..=9 {
+            reporter.set(id(store), report(KeyStoreState::Serving));
+        }
+        lines(&mut receiver);
+        refuse(id(1), 60);
+        assert_eq!((receiver.len(), reporter.dropped()), (50, 13));
+        reporter.states(0);
+        refuse(id(1), 60);
+        assert_eq!((receiver.len(), reporter.dropped()), (60, 63), "ten more with a status");
+        (2..=9).for_each(|store| refuse(id(store), 50));
+        assert_eq!(receiver.len(), LINES_MAX - LINES_RESERVE);
+        reporter.log(Level::Warn, "news");
+        assert_eq!(receiver.len(), LINES_MAX - LINES_RESERVE + 1);
     }
 
     #[test]

@@ -203,13 +203,14 @@ pub(crate) async fn keep_judged(roster: Arc<Roster>, enclave: Arc<Enclave>) {
 
 #[cfg(test)]
 mod tests {
-    use holdfast_shared::ids::BlobId;
+    use holdfast_shared::ids::{BlobId, BootId};
     use holdfast_shared::secrets::{Secret, SecretBytes};
     use holdfast_shared::sigv4::{CredentialSet, Regions};
     use holdfast_shared::xks::{HostName, PathPrefix};
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 
     use super::*;
+    use crate::audit::{AuditKey, AuditLog, AuditLogs};
     use crate::clock::SteppedClock;
     use crate::directory::{FleetHealth, Gate, KeySlot, OwnerId};
     use crate::tls::TlsIdentity;
@@ -229,6 +230,11 @@ mod tests {
             host_name: HostName::parse(HOST).unwrap(),
             path_prefix: PathPrefix::parse("").unwrap(),
         }
+    }
+
+    fn audit_log(id: KeyStoreId) -> Arc<AuditLog> {
+        let clock = Arc::new(SteppedClock::at(NOW_MS));
+        AuditLogs::new(AuditKey::generate().unwrap(), BootId([1; 16]), clock).of(id).unwrap()
     }
 
     /// A key store of its own owner, with a certificate of these dates.
@@ -254,6 +260,7 @@ mod tests {
             gate: Arc::new(Gate::new()),
             keys: Arc::new(KeySlot::new()),
             fleet: Arc::new(FleetHealth::new(vec![])),
+            audit: audit_log(id(n)),
         }
     }
 

@@ -9,13 +9,16 @@ use holdfast_link::{Address, BindError, Listener};
 use holdfast_shared::sigv4::{Region, Regions};
 use tokio::sync::watch;
 
+use crate::audit::{AuditLogs, keep_connected};
 use crate::boot::{self, BootError, Ready, Unmeasured};
 use crate::clock::Clock;
+use crate::clock::attested::AttestedClock;
 use crate::control::{self, Desk};
 use crate::custody::{Enclave, Workshop};
 use crate::directory::Directory;
 use crate::files;
 use crate::fleet::Fleet;
+use crate::meter::{Gauges, Meter};
 use crate::nsm::NsmDevice;
 use crate::report::Reporter;
 use crate::roster::{self, Authorities, AuthorityError, Roster};
@@ -34,6 +37,8 @@ pub struct Platform {
     pub control: Address,
     /// Where the parent serves egress.
     pub egress: Address,
+    /// Where the parent takes the audit logs.
+    pub audit: Address,
     /// Where KMS's connections come in.
     pub ingress: Address,
 }
@@ -91,7 +96,19 @@ async fn serve(platform: Platform) -> Result<(), RunError> {
     let (connections, files) = (provided.connections, provided.files);
     let level = if connections < ready.configuration.connections_max { Level::Warn } else { Level::Info };
     reporter.log(level, &format!("taking {connections} connections at most, with {files} file descriptors"));
-    let context = Arc::new(ServerContext::new(Arc::clone(&directory), Arc::clone(&clock), &ready.nsm, connections));
+    let meter = Arc::new(Meter::new(reporter.clone()));
+    let mut context = ServerContext::new(Arc::clone(&directory), Arc::clone(&clock), &ready.nsm, connections);
+    context.observer = meter.clone();
+    let context = Arc::new(context);
+    let regions = regions(&ready);
+    let audit = Arc::new(AuditLogs::new(ready.audit_key, ready.boot_id, Arc::clone(&clock)));
+    let gauges = Gauges {
+        meter,
+        directory: Arc::clone(&directory),
+        clock: Arc::clone(&ready.clock),
+        audit: Arc::clone(&audit),
+        nsm: ready.nsm.clone(),
+    };
     let desk = Desk {
         parent: platform.control,
         boot_id: ready.boot_id,
@@ -100,20 +117,21 @@ async fn serve(platform: Platform) -> Result<(), RunError> {
         key_stores,
         aws_credentials,
         drain,
-        status: status_of(&reporter, &ready, &context),
+        status: status_of(&reporter, &ready.clock, &context, &audit),
+        metrics: Arc::new(move || gauges.snapshot()),
         drained,
     };
     let desk = tokio::spawn(desk.run(connection));
+    let supplying = tokio::spawn(keep_connected(Arc::clone(&audit), platform.audit, reporter.clone()));
     let expiry = tokio::spawn(warn_of_expiry(Arc::clone(&directory), Arc::clone(&clock), reporter.clone()));
     let anchoring = tokio::spawn(keep_anchored(reporter.clone(), ready.nsm.clone(), Arc::clone(&ready.clock)));
 
-    let regions = regions(&ready);
     let enclave = Enclave {
         nsm: ready.nsm.in_line(),
         clock,
         reporter: reporter.clone(),
         boot_id: ready.boot_id,
-        audit_public_key: ready.audit_key.public_key().unwrap_or_default(),
+        audit: Arc::clone(&audit),
         workshop: Workshop::new(),
         aws_credentials: credentials,
     };
@@ -131,10 +149,13 @@ async fn serve(platform: Platform) -> Result<(), RunError> {
         () = server::serve(listener, context, draining) => {}
         () = following => {}
     }
+    // While custodians and the parent still hear it.
+    audit.close().await;
     drained_sender.send_replace(true);
     // The desk tells the parent; the parent then ends us. Locally the process ends by itself a moment later.
     tokio::time::sleep(STATUS_INTERVAL).await;
     desk.abort();
+    supplying.abort();
     anchoring.abort();
     judging.abort();
     expiry.abort();
@@ -154,20 +175,23 @@ fn regions(ready: &Ready) -> Regions {
 
 fn status_of(
     reporter: &Reporter,
-    ready: &Ready,
+    clock: &Arc<AttestedClock>,
     context: &Arc<ServerContext>,
+    audit: &Arc<AuditLogs>,
 ) -> Arc<dyn Fn() -> Status + Send + Sync> {
-    let (reporter, clock, context) = (reporter.clone(), Arc::clone(&ready.clock), Arc::clone(context));
+    let (reporter, clock, context, audit) =
+        (reporter.clone(), Arc::clone(clock), Arc::clone(context), Arc::clone(audit));
     Arc::new(move || {
         let detail = reporter.states(clock.monotonic_ms());
         let serving = detail.iter().any(|store| store.state == KeyStoreState::Serving);
         let mut counters = context.counters();
         counters.insert("log_lines_dropped".to_owned(), reporter.dropped());
+        counters.extend(audit.counters().map(|(name, value)| (name.to_owned(), value)));
         Status { ready: serving && clock.is_healthy(), detail, connections: context.connections(), counters }
     })
 }
 
-async fn keep_anchored(reporter: Reporter, nsm: crate::nsm::Nsm, clock: Arc<crate::clock::attested::AttestedClock>) {
+async fn keep_anchored(reporter: Reporter, nsm: crate::nsm::Nsm, clock: Arc<AttestedClock>) {
     let mut interval = ANCHOR_INTERVAL;
     loop {
         tokio::time::sleep(interval).await;

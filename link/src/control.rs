@@ -10,7 +10,8 @@
 //!   hello {protocol, boot_id}          →
 //!                                      ←    configuration {static_configuration}     (or refused {…}, then the end)
 //!                                      ←    key_stores {manifests}                   (again at each change, whole)
-//!   status {…}, log {…}                →                                             (as they come)
+//!   status {…}, metrics {…}            →                                             (each second, each five seconds)
+//!   log {…}, refusal {…}               →                                             (as they come)
 //!                                      ←    aws_credentials {…}                     (where there is a role; again before they end)
 //!                                      ←    drain
 //!   drained                            →
@@ -30,8 +31,13 @@ use crate::limits::{
 use crate::text::{BootId, KeyStoreId, PrintableText};
 
 mod credentials;
+mod metrics;
 
 pub use credentials::AwsCredentials;
+pub use metrics::{
+    BOUNDS_US, Histogram, KeyStoreMetrics, LeaseMetrics, METRICS_FORMAT, Metrics, OPERATIONS, OUTCOMES, RefusedRequest,
+    STAGES,
+};
 
 /// The protocol of this link. It changes with every change of a message; the form of `hello` and `refused` never does.
 pub const PROTOCOL: u32 = 1;
@@ -44,6 +50,10 @@ pub enum ToParent {
     Hello(Hello),
     /// How the enclave is, each [`crate::limits::STATUS_INTERVAL`] and at each change.
     Status(Status),
+    /// What it measured, each [`crate::limits::METRICS_INTERVAL`].
+    Metrics(Box<Metrics>),
+    /// A request that was refused, for the parent's log.
+    Refusal(RefusedRequest),
     /// A line for the parent's log.
     Log {
         /// How grave it is.
@@ -210,7 +220,8 @@ impl Message for ToParent {
 
     fn check(&self) -> Result<(), LimitError> {
         match self {
-            Self::Hello(_) | Self::Log { .. } | Self::Drained => Ok(()),
+            Self::Hello(_) | Self::Refusal(_) | Self::Log { .. } | Self::Drained => Ok(()),
+            Self::Metrics(metrics) => metrics.check(),
             Self::Status(status) => {
                 LimitError::unless("status.detail", status.detail.len(), KEY_STORES_MAX)?;
                 LimitError::unless("status.counters", status.counters.len(), COUNTERS_MAX)?;

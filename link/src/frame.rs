@@ -1,9 +1,10 @@
-//! Frames: a length of 4 bytes, big endian, then that many bytes of JSON.
+//! Frames: a length of 4 bytes, big endian, then that many bytes: JSON of a [`Message`], or a form of its own
+//! ([`crate::audit`], whose entries are bytes already).
 //!
 //! Guarantees: memory grows with the bytes that arrived, never with the length that was claimed; the bytes after a frame
 //! stay unread, so that raw bytes may follow; what is returned passed its message's own [`Message::check`].
-//! Refuses: an empty frame, a longer frame than the message's bound, an end inside a frame, JSON that is not exactly the
-//! message.
+//! Refuses: an empty frame, a longer frame than the message's bound, an end inside a frame, a payload that is not exactly
+//! the message.
 
 use std::io;
 
@@ -14,6 +15,24 @@ use crate::limits::{FRAME_CHUNK, FRAME_HEADER_LEN, REASON_MAX};
 use crate::text::PrintableText;
 
 /// What may travel as a frame.
+pub trait Frame: Sized {
+    /// Bytes that its payload has at most.
+    const PAYLOAD_MAX: usize;
+
+    /// Appends the payload.
+    ///
+    /// # Errors
+    /// When it is beyond its bounds.
+    fn write_payload(&self, frame: &mut Vec<u8>) -> Result<(), FrameError>;
+
+    /// Reads a payload, which is neither empty nor above [`Frame::PAYLOAD_MAX`].
+    ///
+    /// # Errors
+    /// When it is not exactly such a payload.
+    fn read_payload(payload: &[u8]) -> Result<Self, FrameError>;
+}
+
+/// What travels as a frame of JSON.
 pub trait Message: Serialize + DeserializeOwned {
     /// Bytes of JSON that such a message has at most.
     const FRAME_MAX: usize;
@@ -23,6 +42,21 @@ pub trait Message: Serialize + DeserializeOwned {
     /// # Errors
     /// When a field is beyond its bound.
     fn check(&self) -> Result<(), LimitError>;
+}
+
+impl<M: Message> Frame for M {
+    const PAYLOAD_MAX: usize = M::FRAME_MAX;
+
+    fn write_payload(&self, frame: &mut Vec<u8>) -> Result<(), FrameError> {
+        self.check()?;
+        Ok(serde_json::to_writer(frame, self)?)
+    }
+
+    fn read_payload(payload: &[u8]) -> Result<Self, FrameError> {
+        let message: M = serde_json::from_slice(payload)?;
+        message.check()?;
+        Ok(message)
+    }
 }
 
 /// A field of a message is beyond its bound.
@@ -62,7 +96,7 @@ pub enum FrameError {
     /// The connection ended inside a frame.
     #[error("the connection ended inside a frame")]
     Truncated,
-    /// The frame is not the JSON of such a message.
+    /// The payload is not that of such a message.
     #[error("not a message that is understood: {0}")]
     Malformed(PrintableText<REASON_MAX>),
     /// A field is beyond its bound.
@@ -94,15 +128,15 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     ///
     /// # Errors
     /// When the connection fails or what it brings is not such a message. The connection is of no use afterwards.
-    pub async fn next<M: Message>(&mut self) -> Result<Option<M>, FrameError> {
+    pub async fn next<F: Frame>(&mut self) -> Result<Option<F>, FrameError> {
         loop {
             let missing = match self.buffer.first_chunk::<FRAME_HEADER_LEN>() {
                 None => FRAME_HEADER_LEN - self.buffer.len(),
                 Some(header) => {
                     let claimed = u32::from_be_bytes(*header);
                     let length = usize::try_from(claimed).unwrap_or(usize::MAX);
-                    if length == 0 || length > M::FRAME_MAX {
-                        return Err(FrameError::Length { length, max: M::FRAME_MAX });
+                    if length == 0 || length > F::PAYLOAD_MAX {
+                        return Err(FrameError::Length { length, max: F::PAYLOAD_MAX });
                     }
                     length + FRAME_HEADER_LEN - self.buffer.len()
                 }
@@ -115,10 +149,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             }
         }
         let frame = core::mem::take(&mut self.buffer);
-        let payload = frame.get(FRAME_HEADER_LEN..).unwrap_or_default();
-        let message: M = serde_json::from_slice(payload)?;
-        message.check()?;
-        Ok(Some(message))
+        F::read_payload(frame.get(FRAME_HEADER_LEN..).unwrap_or_default()).map(Some)
     }
 
     /// Appends at most `missing` bytes; false at the end. `read_buf` loses nothing when it is abandoned.
@@ -133,7 +164,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
 ///
 /// # Errors
 /// When the connection fails or what it brings is not such a message.
-pub async fn read_frame<M: Message, R: AsyncRead + Unpin>(reader: &mut R) -> Result<Option<M>, FrameError> {
+pub async fn read_frame<F: Frame, R: AsyncRead + Unpin>(reader: &mut R) -> Result<Option<F>, FrameError> {
     FrameReader::new(reader).next().await
 }
 
@@ -141,21 +172,20 @@ pub async fn read_frame<M: Message, R: AsyncRead + Unpin>(reader: &mut R) -> Res
 ///
 /// # Errors
 /// When the message is beyond its bounds (nothing is written then) or the connection fails.
-pub async fn write_frame<M: Message, W: AsyncWrite + Unpin>(writer: &mut W, message: &M) -> Result<(), FrameError> {
+pub async fn write_frame<F: Frame, W: AsyncWrite + Unpin>(writer: &mut W, message: &F) -> Result<(), FrameError> {
     let frame = encode(message)?;
     writer.write_all(&frame).await?;
     writer.flush().await?;
     Ok(())
 }
 
-fn encode<M: Message>(message: &M) -> Result<Vec<u8>, FrameError> {
-    message.check()?;
+fn encode<F: Frame>(message: &F) -> Result<Vec<u8>, FrameError> {
     let mut frame = vec![0; FRAME_HEADER_LEN];
-    serde_json::to_writer(&mut frame, message)?;
+    message.write_payload(&mut frame)?;
     let length = frame.len() - FRAME_HEADER_LEN;
-    let refusal = FrameError::Length { length, max: M::FRAME_MAX };
+    let refusal = FrameError::Length { length, max: F::PAYLOAD_MAX };
     match (u32::try_from(length), frame.first_chunk_mut::<FRAME_HEADER_LEN>()) {
-        (Ok(claimed), Some(header)) if length <= M::FRAME_MAX => *header = claimed.to_be_bytes(),
+        (Ok(claimed), Some(header)) if length <= F::PAYLOAD_MAX => *header = claimed.to_be_bytes(),
         _ => return Err(refusal),
     }
     Ok(frame)

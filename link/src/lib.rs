@@ -10,21 +10,24 @@
 //!
 //! ```text
 //! control   enclave → parent   frames of control::ToParent and control::ToEnclave
+//! audit     enclave → parent   frames of audit::ToParent and audit::ToEnclave
 //! egress    enclave → parent   one egress::EgressRequest, one egress::EgressAnswer, then raw bytes both ways
 //! ingress   parent → enclave   raw bytes (TLS records that only the enclave can read)
 //! ```
 
 pub mod address;
+pub mod audit;
 pub mod control;
 pub mod egress;
 pub mod frame;
 pub mod limits;
 pub mod listener;
+pub mod ports;
 pub mod stream;
 pub mod text;
 
 pub use address::{Address, AddressError, SocketPath};
-pub use frame::{FrameError, FrameReader, Message, read_frame, write_frame};
+pub use frame::{Frame, FrameError, FrameReader, Message, read_frame, write_frame};
 pub use listener::{BindError, Listener, Peer};
 pub use stream::{ConnectError, Stream, connect};
 pub use text::{BootId, Hex, HexError, KeyStoreId, PrintableText};

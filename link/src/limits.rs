@@ -26,6 +26,18 @@ pub const TO_ENCLAVE_FRAME_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of an egress request or answer: a destination and its framing.
 pub const EGRESS_FRAME_MAX: usize = 512;
 
+// --- Audit ---------------------------------------------------------------------------------------------------------------
+
+/// Bytes of a frame of the audit connection: some thousand entries, so that frames and system calls cost little beside them.
+pub const AUDIT_FRAME_MAX: usize = 1024 * 1024;
+/// Bytes of one entry of an audit log, which the parent never looks into: twice the 16 KiB of the largest record, for what is
+/// around it and for the entries that hold keys for many readers.
+pub const AUDIT_ENTRY_MAX: usize = 32 * 1024;
+/// Bytes before each entry: its length.
+pub const AUDIT_ENTRY_HEADER_LEN: usize = 4;
+/// Bytes of a signed checkpoint: two names of at most 120 characters, numbers, and a signature in base64 make about 450.
+pub const AUDIT_CHECKPOINT_MAX: usize = 1024;
+
 // --- Control messages ---------------------------------------------------------------------------------------------------
 
 /// Key stores that one enclave serves.
@@ -44,6 +56,17 @@ pub const REASON_MAX: usize = 256;
 pub const COUNTERS_MAX: usize = 128;
 /// Characters of a counter's name.
 pub const COUNTER_NAME_MAX: usize = 64;
+/// Key stores in one snapshot of metrics: half of [`KEY_STORES_MAX`], at 1,100 bytes each, and [`METRICS_LEASES_MAX`] leases fill
+/// three quarters of [`TO_PARENT_FRAME_MAX`].
+pub const METRICS_KEY_STORES_MAX: usize = 512;
+/// Leases in one snapshot of metrics, of all its key stores together: four custodians each.
+pub const METRICS_LEASES_MAX: usize = 2048;
+/// Characters of a program's version.
+pub const VERSION_MAX: usize = 32;
+/// Characters of an operation's and of an error's name; the longest of the XKS API has 29.
+pub const REQUEST_NAME_MAX: usize = 64;
+/// Characters of a `kmsRequestId` in a log line: KMS's have 36; the enclave cuts them at this length.
+pub const REQUEST_ID_MAX: usize = 64;
 /// Bytes of an AWS access key id or secret access key (API reference of IAM: at most 128).
 pub const AWS_CREDENTIAL_MAX: usize = 128;
 /// Bytes of a session token, for which AWS sets no bound; as much as the enclave puts into a header.
@@ -55,5 +78,9 @@ pub const AWS_SESSION_TOKEN_MAX: usize = 8 * 1024;
 pub const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// Age at which the parent no longer believes a status: a few lost intervals, and below a load balancer's two probes.
 pub const STATUS_FRESH: Duration = Duration::from_secs(5);
+/// How often the enclave sends a snapshot of its metrics: below the 15 s at which Prometheus asks by default.
+pub const METRICS_INTERVAL: Duration = Duration::from_secs(5);
+/// Age at which the parent no longer shows a snapshot: a few lost intervals.
+pub const METRICS_FRESH: Duration = Duration::from_secs(20);
 /// How long either side waits for the first message of a new control or egress connection.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);

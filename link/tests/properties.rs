@@ -6,7 +6,8 @@ use core::fmt::Debug;
 use std::collections::BTreeMap;
 
 use holdfast_link::control::{
-    Hello, KeyStoreState, KeyStoreStatus, Level, SignedManifest, Status, ToEnclave, ToParent,
+    Hello, Histogram, KeyStoreMetrics, KeyStoreState, KeyStoreStatus, LeaseMetrics, Level, METRICS_FORMAT, Metrics,
+    OPERATIONS, RefusedRequest, STAGES, SignedManifest, Status, ToEnclave, ToParent,
 };
 use holdfast_link::egress::{EgressAnswer, EgressRefusal, EgressRequest};
 use holdfast_link::{BootId, FrameReader, KeyStoreId, Message, PrintableText, write_frame};
@@ -109,6 +110,29 @@ fn status() -> impl Strategy<Value = Status> {
     )
 }
 
+fn histogram() -> impl Strategy<Value = Histogram> {
+    any::<([u64; 16], u64, u64)>().prop_map(|(buckets, above, sum_us)| Histogram { buckets, above, sum_us })
+}
+
+fn metrics() -> impl Strategy<Value = Metrics> {
+    (histogram(), any::<([u8; 32], u64, u16, [u64; 13])>()).prop_map(
+        |(handshake, (id, number, custodian, requests))| Metrics {
+            format: METRICS_FORMAT,
+            handshake,
+            latency: [[handshake; STAGES.len()]; OPERATIONS.len()],
+            key_stores: vec![KeyStoreMetrics {
+                key_store_id: KeyStoreId::from(id),
+                requests: [requests; OPERATIONS.len()],
+                certificate_remaining_ms: number,
+                audit_queue_bytes: number,
+                audit_unwitnessed: number,
+                leases: vec![LeaseMetrics { custodian, remaining_ms: number, granted_ms: number }],
+            }],
+            ..Metrics::default()
+        },
+    )
+}
+
 fn to_parent() -> impl Strategy<Value = ToParent> {
     let level = prop::sample::select(&[Level::Error, Level::Warn, Level::Info, Level::Debug]);
     prop_oneof![
@@ -116,6 +140,13 @@ fn to_parent() -> impl Strategy<Value = ToParent> {
             .prop_map(|(protocol, boot)| ToParent::Hello(Hello { protocol, boot_id: BootId::from(boot) })),
         status().prop_map(ToParent::Status),
         (level, text()).prop_map(|(level, text)| ToParent::Log { level, text }),
+        metrics().prop_map(|metrics| ToParent::Metrics(Box::new(metrics))),
+        (any::<([u8; 32], u64)>(), text(), text(), option::of(text())).prop_map(
+            |((id, latency_ms), operation, error, kms_request_id)| {
+                let key_store_id = KeyStoreId::from(id);
+                ToParent::Refusal(RefusedRequest { key_store_id, operation, error, kms_request_id, latency_ms })
+            },
+        ),
         Just(ToParent::Drained),
     ]
 }

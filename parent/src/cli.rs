@@ -35,7 +35,7 @@ struct Arguments {
 const AFTER_HELP: &str = "\
 Configuration (defaults in parentheses; addresses are vsock://CID:PORT, unix:///PATH or hybrid:///PATH:PORT):
   listen                 TCP address for clients; port 0 takes a free one
-  ready_listen           TCP address of GET /ready and GET /status
+  ready_listen           TCP address of GET /ready, GET /status and GET /metrics
   static_configuration   JSON file that the enclave gets byte for byte
   key_stores             folder of NAME.manifest files, watched each second and at SIGHUP
   max_connections        client connections at a time, more than the enclave takes (8192)
@@ -61,7 +61,11 @@ Configuration (defaults in parentheses; addresses are vsock://CID:PORT, unix:///
   [egress] listen        where the enclave opens egress connections
   [egress] allow         host:port destinations that it may ask for, read again at SIGHUP ([])
   [egress] idle_timeout_ms  as above, for egress connections (300000)
-  [egress] max_connections  egress connections at a time (2048)
+  [egress] max_connections  egress connections at a time, two for each key store and custodian (12288)
+  [audit] listen         where the enclave opens its audit connection
+  [audit] folder         folder that holds the audit logs, this program's alone; made if missing
+  [audit] rotate_bytes   bytes of a file of entries after which the next one begins (16777216)
+  [audit] keep_days      days after its last entry when the log of an enclave that is gone is deleted (never)
   [aws] credentials      instance-role: those of the instance, for a share in AWS KMS (none)
   [aws] instance_metadata  where the role's credentials are fetched (169.254.169.254:80)
 

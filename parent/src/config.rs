@@ -13,11 +13,13 @@ use holdfast_link::egress::Destination;
 use holdfast_link::limits::STATIC_CONFIGURATION_MAX;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use crate::limits::{CONFIG_FILE_MAX, CONNECTIONS_MAX, DURATION_MAX_MS, EGRESS_ALLOW_MAX};
+use crate::limits::{CONFIG_FILE_MAX, CONNECTIONS_MAX, DURATION_MAX_MS, EGRESS_ALLOW_MAX, LINK_CONNECTIONS};
 
+mod audit;
 mod nitro;
 mod places;
 
+pub use audit::AuditConfig;
 pub use nitro::NitroConfig;
 pub(crate) use places::with_cid;
 pub use places::{AddressPattern, Place, Places, Slot};
@@ -28,7 +30,7 @@ pub use places::{AddressPattern, Place, Places, Slot};
 pub struct Config {
     /// TCP address that AWS KMS (or a load balancer) connects to. Port 0 takes a free one.
     pub listen: SocketAddr,
-    /// TCP address of `GET /ready` and `GET /status`, for load balancers and operators only.
+    /// TCP address of `GET /ready`, `GET /status` and `GET /metrics`, for load balancers and operators only.
     pub ready_listen: SocketAddr,
     /// The file that is handed to the enclave byte for byte: a JSON text, which the enclave measures.
     pub static_configuration: PathBuf,
@@ -72,6 +74,9 @@ pub struct Config {
     pub control: ControlConfig,
     /// The enclave's way out.
     pub egress: EgressConfig,
+    /// Where the enclave's audit logs go.
+    #[serde(default)]
+    pub audit: AuditConfig,
     /// If given, enclaves are run by `nitro-cli`.
     #[serde(default)]
     pub nitro: Option<NitroConfig>,
@@ -122,9 +127,18 @@ pub struct EgressConfig {
     /// the enclave open for up to half a minute, in silence.
     #[serde(default = "defaults::idle_timeout", deserialize_with = "positive_ms", rename = "idle_timeout_ms")]
     pub idle_timeout: Duration,
-    /// Egress connections at a time.
+    /// Egress connections at a time: two for each key store and custodian of it, and two times that while an image changes.
     #[serde(default = "defaults::egress_max_connections", deserialize_with = "connections")]
     pub max_connections: u32,
+}
+
+impl EgressConfig {
+    /// How many connections so many key stores hold for sure, if that is more than there may be. One waits for a custodian's news, one
+    /// tells it how far the audit log has come; manifests are not read here, and each names one custodian at least.
+    pub(crate) fn needed_for(&self, key_stores: usize) -> Option<usize> {
+        let needed = key_stores.saturating_mul(LINK_CONNECTIONS);
+        usize::try_from(self.max_connections).is_ok_and(|max| max < needed).then_some(needed)
+    }
 }
 
 /// `[aws]`
@@ -176,14 +190,32 @@ pub enum LogLevel {
 mod defaults {
     use core::time::Duration;
     use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+    use std::path::PathBuf;
 
+    use holdfast_link::ports;
+
+    use super::AddressPattern;
+
+    /// The port that the image uses.
+    pub(super) fn audit_listen() -> AddressPattern {
+        AddressPattern::at_vsock_port(ports::AUDIT)
+    }
+    /// The state directory of the systemd unit, `StateDirectory=holdfast`.
+    pub(super) fn audit_folder() -> PathBuf {
+        PathBuf::from("/var/lib/holdfast/audit")
+    }
+    /// Large enough that files are few, small enough to be copied and read one at a time.
+    pub(super) const fn audit_rotate_bytes() -> u64 {
+        16 * 1024 * 1024
+    }
     /// Twice what an enclave takes, so that there always are some that send nothing and make place.
     pub(super) const fn max_connections() -> u32 {
         8192
     }
-    /// Two for each of the 1,024 key stores of an enclave: one holds a question open, the other asks or tells.
+    /// [`LINK_CONNECTIONS`](crate::limits::LINK_CONNECTIONS) for each of the 1,024 key stores of an enclave and three custodians, two
+    /// times: while an image changes there are two enclaves.
     pub(super) const fn egress_max_connections() -> u32 {
-        2048
+        12_288
     }
     /// Amazon EC2 User Guide, "Access instance metadata".
     pub(super) const fn instance_metadata() -> SocketAddr {
@@ -338,6 +370,7 @@ impl Config {
         let folder = file.parent().unwrap_or(Path::new(""));
         config.static_configuration = folder.join(&config.static_configuration);
         config.key_stores = folder.join(&config.key_stores);
+        config.audit.resolve(folder);
         file.clone_into(&mut config.file);
         config.ports_file = config.ports_file.map(|path| folder.join(path));
         if let Some(nitro) = &mut config.nitro {
@@ -375,7 +408,7 @@ impl Config {
         if let Some(fault) = self.nitro.as_ref().and_then(|nitro| nitro.fault(cids.len())) {
             return Err(fault);
         }
-        Places::of(cids, &self.enclave.ingress, &self.control.listen, &self.egress.listen)
+        Places::of(cids, &self.enclave.ingress, &self.control.listen, &self.egress.listen, &self.audit.listen)
     }
 
     /// Reads the static configuration, byte for byte, and checks that the folder of manifests exists.

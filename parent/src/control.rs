@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use holdfast_link::control::{
-    AwsCredentials, HandshakeError, Hello, Level, PROTOCOL, ToEnclave, ToParent, receive_hello,
+    AwsCredentials, HandshakeError, Hello, Level, PROTOCOL, RefusedRequest, ToEnclave, ToParent, receive_hello,
 };
 use holdfast_link::limits::HANDSHAKE_TIMEOUT;
 use holdfast_link::{FrameError, FrameReader, PrintableText, Stream, write_frame};
@@ -166,6 +166,7 @@ async fn receive<R: AsyncRead + Unpin>(
     state: &State,
 ) -> SessionEnd {
     let mut budget = LogBudget::new(Instant::now());
+    let mut refusals = LogBudget::new(Instant::now());
     let mut was_ready = None;
     loop {
         match reader.next().await {
@@ -178,6 +179,17 @@ async fn receive<R: AsyncRead + Unpin>(
                     was_ready = Some(status.ready);
                 }
                 seat.update_enclave(generation, |view| view.status = Some((Instant::now(), status)));
+            }
+            Ok(Some(ToParent::Metrics(metrics))) => {
+                let metrics = Arc::from(metrics);
+                seat.update_enclave(generation, |view| view.metrics = Some((Instant::now(), metrics)));
+            }
+            Ok(Some(ToParent::Refusal(refusal))) => {
+                if refusals.spend(Instant::now()) {
+                    print_refusal(&refusal);
+                } else {
+                    state.counters.enclave_log_dropped.increment();
+                }
             }
             Ok(Some(ToParent::Drained)) => seat.update_enclave(generation, |view| view.drained = true),
             Ok(Some(ToParent::Log { level, text })) => {
@@ -193,6 +205,21 @@ async fn receive<R: AsyncRead + Unpin>(
             }
         }
     }
+}
+
+/// One line for each request that was refused, with the names that the XKS API gives these things.
+fn print_refusal(refusal: &RefusedRequest) {
+    let RefusedRequest { key_store_id, operation, error, kms_request_id, latency_ms } = refusal;
+    let kms_request_id = kms_request_id.as_ref().map(PrintableText::as_str);
+    tracing::warn!(
+        target: "enclave",
+        kmsRequestId = kms_request_id,
+        operation = operation.as_str(),
+        errorName = error.as_str(),
+        key_store = %key_store_id,
+        latency_ms,
+        "a request was refused"
+    );
 }
 
 /// The text is printable and bounded; its type sees to that.

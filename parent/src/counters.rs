@@ -18,11 +18,11 @@ impl Counter {
 }
 
 macro_rules! counters {
-    ($($(#[$documentation:meta])* $name:ident,)*) => {
+    ($($(#[doc = $documentation:literal])+ $name:ident,)*) => {
         /// All counters.
         #[derive(Debug, Default)]
         pub(crate) struct Counters {
-            $($(#[$documentation])* pub(crate) $name: Counter,)*
+            $($(#[doc = $documentation])+ pub(crate) $name: Counter,)*
         }
 
         impl Counters {
@@ -30,6 +30,10 @@ macro_rules! counters {
             pub(crate) fn snapshot(&self) -> BTreeMap<&'static str, u64> {
                 BTreeMap::from([$((stringify!($name), self.$name.0.load(Ordering::Relaxed)),)*])
             }
+
+            /// The name of each, and what it counts.
+            pub(crate) const DESCRIBED: &[(&str, &str)] =
+                &[$((stringify!($name), concat!($($documentation),+)),)*];
         }
     };
 }
@@ -71,7 +75,23 @@ counters! {
     egress_bytes_to_destination,
     /// Bytes from egress destinations to the enclave.
     egress_bytes_to_enclave,
-    /// Control and egress connections from where no enclave of ours is.
+    /// Audit connections whose enclave said which one it is.
+    audit_connected,
+    /// Audit connections refused or ended for what they sent.
+    audit_refused,
+    /// Entries of audit logs that are on disk.
+    audit_entries,
+    /// Bytes of them.
+    audit_bytes,
+    /// Signed checkpoints that are on disk.
+    audit_heads,
+    /// Attempts to write that failed.
+    audit_write_failed,
+    /// Logs of which entries are missing that an enclave had been told are on disk.
+    audit_gaps,
+    /// Files that ended within an entry.
+    audit_torn,
+    /// Control, egress and audit connections from where no enclave of ours is.
     stranger_refused,
     /// Upgrades after which a new enclave had taken over.
     upgrade_done,

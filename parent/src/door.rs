@@ -94,7 +94,7 @@ mod tests {
 
     fn place(cid: Option<u32>, control: &str) -> Place {
         let control: holdfast_link::Address = control.parse().unwrap();
-        Place { cid, ingress: control.clone(), egress: control.clone(), control }
+        Place { cid, ingress: control.clone(), egress: control.clone(), audit: control.clone(), control }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The untrusted relay beside the enclave.
 //!
 //! Guarantees: it moves bytes and hands over files; what it holds in memory is at most [`limits::RELAY_BUFFER`] bytes per
-//! direction of a connection, and those are TLS records that it cannot read. Nothing that the enclave or a client sends
+//! direction of a connection, and those are TLS records that it cannot read; audit logs come encrypted and go to files as they came. Nothing that the enclave or a client sends
 //! makes it stop, and no log line holds bytes of the traffic.
 //! Assumes: nothing about clients; of the enclave only that it wants to be reachable.
 //! Refuses: connections beyond the cap (those that send nothing make place for others), clients that send nothing, egress to any destination that is not on its list.
@@ -12,9 +12,10 @@
 //!              TCP                          vsock or Unix socket
 //! client  ──────────▶ ingress ──▶ relay ──────────────▶ enclave
 //! custodian ◀─────── egress (allow list) ◀───────────── enclave
+//! audit folder ◀──── audit ◀─────────────────────────── enclave (encrypted entries)
 //!                    control: configuration, key stores ─▶ enclave; status, log ◀─ enclave
 //! instance metadata ◀─ instance_role: credentials ─▶ control ─▶ enclave, where a key store has a share in AWS KMS
-//! load balancer ───▶ ready_page
+//! load balancer ───▶ ready_page ◀─── Prometheus (metrics)
 //! supervisor ─▶ keeper ─▶ runner: a command, or nitro (nitro-cli) ─▶ enclave
 //! ```
 
@@ -24,6 +25,7 @@ pub mod limits;
 pub mod run;
 
 mod admission;
+mod audit;
 mod control;
 mod counters;
 mod door;
@@ -33,6 +35,7 @@ mod instance_role;
 mod keeper;
 mod log;
 mod manifests;
+mod metrics;
 mod nitro;
 mod ready_page;
 mod relay;

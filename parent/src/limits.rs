@@ -2,12 +2,16 @@
 
 use core::time::Duration;
 
+use holdfast_link::limits::KEY_STORES_MAX;
+
 /// Bytes of the configuration file; a real one is below 4 KiB.
 pub const CONFIG_FILE_MAX: usize = 64 * 1024;
 /// Destinations on the egress list: a few per custodian.
 pub const EGRESS_ALLOW_MAX: usize = 1024;
 /// The most connections that may be configured: each takes two file descriptors and two buffers.
 pub const CONNECTIONS_MAX: u32 = 65_536;
+/// Egress connections that an enclave holds for each key store and custodian: one waits for news, one tells of the audit log.
+pub const LINK_CONNECTIONS: usize = 2;
 /// The longest duration that may be configured: a day.
 pub const DURATION_MAX_MS: u64 = 86_400_000;
 /// Bytes held per direction of a connection: one TLS record (RFC 8446 section 5.1: 2¹⁴) and its framing fit in two reads.
@@ -43,6 +47,34 @@ pub const CONTROL_WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 pub const LOG_BURST: u32 = 200;
 /// Log lines of the enclave per second in the long run.
 pub const LOG_PER_SECOND: u32 = 50;
+
+/// Audit connections at a time: one of each enclave, and those that take the place of others.
+pub const AUDIT_CONNECTIONS_MAX: u32 = 8;
+/// Audit logs that one connection may open: key stores come and go while an enclave runs.
+pub const AUDIT_LOGS_MAX: usize = 4 * KEY_STORES_MAX;
+/// Frames of an audit connection that wait to be looked at, of [`AUDIT_FRAME_MAX`](holdfast_link::limits::AUDIT_FRAME_MAX) each.
+pub const AUDIT_QUEUE_FRAMES: usize = 8;
+/// Bytes of entries that wait for the disk before a connection is not read any more: half of what an enclave keeps for all its key
+/// stores (64 MiB), so that one whose log cannot be written does not stop the others.
+pub const AUDIT_PENDING_MAX: usize = 32 * 1024 * 1024;
+/// Bytes of entries that nobody waits for and that are written before their time: some 10,000 requests.
+pub const AUDIT_BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// How long entries that nobody waits for may wait to be written, and those that could not be written to be tried again. An enclave that
+/// has little room left for them says that they are awaited.
+pub const AUDIT_BATCH_INTERVAL: Duration = Duration::from_millis(500);
+/// Logs for which a connection waits for the disk at the same time: disks and file systems bring several files to disk in little more time
+/// than one.
+pub const AUDIT_SYNC_THREADS: usize = 4;
+/// How often the newest signed checkpoints are written, a boot's last one aside. Enclaves sign one each second; custodians have them all.
+pub const AUDIT_HEADS_INTERVAL: Duration = Duration::from_mins(1);
+/// How long what came over audit connections may take to be written at the program's end.
+pub const AUDIT_END_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of a file of entries after which the next one begins: at least one frame, at most what a tool reads in a go.
+pub const AUDIT_ROTATE_BYTES: core::ops::RangeInclusive<u64> = 1024 * 1024..=1024 * 1024 * 1024;
+/// Days that audit logs may be kept: a century.
+pub const AUDIT_KEEP_DAYS_MAX: u32 = 36_500;
+/// How often the free space is looked at, and what is too old is deleted.
+pub const AUDIT_CARE_INTERVAL: Duration = Duration::from_mins(1);
 
 /// How often credentials of the instance's role are fetched. New ones are there at least five minutes before the old ones end (Amazon
 /// EC2 User Guide, "Retrieve security credentials from instance metadata"), so that each is seen two times in that time.

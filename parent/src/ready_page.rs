@@ -1,4 +1,4 @@
-//! `GET /ready` for load balancers, `GET /status` for operators: plain HTTP/1.1 on an address of its own.
+//! `GET /ready` for load balancers, `GET /status` for operators, `GET /metrics` for Prometheus: plain HTTP/1.1 on an address of its own.
 //!
 //! Guarantees: 200 at `/ready` only on the fresh word of a connected enclave; a request costs a bounded time and memory.
 //! Refuses: other paths (404) and methods (405).
@@ -22,9 +22,11 @@ use tokio::time::{sleep, timeout};
 use holdfast_link::BootId;
 use holdfast_link::control::Status;
 
+use crate::audit;
 use crate::ingress::prepare;
 use crate::limits::{ACCEPT_PAUSE, READY_CONNECTION_MAX, READY_CONNECTIONS_MAX, READY_HEAD_MAX, READY_HEAD_TIMEOUT};
 use crate::manifests::Manifests;
+use crate::metrics;
 use crate::state::{EnclaveView, Phase, State, Unreadiness, age};
 
 /// What the pages show.
@@ -50,6 +52,7 @@ struct Page {
     connections: usize,
     egress_connections: usize,
     manifests: usize,
+    audit: audit::Page,
     /// The one that gets new clients.
     enclave: Option<EnclavePage>,
     /// During an upgrade, the one that is to take over, or that finishes.
@@ -125,12 +128,15 @@ impl ReadyPage {
                 json(status, &Ready { ready: reason.is_none(), reason })
             }
             ("/status", true) => json(StatusCode::OK, &self.page()),
-            ("/ready" | "/status", false) => {
+            ("/metrics", true) => text(metrics::page(&self.state)),
+            ("/ready" | "/status" | "/metrics", false) => {
                 let mut response = json(StatusCode::METHOD_NOT_ALLOWED, &BTreeMap::from([("error", "use GET")]));
                 response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
                 response
             }
-            _ => json(StatusCode::NOT_FOUND, &BTreeMap::from([("error", "only /ready and /status are here")])),
+            _ => {
+                json(StatusCode::NOT_FOUND, &BTreeMap::from([("error", "only /ready, /status and /metrics are here")]))
+            }
         }
     }
 
@@ -147,6 +153,7 @@ impl ReadyPage {
             connections: self.state.ingress.taken(),
             egress_connections: self.state.egress.taken(),
             manifests: self.manifests.borrow().len(),
+            audit: self.state.audit.page(),
             enclave: page(active),
             other_enclave: page(active.other()),
             counters: self.state.counters.snapshot(),
@@ -161,10 +168,20 @@ fn milliseconds(duration: core::time::Duration) -> u64 {
 fn json<T: Serialize>(status: StatusCode, value: &T) -> Response<Full<Bytes>> {
     // Serializing these types cannot fail: their keys are text and nothing in them returns an error.
     let body = serde_json::to_vec(value).unwrap_or_default();
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+    let mut response = answer(body.into(), "application/json");
     *response.status_mut() = status;
+    response
+}
+
+/// Prometheus's text format (Prometheus documentation, "Exposition formats").
+fn text(page: String) -> Response<Full<Bytes>> {
+    answer(page.into(), "text/plain; version=0.0.4; charset=utf-8")
+}
+
+fn answer(body: Bytes, content_type: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

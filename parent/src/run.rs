@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
+use crate::audit::{self, Sink, SinkError};
 use crate::config::{Config, Places, Slot};
 use crate::control::Control;
 use crate::door::Door;
@@ -60,6 +61,9 @@ pub enum RunError {
         /// Why.
         source: io::Error,
     },
+    /// Audit logs cannot be kept.
+    #[error(transparent)]
+    Audit(#[from] SinkError),
     /// The file of chosen addresses cannot be written.
     #[error("cannot write ports_file = {}: {source}", file.display())]
     PortsFile {
@@ -95,6 +99,7 @@ struct Bound {
     ready: TcpListener,
     control: Vec<Door>,
     egress: Vec<Door>,
+    audit: Vec<Door>,
     ports: Ports,
 }
 
@@ -111,12 +116,20 @@ pub async fn run(config: Config, static_configuration: String) -> Result<(), Run
         .read()
         .map_err(|source| RunError::Manifests { folder: config.key_stores.clone(), source })?
         .unwrap_or_default();
+    if let Some(needed) = config.egress.needed_for(first.len()) {
+        tracing::warn!(
+            max_connections = config.egress.max_connections,
+            key_stores = first.len(),
+            "egress.max_connections is too low: with one custodian each these key stores need {needed}, and more with several"
+        );
+    }
     let (published, manifests) = watch::channel::<Manifests>(Arc::new(first));
     let places = config.places().map_err(RunError::Places)?;
     let bound = bind(&config, &places).await?;
+    let state = Arc::new(State::new(max_connections, config.egress.max_connections));
+    let sink = Arc::new(Sink::open(&config.audit, Arc::clone(&state))?);
     announce(&config, &bound.ports)?;
 
-    let state = Arc::new(State::new(max_connections, config.egress.max_connections));
     let mut parts = JoinSet::new();
     parts.spawn(manifests::watch(folder, hang_up, published, Arc::clone(&state)));
     let page = ReadyPage { state: Arc::clone(&state), manifests: manifests.clone() };
@@ -137,6 +150,10 @@ pub async fn run(config: Config, static_configuration: String) -> Result<(), Run
     for door in bound.egress {
         parts.spawn(egress::serve(door, way_out.clone(), Arc::clone(&state)));
     }
+    for door in bound.audit {
+        parts.spawn(audit::serve(door, Arc::clone(&sink)));
+    }
+    parts.spawn(audit::care(Arc::clone(&sink)));
     let way_in = Ingress {
         places: places.clone(),
         first_byte_timeout: config.first_byte_timeout,
@@ -156,6 +173,8 @@ pub async fn run(config: Config, static_configuration: String) -> Result<(), Run
     if let (Some(supervisor), Ok(())) = (supervisor, &result) {
         supervisor.end().await;
     }
+    // Whatever enclaves said to their end is with the sink by now.
+    sink.end().await;
     result
 }
 
@@ -216,9 +235,10 @@ async fn bind(config: &Config, places: &Places) -> Result<Bound, RunError> {
     let failed = |field| move |source| RunError::Bind { field, source };
     let control = Door::open(places, |place| &place.control).await.map_err(failed("control.listen"))?;
     let egress = Door::open(places, |place| &place.egress).await.map_err(failed("egress.listen"))?;
+    let audit = Door::open(places, |place| &place.audit).await.map_err(failed("audit.listen"))?;
     let (ready, ready_listen) = listen("ready_listen", config.ready_listen).await?;
     let (client, listen) = listen("listen", config.listen).await?;
-    Ok(Bound { client, ready, control, egress, ports: Ports { listen, ready_listen } })
+    Ok(Bound { client, ready, control, egress, audit, ports: Ports { listen, ready_listen } })
 }
 
 /// As `TcpListener::bind`, with a longer queue.
@@ -236,8 +256,9 @@ fn announce(config: &Config, ports: &Ports) -> Result<(), RunError> {
     }
     let Ports { listen, ready_listen } = ports;
     let (ingress, control, egress) = (&config.enclave.ingress, &config.control.listen, &config.egress.listen);
+    let audit = &config.audit.listen;
     let line = format!(
-        "holdfast-parent: listen={listen} ready_listen={ready_listen} ingress={ingress} control={control} egress={egress}"
+        "holdfast-parent: listen={listen} ready_listen={ready_listen} ingress={ingress} control={control} egress={egress} audit={audit}"
     );
     // Serving matters more than a standard output that is closed.
     let mut output = io::stdout().lock();

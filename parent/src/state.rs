@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use holdfast_link::BootId;
-use holdfast_link::control::{KeyStoreState, Status};
+use holdfast_link::control::{KeyStoreState, Metrics, Status};
 use holdfast_link::limits::STATUS_FRESH;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::admission::Admission;
+use crate::audit::View;
 use crate::config::Slot;
 use crate::counters::Counters;
 
@@ -66,6 +67,7 @@ pub(crate) struct EnclaveView {
     pub(crate) generation: u64,
     pub(crate) boot_id: BootId,
     pub(crate) status: Option<(Instant, Status)>,
+    pub(crate) metrics: Option<(Instant, Arc<Metrics>)>,
     pub(crate) drained: bool,
 }
 
@@ -157,7 +159,7 @@ impl Seat {
                 *latest = latest.wrapping_add(1);
                 generation = *latest;
             });
-            *current = Some(EnclaveView { generation, boot_id, status: None, drained: false });
+            *current = Some(EnclaveView { generation, boot_id, status: None, metrics: None, drained: false });
         });
         generation
     }
@@ -199,6 +201,7 @@ pub(crate) struct State {
     pub(crate) phase: watch::Sender<Phase>,
     pub(crate) ingress: Arc<Admission>,
     pub(crate) egress: Slots,
+    pub(crate) audit: View,
     pub(crate) started: Instant,
     /// Whose enclave gets new clients.
     pub(crate) active: watch::Sender<Slot>,
@@ -213,6 +216,7 @@ impl State {
             phase: watch::Sender::new(Phase::Serving),
             ingress: Admission::new(max_connections),
             egress: Slots::new(egress_max_connections),
+            audit: View::default(),
             started: Instant::now(),
             active: watch::Sender::new(Slot::First),
             first: Seat::new(),

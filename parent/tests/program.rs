@@ -10,6 +10,8 @@
     reason = "a test fails by panicking, in its helpers too"
 )]
 
+#[path = "program/audit.rs"]
+mod audit;
 #[path = "program/command_line.rs"]
 mod command_line;
 #[path = "program/control.rs"]

@@ -9,10 +9,13 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use ring::rand::SecureRandom;
 use zeroize::Zeroizing;
 
+use crate::block::BlockOverlay;
 use crate::cbor::{self, DecodeError, Message, message};
 use crate::command::SealedResult;
+use crate::external_key::ExternalKeyId;
 use crate::hpke;
 use crate::ids::{BlobId, CommandId, LeaseId};
+use crate::keystore::BudgetWindow;
 use crate::labels;
 use crate::limits;
 use crate::release::{HeldEntry, PROTOCOL, ShareSet};
@@ -138,6 +141,29 @@ pub enum Ask {
         #[n(0)]
         generation: u32,
     },
+    /// Keep how far the audit log of this lease's boot has come.
+    #[n(8)]
+    Witness {
+        /// The signed note ([`crate::audit::Checkpoint`]).
+        #[cbor(n(0), with = "minicbor::bytes")]
+        checkpoint: Vec<u8>,
+    },
+    /// To the home custodian: debit uses of a key's budget, so that they may be had from now on.
+    #[n(9)]
+    Debit {
+        /// The key.
+        #[n(0)]
+        key: ExternalKeyId,
+        /// In which window they may be had.
+        #[n(1)]
+        window: BudgetWindow,
+        /// The uses of all enclaves in it.
+        #[n(2)]
+        limit: u32,
+        /// How many are wanted.
+        #[n(3)]
+        want: u32,
+    },
 }
 
 /// What an enclave has seen already.
@@ -156,6 +182,29 @@ pub struct Seen {
     /// Sequence of the newest manifest, 1 for the first.
     #[n(3)]
     pub manifest_sequence: u32,
+    /// The block overlay that is in force in it, absent for none. That is not always the one that this custodian told.
+    #[n(4)]
+    pub obeys: Option<OverlayId>,
+}
+
+/// Names a block overlay: administrators can sign several of one epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(array)]
+pub struct OverlayId {
+    /// Its epoch.
+    #[n(0)]
+    pub epoch: u64,
+    /// SHA-256 of its encoding.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub sha256: [u8; 32],
+}
+
+impl OverlayId {
+    /// Of an overlay.
+    #[must_use]
+    pub fn of(overlay: &BlockOverlay) -> Self {
+        Self { epoch: overlay.epoch, sha256: crate::sha256(&[&cbor::encode(overlay)]) }
+    }
 }
 
 /// What a custodian answers.
@@ -234,6 +283,19 @@ pub enum Reply {
     /// To [`Ask::Retire`]: no older share is left.
     #[n(9)]
     Retired,
+    /// To [`Ask::Witness`]: the checkpoint, or a later one of the same log, is stored durably.
+    #[n(10)]
+    Witnessed,
+    /// To [`Ask::Debit`]: that is durable. An answer that does not arrive is uses that nobody has.
+    #[n(11)]
+    Debited {
+        /// How many of those that were wanted; fewer when no more are left.
+        #[n(0)]
+        granted: u32,
+        /// How many are debited in this window, these among them.
+        #[n(1)]
+        counted: u32,
+    },
 }
 
 message!(Ask, limits::CHANNEL_MESSAGE_MAX, "channel request", |ask| match ask {
@@ -248,6 +310,14 @@ message!(Ask, limits::CHANNEL_MESSAGE_MAX, "channel request", |ask| match ask {
         Err("the attestation document is too large")
     }
     Ask::Deposit { set, .. } => set.check(),
+    Ask::Witness { checkpoint } if checkpoint.len() > limits::AUDIT_CHECKPOINT_MAX => {
+        Err("the audit checkpoint is too long")
+    }
+    Ask::Debit { limit, want, .. }
+        if !limits::BUDGET_USES.contains(limit) || !(1..=limits::BUDGET_SLICE_MAX).contains(want) =>
+    {
+        Err("a debit is of 1 to 1000 uses, of a budget of 1 to 1000000000")
+    }
     Ask::Publish { results, .. } | Ask::Report { results } if results.len() > limits::PENDING_COMMANDS_MAX => {
         Err("carries too many results")
     }
@@ -264,6 +334,9 @@ message!(Reply, limits::CHANNEL_MESSAGE_MAX, "channel answer", |reply| match rep
     }
     Reply::News { lease_ms: Some(lease_ms), .. } if !limits::LEASE_MS.contains(lease_ms) => {
         Err("a lease lasts from 10 seconds to 31 days")
+    }
+    Reply::Debited { granted, counted } if *granted > limits::BUDGET_SLICE_MAX || granted > counted => {
+        Err("more uses are granted than were debited, or than can be wanted")
     }
     _ => Ok(()),
 });

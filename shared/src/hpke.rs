@@ -37,6 +37,14 @@ pub enum HpkeError {
 #[cbor(transparent)]
 pub struct PublicKey(#[cbor(n(0), with = "minicbor::bytes")] pub [u8; PUBLIC_KEY_LEN]);
 
+impl PublicKey {
+    /// Whether anything can be encrypted to it.
+    #[must_use]
+    pub fn is_on_curve(&self) -> bool {
+        <DhP384HkdfSha384 as Kem>::PublicKey::from_bytes(&self.0).is_ok()
+    }
+}
+
 impl fmt::Debug for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "hpke::PublicKey({})", hex::encode(crate::sha256(&[&self.0])))

@@ -10,14 +10,17 @@
 //! Guarantees: an [`OpenedKeyStore`] is the very blob that the register names, of that version, with that predecessor. Two
 //! blobs sealed for the same version have different ids, and the one that the register does not name is refused.
 
+mod budgets;
 mod records;
 mod standing;
+mod using;
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, Salt};
 use ring::rand::SecureRandom;
 use zeroize::Zeroizing;
 
+pub use self::budgets::{Budget, BudgetSpan, BudgetWindow, KeyBudget, UseBudgets, granted};
 pub(crate) use self::records::check_chain;
 use self::records::check_external_key;
 pub use self::records::{
@@ -25,6 +28,8 @@ pub use self::records::{
     TlsIdentity, VersionState,
 };
 pub use self::standing::{AcmeOrder, RenewalAttempt, RenewalProgress, StandingRenewal};
+pub use self::using::{KeyLimit, UseLimits, UsePolicy};
+use crate::audit::AuditSettings;
 use crate::cbor::{self, DecodeError, Message, message};
 use crate::hpke;
 use crate::ids::{BlobId, KeyStoreId};
@@ -123,6 +128,19 @@ pub struct Body {
     /// By which standing order the TLS certificate is renewed; without it, by signed commands alone.
     #[n(12)]
     pub renewal: Option<StandingRenewal>,
+    /// Who may use the keys for what; without it, whoever KMS lets.
+    #[n(13)]
+    pub policy: Option<UsePolicy>,
+    /// How often keys and principals may come, beside the quota.
+    #[n(14)]
+    pub limits: Option<UseLimits>,
+    /// How many uses keys have in an hour and in a day, in all enclaves together.
+    #[n(15)]
+    pub budgets: Option<UseBudgets>,
+    /// Who reads the audit log, and under which terms it is kept; without it, every administrator reads, under
+    /// [`Terms::DEFAULT`](crate::audit::Terms::DEFAULT).
+    #[n(16)]
+    pub audit: Option<AuditSettings>,
 }
 
 /// A successor manifest under which a key store is kept.
@@ -145,6 +163,7 @@ impl Body {
     }
 }
 
+// These bounds may grow and never shrink: what one image sealed every later one must open, or nobody could mend it by an order.
 message!(Body, limits::BLOB_MAX, "key store", |body| {
     let rule = |holds: bool, text: &'static str| if holds { Ok(()) } else { Err(text) };
     rule(body.external_keys.len() <= limits::EXTERNAL_KEYS_MAX, "has too many external keys")?;
@@ -158,6 +177,10 @@ message!(Body, limits::BLOB_MAX, "key store", |body| {
     body.quota.iter().try_for_each(Message::check)?;
     body.client_authentication.iter().try_for_each(Message::check)?;
     body.renewal.iter().try_for_each(Message::check)?;
+    body.policy.iter().try_for_each(Message::check)?;
+    body.limits.iter().try_for_each(Message::check)?;
+    body.budgets.iter().try_for_each(Message::check)?;
+    body.audit.iter().try_for_each(Message::check)?;
     body.sharing.iter().try_for_each(|sharing| sharing.set.check())?;
     rule(
         body.successor.is_none_or(|successor| successor.manifest.sequence >= 2 && successor.since_version >= 1),

@@ -56,6 +56,8 @@ labels! {
     HPKE_IMPORT = "holdfast import v1";
     /// The raw material of an external key on its way from an administrator to an attested enclave.
     HPKE_IMPORT_KEY = "holdfast import key v1";
+    /// The key of a segment of the audit log on its way to a reader.
+    AUDIT_SEGMENT = "holdfast audit segment v1";
     /// Exporter context: AEAD key of the sealed channel, enclave to custodian.
     CHANNEL_ASK = "holdfast channel ask v1";
     /// Exporter context: AEAD key of the sealed channel, custodian to enclave.
@@ -89,6 +91,11 @@ labels! {
     KMS_RECIPIENT = "holdfast kms recipient v1";
     /// Hash of a stranger's nonce, which becomes the nonce of a document that proves where a TLS connection ends.
     CONNECTION_NONCE = "holdfast connection nonce v1";
+
+    // --- Audit log -------------------------------------------------------------------------------------------------------------
+
+    /// AAD of a record of the audit log.
+    AUDIT_RECORD = "holdfast audit record v1";
 
     // --- External keys ------------------------------------------------------------------------------------------------------
 

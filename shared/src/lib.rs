@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod attestation;
+pub mod audit;
 pub mod block;
 pub mod cbor;
 pub mod channel;

@@ -109,6 +109,29 @@ pub const LISTED_RUNS_MAX: usize = 8192;
 /// Requests per second, and requests at once, in a quota: from one to far more than one enclave serves. KMS itself asks at most
 /// 1,800 times per second unless AWS raised that limit.
 pub const QUOTA: core::ops::RangeInclusive<u32> = 1..=1_000_000;
+/// Keys with rate limits of their own; all of them must fit into one command of [`COMMAND_MAX`].
+pub const LIMITED_KEYS_MAX: usize = 256;
+/// Uses in a window of a budget: 1,800 per second, the default limit of KMS, are 156 million in a day.
+pub const BUDGET_USES: core::ops::RangeInclusive<u32> = 1..=1_000_000_000;
+/// Keys with budgets of their own; all of them must fit into one command of [`COMMAND_MAX`].
+pub const BUDGETED_KEYS_MAX: usize = 256;
+/// Uses that an enclave has debited at once: what it loses in a crash. At 1,800 uses per second a debit lasts for half a second.
+pub const BUDGET_SLICE_MAX: u32 = 1_000;
+/// Parts of a budget that make a slice, below that: one in a hundred.
+pub const BUDGET_SLICES: u32 = 100;
+/// Counts in one answer about budgets: an hour and a day of each key.
+pub const BUDGET_COUNTS_MAX: usize = 2 * EXTERNAL_KEYS_MAX;
+/// Keys of which a custodian counts uses in one window. With the windows that are kept ([`BUDGET_WINDOWS_KEPT`]) 24,576 rows of some 200
+/// bytes for each key store.
+pub const BUDGET_KEYS_MAX: usize = EXTERNAL_KEYS_MAX;
+/// Windows of a span whose counts a custodian keeps, the newest among them.
+pub const BUDGET_WINDOWS_KEPT: u32 = 3;
+/// Part of a budget, in hundredths, from which on it is said that it is nearly spent.
+pub const BUDGET_NEARLY_SPENT_PERCENT: u64 = 80;
+/// How long before a window begins an enclave has a slice of it debited, in milliseconds: 4,096 keys at some 5 ms each are 20 s.
+pub const BUDGET_AHEAD_MS: u64 = 30_000;
+/// Principals whose requests are counted apart in one enclave and key store, on average: as many buckets, dealt by a hash (ADR 0026).
+pub const PRINCIPAL_BUCKETS: usize = 16 * 1024;
 /// Trust anchors of client certificates; all of them must fit into one command of [`COMMAND_MAX`].
 pub const CLIENT_AUTHORITIES_MAX: usize = 8;
 /// Subject common names of client certificates; the specification names one.
@@ -117,8 +140,8 @@ pub const CLIENT_NAMES_MAX: usize = 8;
 pub const CREDENTIALS_MAX: usize = 8;
 /// Executed command ids kept until they expire.
 pub const EXECUTED_COMMANDS_MAX: usize = 4096;
-/// Bytes of one signed command.
-pub const COMMAND_MAX: usize = 32 * 1024;
+/// Bytes of one signed command: the largest policy of use, and 4 KiB for everything else.
+pub const COMMAND_MAX: usize = USE_POLICY_MAX + 4 * 1024;
 /// Commands waiting at a custodian for one key store.
 pub const PENDING_COMMANDS_MAX: usize = 64;
 /// Longest validity of a command, in milliseconds (31 days).
@@ -179,6 +202,52 @@ pub const PROOF_WAIT_MS: u64 = 2_000;
 /// Age of an administrator's signed query, in milliseconds.
 pub const QUERY_AGE_MAX_MS: u64 = 300_000;
 
+// --- Audit log (ours) -------------------------------------------------------------------------------------------------------
+
+/// Bytes of a record: seven texts of [`METADATA_TEXT_MAX`] are 14,336, and a key's id, a rule's name and the rest fit into 2 KiB.
+pub const AUDIT_RECORD_MAX: usize = 16 * 1024;
+/// Bytes of an entry of the log: a record, its 16-byte tag, and framing.
+pub const AUDIT_ENTRY_MAX: usize = AUDIT_RECORD_MAX + 64;
+/// Bytes of a checkpoint; ours have about 430.
+pub const AUDIT_CHECKPOINT_MAX: usize = 1024;
+/// Characters of the name of the rule that decided; Cedar sets no bound.
+pub const AUDIT_RULE_MAX: usize = 128;
+/// Blocked keys that are named in one record; 64 of [`EXTERNAL_KEY_ID_MAX`] characters are 8 KiB.
+pub const AUDIT_OVERLAY_KEYS_MAX: usize = 64;
+/// Auditors of a key store.
+pub const AUDITORS_MAX: usize = 8;
+/// Readers of one segment: all auditors and all administrators.
+pub const AUDIT_READERS_MAX: usize = AUDITORS_MAX + ADMINISTRATORS_MAX;
+/// Heads of earlier boots that a custodian hands over with a release, and that an opening names: at 64 bytes each, a quarter of
+/// [`AUDIT_ENTRY_MAX`]. A fleet of ten that starts anew each day brings 70 a week.
+pub const AUDIT_HEADS_MAX: usize = 64;
+/// Heads in one answer to an administrator; with an attestation document each, 1.1 MiB.
+pub const AUDIT_HEADS_PAGE_MAX: usize = 64;
+/// Age of the oldest unwitnessed record at which a key store is no longer served, in seconds: checkpoints are witnessed each second, and
+/// after a day nobody would notice.
+pub const AUDIT_UNWITNESSED_SECONDS: core::ops::RangeInclusive<u32> = 2..=86_400;
+/// Number of unwitnessed records at which it is no longer served: a dozen requests at once must not stop it, and a day at the default
+/// limit of KMS (1,800 per second) has 155 million.
+pub const AUDIT_UNWITNESSED_RECORDS: core::ops::RangeInclusive<u64> = 10..=100_000_000;
+/// Bytes of entries that an enclave keeps for a parent that has not stored them, for all key stores together, those that left included;
+/// each that is served has an equal share. The ends of logs, at a boot's end, have 70 bytes each beyond it. At 1,800 requests per second of 400 bytes each, one key store fills it in a minute and a half.
+pub const AUDIT_QUEUE_MAX: usize = 64 * 1024 * 1024;
+/// The part of each key store's share that is kept for records of what cannot be refused: two of the largest. With 1,024 key stores
+/// 24 KiB of a share are left for requests.
+pub const AUDIT_QUEUE_RESERVE: usize = 40 * 1024;
+/// Custodians whose newest lease is remembered while its record has no room: twice [`CUSTODIANS_MAX`], since successors of a manifest may
+/// exchange them.
+pub const AUDIT_ASIDE_LEASES_MAX: usize = 2 * CUSTODIANS_MAX;
+/// Kinds of refusals of a key store whose repetitions are counted together; with a principal each, 40 KiB.
+pub const AUDIT_REPEATS_MAX: usize = 16;
+/// Logs of one boot, those of key stores that have left included: twice as many key stores as are served at once.
+pub const AUDIT_LOGS_MAX: usize = 2048;
+/// How long a request in mode strict waits for the parent's disk, in milliseconds. KMS gives a proxy 250 ms (section "Encrypt").
+pub const AUDIT_DURABLE_WAIT_MS: u64 = 1_000;
+/// How long an enclave that ends waits for the parent and the custodians to know the ends of its logs, in milliseconds: less than
+/// most orchestrators give a process to end.
+pub const AUDIT_CLOSING_WAIT_MS: u64 = 5_000;
+
 // --- SigV4 and the XKS listener (ours; the specification sets none) -------------------------------------------------------
 
 /// Bytes of the `Authorization` header: 200 for scheme, credential and signature, the rest for names of signed headers.
@@ -235,6 +304,38 @@ pub const CONNECTIONS_MAX: usize = 4096;
 /// Bytes of a `kmsRequestId` that are logged; a UUID has 36.
 pub const LOGGED_REQUEST_ID_MAX: usize = 64;
 
+// --- Policy of use (ours; Cedar sets none) ------------------------------------------------------------------------------------
+
+/// Bytes of a policy set's text: about 700 role ARNs in full, and far more by patterns.
+pub const USE_POLICY_MAX: usize = 64 * 1024;
+/// Policies in one set.
+pub const USE_POLICIES_MAX: usize = 256;
+/// Brackets and conditionals inside each other. Cedar's parser recurses ten functions deep for each; threads have 2 MiB of stack.
+pub const USE_POLICY_DEPTH_MAX: usize = 24;
+/// Operators, accesses and calls in one policy: a chain of them is as deep as it is long once it is parsed.
+pub const USE_POLICY_OPERATORS_MAX: usize = 512;
+/// Commas in a policy set: elements of its sets, mostly.
+pub const USE_POLICY_COMMAS_MAX: usize = 4096;
+/// Dots in a row, `a.b.c`: the schema is two deep, and Cedar's `has` grows with the square.
+pub const USE_POLICY_PATH_MAX: usize = 4;
+/// Characters of one `like` pattern, and of all of a policy set. Matching costs up to the product of pattern and text, of which the
+/// longest is a principal's, with [`USE_POLICY_PRINCIPAL_MAX`] characters.
+pub const USE_POLICY_PATTERN_MAX: usize = 128;
+/// See [`USE_POLICY_PATTERN_MAX`].
+pub const USE_POLICY_PATTERNS_MAX: usize = 4096;
+/// `like`s of a policy set: even a pattern of one character costs a look at the whole text.
+pub const USE_POLICY_LIKES_MAX: usize = 512;
+/// Characters of a principal that a policy decides about. IAM's longest are of roles: a path of 512, a name of 64, a session of 64 (IAM
+/// User Guide, "IAM and AWS STS quotas") and an ARN around them. Where there is a policy, a longer one is denied.
+pub const USE_POLICY_PRINCIPAL_MAX: usize = 1024;
+/// One microsecond in so many is there for a key store's policy: a quarter of a processor. At 1,800 requests a second, the most that
+/// AWS KMS sends by default, that is 139 µs for each.
+pub const POLICY_TIME_SHARE: u64 = 4;
+/// How far ahead a policy may spend that time, in microseconds of the clock.
+pub const POLICY_TIME_BURST_US: u64 = 1_000_000;
+/// Characters of a policy's name, in records.
+pub const USE_POLICY_NAME_MAX: usize = 64;
+
 // --- Renewal of certificates (RFC 8555 sets no bounds) ---------------------------------------------------------------------
 
 /// Characters of a URL of an ACME server; those of today's authorities have at most 120.
@@ -267,16 +368,29 @@ pub const RENEWAL_ORDER_LIFE_MAX_MS: u64 = 731 * 24 * 3_600_000;
 pub const LEASES_MAX: usize = 256;
 /// Refusals that a custodian keeps on record for one key store, and for unknown key stores together.
 pub const REFUSALS_KEPT_MAX: u32 = 10_000;
+/// Boots whose newest audit checkpoint a custodian keeps for one key store, with an attestation document each some 400 MiB: a fleet of 10
+/// that starts anew each day takes 18 years, and whoever makes an accepted enclave start all the time, a week.
+pub const AUDIT_HEADS_KEPT_MAX: u32 = 65_536;
 /// Releases that a custodian keeps on record for one key store: some years of a fleet of 10 that starts anew each day.
 pub const RELEASES_KEPT_MAX: u32 = 10_000;
 /// How far behind the newest counter of a lease a message may arrive: concurrent requests overtake each other.
 pub const COUNTER_WINDOW: u64 = 64;
 /// How long a custodian keeps an expired command and its result for the administrator, in milliseconds (31 days).
 pub const COMMAND_KEPT_MS: u64 = 31 * 24 * 3_600_000;
-/// Concurrent connections to a custodian.
-pub const CUSTODIAN_CONNECTIONS_MAX: usize = 1024;
-/// Concurrent connections to a custodian from one address: an enclave holds a few, a relay may carry many enclaves.
-pub const CUSTODIAN_CONNECTIONS_PER_ADDRESS_MAX: usize = 512;
+/// Life of a connection to a custodian, in milliseconds, in which every request has its own limits already: it ends those who do not
+/// read their answers. Clients that keep a connection leave it before.
+pub const CUSTODIAN_CONNECTION_LIFE_MS: u64 = 120_000;
+/// How long a connection to a custodian may wait for a request's head, in milliseconds, the pause before it included. Clients that
+/// keep a connection leave it before.
+pub const CUSTODIAN_CONNECTION_IDLE_MS: u64 = 30_000;
+/// Concurrent connections to a custodian: those of two addresses. A fleet of larger ones needs custodians of its own.
+pub const CUSTODIAN_CONNECTIONS_MAX: usize = 2 * CUSTODIAN_CONNECTIONS_PER_ADDRESS_MAX;
+/// Concurrent connections to a custodian from one address: an enclave holds two for each of its 1,024 key stores, one that waits for news
+/// and one that tells of the audit log, and while an image changes there are two enclaves behind one relay.
+pub const CUSTODIAN_CONNECTIONS_PER_ADDRESS_MAX: usize = 2 * 2 * 1024;
+/// Heads of audit logs that a custodian keeps with one commit. A database server has room for some 6,400 locks unless told otherwise
+/// (`max_locks_per_transaction` × `max_connections`), and each head takes one.
+pub const AUDIT_HEADS_GROUP_MAX: usize = 128;
 /// Bodies above [`CUSTODIAN_SMALL_BODY_MAX`] that a custodian reads at once: times [`CHANNEL_MESSAGE_MAX`] this bounds memory.
 pub const CUSTODIAN_LARGE_BODIES_MAX: usize = 16;
 /// Bytes of a body that needs no place among the large ones.

@@ -9,8 +9,11 @@ use ring::rand::SecureRandom;
 
 use crate::attestation::Measurements;
 use crate::cbor::{self, DecodeError, message};
+use crate::channel::OverlayId;
 use crate::command::SealedResult;
+use crate::external_key::ExternalKeyId;
 use crate::ids::{AdministratorId, BlobId, BootId, CommandId, CustodianId, KeyStoreId, LeaseId};
+use crate::keystore::BudgetWindow;
 use crate::labels;
 use crate::limits;
 use crate::manifest::Administrator;
@@ -72,6 +75,12 @@ pub enum Question {
     /// Which boots wait for approval, and who approved them?
     #[n(7)]
     WaitingReleases,
+    /// How far have the audit logs come, of boots after this one in the order of their ids? Absent: from the first.
+    #[n(8)]
+    AuditHeads(#[n(0)] Option<BootId>),
+    /// To the home custodian: what is debited of budgets in this hour and this day?
+    #[n(9)]
+    Budgets,
 }
 
 /// The answer, bound to its query.
@@ -86,7 +95,20 @@ pub struct QueryAnswer {
     pub answer: Answer,
 }
 
-message!(QueryAnswer, limits::CHANNEL_MESSAGE_MAX, "query answer");
+message!(QueryAnswer, limits::CHANNEL_MESSAGE_MAX, "query answer", |answer| match &answer.answer {
+    Answer::AuditHeads(heads)
+        if heads.len() > limits::AUDIT_HEADS_PAGE_MAX || !heads.is_sorted_by(|a, b| a.boot_id < b.boot_id) =>
+    {
+        Err("lists at most 64 audit heads, sorted by boot, each once")
+    }
+    Answer::Budgets(counts)
+        if counts.len() > limits::BUDGET_COUNTS_MAX
+            || !counts.is_sorted_by(|a, b| (&a.key, a.window) < (&b.key, b.window)) =>
+    {
+        Err("lists at most 8192 counts of budgets, sorted by key and window, each once")
+    }
+    _ => Ok(()),
+});
 
 /// What a custodian answers.
 #[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
@@ -119,6 +141,52 @@ pub enum Answer {
     /// To [`Question::WaitingReleases`].
     #[n(7)]
     WaitingReleases(#[n(0)] Vec<WaitingRelease>),
+    /// To [`Question::AuditHeads`]: at most [`limits::AUDIT_HEADS_PAGE_MAX`], sorted by boot; none when there are no more.
+    #[n(8)]
+    AuditHeads(#[n(0)] Vec<AuditHead>),
+    /// To [`Question::Budgets`]: sorted by key and window; keys of which nothing is debited are not listed.
+    #[n(9)]
+    Budgets(#[n(0)] Vec<BudgetCount>),
+}
+
+/// What is debited of a key's budget.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(array)]
+pub struct BudgetCount {
+    /// The key.
+    #[n(0)]
+    pub key: ExternalKeyId,
+    /// In which window.
+    #[n(1)]
+    pub window: BudgetWindow,
+    /// How many uses enclaves have had debited.
+    #[n(2)]
+    pub counted: u32,
+}
+
+/// How far the audit log of a boot has come, as a custodian witnessed it.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(array)]
+pub struct AuditHead {
+    /// The boot.
+    #[n(0)]
+    pub boot_id: BootId,
+    /// The newest checkpoint: a signed note ([`crate::audit::Checkpoint`]).
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub checkpoint: Vec<u8>,
+    /// Verifies it.
+    #[cbor(n(2), with = "minicbor::bytes")]
+    pub audit_public_key: [u8; 32],
+    /// The attestation document on which the boot got its lease; it vouches for the key.
+    #[cbor(n(3), with = "minicbor::bytes")]
+    pub evidence: Vec<u8>,
+    /// When it was received, milliseconds since 1970.
+    #[n(4)]
+    pub received_ms: u64,
+    /// The first checkpoint that contradicts those before it, if there was one: signed, of the same size with another root, smaller, or
+    /// after a closing one.
+    #[cbor(n(5), with = "minicbor::bytes")]
+    pub contradiction: Option<Vec<u8>>,
 }
 
 /// A version as a custodian has it on record.
@@ -325,7 +393,24 @@ pub struct LeaseInfo {
     /// The attestation document, so that the administrator can verify it and encrypt to its `public_key`.
     #[cbor(n(7), with = "minicbor::bytes")]
     pub document: Vec<u8>,
+    /// The block overlay that the enclave said last it obeys; absent if it never spoke of one.
+    #[n(8)]
+    pub obeys: Option<Obeyed>,
 }
+
+/// That an enclave obeys a block overlay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(array)]
+pub struct Obeyed {
+    /// Which.
+    #[n(0)]
+    pub overlay: OverlayId,
+    /// When the custodian first heard so, milliseconds since 1970.
+    #[n(1)]
+    pub heard_ms: u64,
+}
+
+message!(Obeyed, 128, "what an enclave obeys");
 
 /// Why a query or its answer was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

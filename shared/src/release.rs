@@ -182,9 +182,9 @@ pub struct ReleaseContent {
     /// The newest register entry that this custodian holds.
     #[n(4)]
     pub register: Option<HeldEntry>,
-    /// Signed audit heads of earlier boots: C2SP checkpoints.
+    /// How far the audit logs of earlier boots came, as this custodian witnessed them; each boot once.
     #[n(5)]
-    pub audit_heads: Vec<minicbor::bytes::ByteVec>,
+    pub audit_heads: Vec<EarlierHead>,
     /// The signed successors of the key store's first manifest that are in force, oldest first.
     #[n(6)]
     pub successors: Vec<minicbor::bytes::ByteVec>,
@@ -202,12 +202,29 @@ message!(ReleaseContent, limits::RELEASE_MAX, "release", |content| {
             .any(|(at, held)| content.shares.iter().skip(at + 1).any(|other| other.set == held.set))
     {
         Err("carries at most five shares, each of another set, the older generation first")
+    } else if content.audit_heads.len() > limits::AUDIT_HEADS_MAX
+        || content.audit_heads.iter().any(|head| head.checkpoint.len() > limits::AUDIT_CHECKPOINT_MAX)
+    {
+        Err("carries at most 64 audit heads of at most 1 KiB")
     } else if content.successors.len() >= limits::MANIFEST_CHAIN_MAX {
         Err("carries too many manifests")
     } else {
         content.shares.iter().try_for_each(|held| held.set.check())
     }
 });
+
+/// The newest checkpoint of an earlier boot's audit log.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(array)]
+pub struct EarlierHead {
+    /// The signed note ([`crate::audit::Checkpoint`]).
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub checkpoint: Vec<u8>,
+    /// The Ed25519 key that signed it, as the boot's attestation document named it to this custodian. What one custodian says of it
+    /// proves nothing: f + 1 must say the same.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub audit_public_key: [u8; 32],
+}
 
 /// A register entry as a custodian holds it.
 #[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]

@@ -8,7 +8,8 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::mpsc;
 use std::thread;
 
-use holdfast_shared::ids::KeyStoreId;
+use holdfast_shared::audit::{Event, LogId, Record, SegmentKey};
+use holdfast_shared::ids::{BootId, KeyStoreId};
 use holdfast_shared::release::Share;
 use holdfast_shared::secrets::Secret;
 use holdfast_shared::sharing::{self, Plan};
@@ -111,6 +112,21 @@ fn computing_with_a_secret_leaves_only_the_secret() {
         ((share, commitment), masked)
     };
     assert_eq!(copies_after(commit), 1, "committed to");
+
+    let seal = |keeps: bool| {
+        move || {
+            let secret = fresh();
+            let masked = masked(&secret);
+            let key = SegmentKey::draw(secret);
+            let log = LogId { key_store_id: KeyStoreId([1; 32]), boot_id: BootId([2; 16]) };
+            let record = Record { at_ms: 5, what: Event::Uncounted { refused_unauthenticated: 3 } };
+            key.seal_record(&log, 0, &record).unwrap();
+            (keeps.then_some(key), masked)
+        }
+    };
+    // A key schedule of AES-256 begins with the key (FIPS 197, section 5.2).
+    assert_eq!(copies_after(seal(true)), 2, "the key of a segment, and its schedule");
+    assert_eq!(copies_after(seal(false)), 0, "the key of a segment that ended");
 
     for (shares_needed, shares, kept) in [(1, 1, 3), (2, 3, 2), (3, 5, 2)] {
         let share = || {

@@ -10,6 +10,7 @@
 //! Refuses: nothing.
 
 mod attestation;
+mod audit;
 mod cbor_reader;
 mod doors;
 mod evidence;
@@ -22,6 +23,7 @@ mod link;
 mod messages;
 mod names;
 mod party;
+mod policy;
 mod proof;
 mod sealed;
 pub mod seeds;
@@ -29,6 +31,7 @@ mod sigv4;
 mod xks;
 
 pub use attestation::{attestation_certificate, attestation_document, attestation_signed};
+pub use audit::{audit_checkpoint, audit_file};
 pub use doors::signed_messages;
 pub use evidence::cli_evidence;
 pub use external_key::external_key_messages;
@@ -37,6 +40,7 @@ pub use kms::kms_answer;
 pub use link::{link_frames, link_text, static_configuration};
 pub use messages::cbor_messages;
 pub use names::{names, request_path};
+pub use policy::use_policy;
 pub use proof::{image_measurements, proof_query};
 pub use sealed::{hpke_payloads, release_messages, sealed_channel, sealed_key_store};
 pub use sigv4::{sigv4_authorization, sigv4_claim};
@@ -76,6 +80,8 @@ targets![
     attestation_certificate,
     attestation_document,
     attestation_signed,
+    audit_checkpoint,
+    audit_file,
     cbor_messages,
     cli_evidence,
     external_key_messages,
@@ -95,5 +101,6 @@ targets![
     sigv4_authorization,
     sigv4_claim,
     static_configuration,
+    use_policy,
     xks_bodies,
 ];

@@ -58,6 +58,7 @@ impl Instance {
         let (enclave, nsm) = (program("holdfast-dev"), system.nsm_socket());
         let command = format!(
             "exec {} enclave --nsm-socket {} --control unix://{folder}/control-{{cid}} --egress unix://{folder}/egress-{{cid}} \
+             --audit unix://{folder}/audit-{{cid}} \
              --ingress unix://{folder}/ingress-{{cid}} # {mark}",
             text(&enclave),
             text(&nsm)
@@ -71,11 +72,13 @@ impl Instance {
         let allow = system.custodians().map(|custodian| format!("\"{}\"", custodian.address())).collect::<Vec<_>>();
         let at = |name: &str| format!("unix://{}/{name}-{{cid}}", text(&self.folder));
         let configuration = format!(
-            "{kept}[enclave]\ningress = \"{}\"\n{enclave}\n[control]\nlisten = \"{}\"\n[egress]\nlisten = \"{}\"\nallow = [{}]\n",
+            "{kept}[enclave]\ningress = \"{}\"\n{enclave}\n[control]\nlisten = \"{}\"\n[egress]\nlisten = \"{}\"\nallow = [{}]\n\
+             [audit]\nlisten = \"{}\"\nfolder = \"audit\"\n",
             at("ingress"),
             at("control"),
             at("egress"),
-            allow.join(", ")
+            allow.join(", "),
+            at("audit")
         );
         std::fs::write(&self.configuration, configuration).unwrap();
     }

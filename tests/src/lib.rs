@@ -25,6 +25,7 @@
 
 pub mod acme;
 pub mod applicant;
+pub mod audit;
 pub mod aws;
 pub mod client;
 pub mod curl;
@@ -39,6 +40,7 @@ pub mod load;
 pub mod memory;
 pub mod process;
 pub mod programs;
+pub mod prometheus;
 pub mod python;
 pub mod random;
 pub mod signers;

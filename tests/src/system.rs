@@ -134,6 +134,8 @@ pub struct Taps {
     pub control: Tap,
     /// Enclave to parent.
     pub egress: Tap,
+    /// Enclave to parent.
+    pub audit: Tap,
     /// Parent to enclave.
     pub ingress: Tap,
 }
@@ -389,6 +391,11 @@ impl System {
     /// The parent's status page.
     pub async fn parent_status(&self) -> Value {
         host::status_page(self.ready_listen).await
+    }
+
+    /// What the parent tells Prometheus.
+    pub async fn parent_metrics(&self) -> String {
+        host::page(self.ready_listen, "/metrics").await
     }
 
     /// Encrypts random bytes and decrypts them again.

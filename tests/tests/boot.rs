@@ -186,7 +186,7 @@ async fn boot_a_signed_image_shows_its_certificate_in_pcr_8() {
     std::fs::write(&measurements, described.to_string()).unwrap();
     let (file, configuration) = (text(&measurements), text(&system.layout.path("parent/static.json")));
     // From now on this image alone, with the certificate in PCR 8.
-    system.order(&["policy", "set", "--measurements", &file, "--configuration", &configuration]);
+    system.order(&["release-policy", "set", "--measurements", &file, "--configuration", &configuration]);
 
     let start = system.log_length("parent");
     system.start_enclave().await;

@@ -204,12 +204,12 @@ async fn orders_and_policies_wait_for_as_many_signatures_as_they_need() {
     assert_eq!(pending["pending"][0]["signed_by"], json!(["alice", "bob"]), "{pending}");
 
     let file = owners.file("policy.signed");
-    let refused = owners.alice.holdfast(&["policy", "require-approvals", "1"]);
+    let refused = owners.alice.holdfast(&["release-policy", "require-approvals", "1"]);
     assert!(refused.code() == Some(1) && refused.complaint().contains("needs 2 signatures"), "{refused:?}");
     owners
         .alice
         .holdfast(&[
-            "policy",
+            "release-policy",
             "set",
             "--approvals",
             "1",
@@ -226,15 +226,15 @@ async fn orders_and_policies_wait_for_as_many_signatures_as_they_need() {
     let partial = owners.bob.holdfast(&["send", &file, "--timeout", "500ms"]);
     assert_eq!(partial.code(), Some(4), "each custodian keeps to its own policy: {partial:?}");
     owners.custodians[1].start().await;
-    let shown = owners.alice.holdfast(&["policy", "show", "--json"]).json();
+    let shown = owners.alice.holdfast(&["release-policy", "show", "--json"]).json();
     assert_eq!(
         (&shown["epoch"], &shown["approvals"], &shown["leases_max"]),
         (&json!(2), &json!(1), &json!(8)),
         "{shown}"
     );
     assert_eq!(shown["custodians"][1]["epoch"], json!(1), "{shown}");
-    owners.alice.holdfast(&["policy", "repeat"]).success();
-    let shown = owners.bob.holdfast(&["policy", "show"]).success();
+    owners.alice.holdfast(&["release-policy", "repeat"]).success();
+    let shown = owners.bob.holdfast(&["release-policy", "show"]).success();
     assert_eq!(shown.matches("has it").count(), 3, "{shown}");
     let records = owners.bob.holdfast(&["releases", "--custodian", "vault-2", "--json"]).json();
     assert!(records["records"].to_string().contains("release policy 2 is in force"), "{records}");

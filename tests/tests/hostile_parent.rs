@@ -27,13 +27,14 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long the system may take to come back by itself; then the enclave is started anew, as an operator would.
 const RECOVERY: Duration = Duration::from_secs(4);
 
-const HOPS: [&str; 4] = ["control", "egress", "ingress", "custodian"];
+const HOPS: [&str; 5] = ["control", "egress", "audit", "ingress", "custodian"];
 
 fn hop<'a>(system: &'a System, name: &str) -> &'a Tap {
     let taps = system.taps.as_ref().unwrap();
     match name {
         "control" => &taps.control,
         "egress" => &taps.egress,
+        "audit" => &taps.audit,
         "ingress" => &taps.ingress,
         _ => system.custodian_tap(),
     }

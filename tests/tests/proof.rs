@@ -290,18 +290,19 @@ async fn what_is_expected_otherwise_is_refused() {
 async fn a_policy_takes_what_a_build_wrote() {
     let system = System::start(Options::default()).await;
     let (image, configuration) = (image_file(&system), path(&system, "parent/static.json"));
-    let accept =
-        |more: &[&str]| system.administrator.holdfast(&[&["policy", "accept-image", &image, "--json"], more].concat());
+    let accept = |more: &[&str]| {
+        system.administrator.holdfast(&[&["release-policy", "accept-image", &image, "--json"], more].concat())
+    };
     let refused = accept(&[]);
     assert!(refused.code() == Some(1) && refused.complaint().contains("--configuration FILE"), "{refused:?}");
     let accepted = accept(&["--configuration", &configuration]).json();
     let shown = serde_json::to_value(measurements(&static_configuration())).unwrap();
     assert_eq!(accepted["images"], json!([{ "name": "0.1.0+3f786850e387", "sunset_ms": null, "measurements": shown }]));
     let registers = path(&system, "measurements.json");
-    let both = ["policy", "set", "--measurements", &registers, "--configuration", &configuration];
+    let both = ["release-policy", "set", "--measurements", &registers, "--configuration", &configuration];
     let both = system.administrator.holdfast(&both);
     assert!(both.code() == Some(1) && both.complaint().contains("names PCR 16 itself"), "{both:?}");
-    let set = ["policy", "set", "--measurements", &image, "--configuration", &configuration, "--json"];
+    let set = ["release-policy", "set", "--measurements", &image, "--configuration", &configuration, "--json"];
     let set = system.administrator.holdfast(&set).json();
     assert_eq!(set["images"], accepted["images"]);
     system.round_trip(KEY).await;

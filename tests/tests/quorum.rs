@@ -133,7 +133,11 @@ async fn reasoned(system: &System, words: &[&str]) -> String {
 fn withhold_copies(system: &mut System, index: usize, withheld: bool) {
     let cut = Fault { connection: None, direction: Direction::ToServer, offset: SHORT_MAX, action: Action::Drop };
     match &system.custodian_mut(index).front {
-        Front::Tap(tap) => tap.set_plan(if withheld { vec![cut] } else { Vec::new() }),
+        Front::Tap(tap) => {
+            tap.set_plan(if withheld { vec![cut] } else { Vec::new() });
+            // Connections are kept: a plan is for those that are made after it.
+            tap.cut();
+        }
         Front::Interceptor(_) => unreachable!(),
     }
 }

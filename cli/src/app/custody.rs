@@ -12,14 +12,14 @@ use holdfast_shared::manifest::{AcceptedImage, Thresholds, VerifiedManifest};
 use super::{AppError, INCOMPLETE, millis, session, success_if, under, wait, wait_for};
 use crate::arguments::{
     AdoptArguments, ApproveArguments, CreateArguments, HistoryArguments, ImageArguments, ManifestCommand,
-    PolicyCommand, PolicyOrder, ProvenanceCommand, RecordsArguments, ReleaseCommand, ScopeArguments, SendArguments,
-    SetPolicyArguments, SignArguments, SucceedArguments,
+    ProvenanceCommand, RecordsArguments, ReleaseCommand, ReleasePolicyCommand, ReleasePolicyOrder, ScopeArguments,
+    SendArguments, SetReleasePolicyArguments, SignArguments, SucceedArguments,
 };
 use crate::commands::block::{self, Scope, SpreadReport};
 use crate::commands::document::{self, Statement};
 use crate::commands::manifest::{self, ManifestReport};
 use crate::commands::measurements::{self, AcceptedSets, Configuration, MeasurementsError};
-use crate::commands::policy::{self, Edit, PolicyLines};
+use crate::commands::release_policy::{self, Edit, PolicyLines};
 use crate::commands::{history, orders, provenance, release, succession};
 use crate::files;
 use crate::home::{self, Home, HomeError};
@@ -124,7 +124,7 @@ async fn enrol(home: &Home, file: &Path, timeout: Duration, printer: Printer) ->
     Ok(complete_if(spread.complete))
 }
 
-fn complete_if(complete: bool) -> ExitCode {
+pub(super) fn complete_if(complete: bool) -> ExitCode {
     if complete { ExitCode::SUCCESS } else { ExitCode::from(INCOMPLETE) }
 }
 
@@ -174,7 +174,7 @@ async fn adopt(home: &Home, arguments: AdoptArguments, printer: Printer) -> Resu
 }
 
 /// Asks a person, unless that was not wanted.
-fn confirm(yes: bool, question: &str) -> Result<(), SessionError> {
+pub(super) fn confirm(yes: bool, question: &str) -> Result<(), SessionError> {
     if yes {
         return Ok(());
     }
@@ -239,7 +239,7 @@ pub(super) async fn run_send(home: &Home, arguments: SendArguments, printer: Pri
             report.spread.complete
         }
         Statement::Policy(_) => {
-            let report = policy::send(&session, &document.envelope, wait_for(timeout)).await?;
+            let report = release_policy::send(&session, &document.envelope, wait_for(timeout)).await?;
             printer.print(&report)?;
             report.spread.complete
         }
@@ -338,38 +338,42 @@ impl core::fmt::Display for AllBlocks {
     }
 }
 
-pub(super) async fn run_policy(home: &Home, command: PolicyCommand, printer: Printer) -> Result<ExitCode, AppError> {
+pub(super) async fn run_release_policy(
+    home: &Home,
+    command: ReleasePolicyCommand,
+    printer: Printer,
+) -> Result<ExitCode, AppError> {
     let (edit, order) = match command {
-        PolicyCommand::Show(target) => {
-            printer.print(&policy::show(&session(home, &target)?).await?)?;
+        ReleasePolicyCommand::Show(target) => {
+            printer.print(&release_policy::show(&session(home, &target)?).await?)?;
             return Ok(ExitCode::SUCCESS);
         }
-        PolicyCommand::Repeat { timeout, target } => {
-            let report = policy::repeat(&session(home, &target)?, wait_for(timeout)).await?;
+        ReleasePolicyCommand::Repeat { timeout, target } => {
+            let report = release_policy::repeat(&session(home, &target)?, wait_for(timeout)).await?;
             printer.print(&report)?;
             return Ok(complete_if(report.spread.complete));
         }
-        PolicyCommand::Set(arguments) => set_policy(*arguments)?,
-        PolicyCommand::AcceptImage(ImageArguments { measurements, configuration, name, sunset, order }) => {
+        ReleasePolicyCommand::Set(arguments) => set_release_policy(*arguments)?,
+        ReleasePolicyCommand::AcceptImage(ImageArguments { measurements, configuration, name, sunset, order }) => {
             let accepted = accepted(&measurements, configuration)?;
             (Edit { accept: images(accepted, name, sunset), ..Edit::default() }, order)
         }
-        PolicyCommand::Sunset { image, at, never, order } => {
+        ReleasePolicyCommand::Sunset { image, at, never, order } => {
             let at = if never { None } else { Some(at.unwrap_or_else(moment::now_ms)) };
             (Edit { sunset: vec![(image, at)], ..Edit::default() }, order)
         }
-        PolicyCommand::RequireApprovals { approvals, order } => {
+        ReleasePolicyCommand::RequireApprovals { approvals, order } => {
             (Edit { approvals: Some(approvals), ..Edit::default() }, order)
         }
-        PolicyCommand::Window { window, order } => (Edit { window: Some(window.0), ..Edit::default() }, order),
-        PolicyCommand::Leases { most, order } => {
+        ReleasePolicyCommand::Window { window, order } => (Edit { window: Some(window.0), ..Edit::default() }, order),
+        ReleasePolicyCommand::Leases { most, order } => {
             (Edit { leases_max: Some(core::num::NonZeroU32::new(most)), ..Edit::default() }, order)
         }
     };
-    change_policy(home, &edit, order, printer).await
+    change_release_policy(home, &edit, order, printer).await
 }
 
-fn set_policy(arguments: SetPolicyArguments) -> Result<(Edit, PolicyOrder), AppError> {
+fn set_release_policy(arguments: SetReleasePolicyArguments) -> Result<(Edit, ReleasePolicyOrder), AppError> {
     let accepted = arguments.measurements.map(|path| accepted(&path, arguments.configuration)).transpose()?;
     let edit = Edit {
         images: accepted.map(|accepted| images(accepted, None, None)),
@@ -380,7 +384,9 @@ fn set_policy(arguments: SetPolicyArguments) -> Result<(Edit, PolicyOrder), AppE
         ..Edit::default()
     };
     if edit == Edit::default() {
-        return Err(AppError::Usage("policy set: say what to change; see holdfast policy set --help".to_owned()));
+        return Err(AppError::Usage(
+            "release-policy set: say what to change; see holdfast release-policy set --help".to_owned(),
+        ));
     }
     Ok((edit, arguments.order))
 }
@@ -396,9 +402,14 @@ fn images(accepted: AcceptedSets, name: Option<String>, sunset_ms: Option<u64>) 
     accepted.sets.into_iter().map(image).collect()
 }
 
-async fn change_policy(home: &Home, edit: &Edit, order: PolicyOrder, printer: Printer) -> Result<ExitCode, AppError> {
+async fn change_release_policy(
+    home: &Home,
+    edit: &Edit,
+    order: ReleasePolicyOrder,
+    printer: Printer,
+) -> Result<ExitCode, AppError> {
     let session = session(home, &order.target)?;
-    let signed = policy::change(&session, edit).await?;
+    let signed = release_policy::change(&session, edit).await?;
     if order.dry_run {
         printer.print(&PolicyLines::from(&signed.update.policy))?;
         tell(&format!("holdfast: needs {} signatures (custody); nothing was sent", signed.needed));
@@ -412,7 +423,7 @@ async fn change_policy(home: &Home, edit: &Edit, order: PolicyOrder, printer: Pr
     if signed.needed > 1 {
         return Err(SessionError::MoreSignatures { what: "a release policy", needed: signed.needed }.into());
     }
-    let report = policy::send(&session, &signed.envelope, wait_for(order.timeout)).await?;
+    let report = release_policy::send(&session, &signed.envelope, wait_for(order.timeout)).await?;
     printer.print(&report)?;
     Ok(complete_if(report.spread.complete))
 }

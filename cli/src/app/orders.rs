@@ -14,7 +14,7 @@ use crate::arguments::{
     ClientAuthCommand, CredentialCommand, ImportKeyArguments, KeyCommand, KmsCommand, QuotaCommand, RootKeyCommand,
     SecretOutput, TlsCommand, Whole,
 };
-use crate::commands::{Done, client_auth, credential, key, key_end, kms, quota, tls};
+use crate::commands::{Done, client_auth, credential, key, key_end, kms, policy, quota, tls};
 use crate::files::{self, FILE_MAX, FileError};
 use crate::home::Home;
 use crate::output::{Printer, tell};
@@ -27,7 +27,10 @@ pub(super) fn print_completed(completed: Completed, printer: Printer) -> Result<
         Outcome::CertificateRequest { .. } => return Ok(printer.print(&tls::SigningRequest::new(completed)?)?),
         Outcome::Tls { .. } => return Ok(printer.print(&tls::TlsReport::new(completed)?)?),
         Outcome::Credential { .. } => format!("done; see it with: holdfast credential show --command-id {command_id}"),
-        Outcome::Settings { .. } => "done; see it with: holdfast quota show, holdfast client-auth show".to_owned(),
+        Outcome::Policy { .. } => return Ok(printer.print(&policy::PolicyReport::new(completed)?)?),
+        Outcome::Settings { .. } => {
+            "done; see it with: holdfast quota show, holdfast limit show, holdfast budget show, holdfast client-auth show, holdfast audit show".to_owned()
+        }
         Outcome::Done | Outcome::Refused { .. } => "done".to_owned(),
     };
     Ok(printer.print(&Done { done, command_id: *command_id, evidence: evidence.clone() })?)

@@ -44,6 +44,52 @@ pub struct ScopeGroup {
     pub all: bool,
 }
 
+/// `holdfast kill`
+#[derive(Debug, Args)]
+pub struct KillArguments {
+    /// A key; may be given more than once
+    #[arg(long, value_name = "ID", required_unless_present = "store")]
+    pub key: Vec<ExternalKeyId>,
+    /// The whole key store
+    #[arg(long, conflicts_with = "key")]
+    pub store: bool,
+    /// Audit folder of the parent: who used the keys lately
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub log: Option<PathBuf>,
+    /// An auditor's private key for it; without it, the administrator's
+    #[arg(long = "key-file", value_name = "FILE", value_hint = ValueHint::FilePath, requires = "log")]
+    pub key_file: Option<PathBuf>,
+    /// How far back: a number and ms, s, m, h or d
+    #[arg(long, value_name = "DURATION", default_value = "30d", value_parser = parse_duration, requires = "log")]
+    pub within: Duration,
+    /// Show what it would hit; block nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Block without asking
+    #[arg(long)]
+    pub yes: bool,
+    /// How long custodians, and then enclaves, are waited for
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
+    pub timeout: Duration,
+    /// Which key store.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// `holdfast status`
+#[derive(Debug, Args)]
+pub struct StatusArguments {
+    /// Show it again and again until interrupted; on a terminal, in its place. With --json, a line for each look
+    #[arg(long)]
+    pub watch: bool,
+    /// How long between two looks
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration, requires = "watch")]
+    pub every: Duration,
+    /// Which key store.
+    #[command(flatten)]
+    pub target: Target,
+}
+
 /// `holdfast approve`
 #[derive(Debug, Args)]
 pub struct ApproveArguments {

@@ -111,7 +111,8 @@ pub struct CreateArguments {
     /// Root of the attestation evidence: aws, or the PEM file of an emulator's
     #[arg(long, value_name = "aws|FILE", value_hint = ValueHint::FilePath)]
     pub trust_root: PathBuf,
-    /// Longest life of a blocked or revoked key behind a cut wire, and longest custodian outage survived
+    /// Longest life of a blocked or revoked key behind a cut wire, and longest custodian outage survived, unless the audit log's
+    /// max-unwitnessed ends service before
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_duration)]
     pub lease: Duration,
     /// Signatures that a kind of order needs: keys, credentials, identity, block, unblock or custody [default: 1 each]

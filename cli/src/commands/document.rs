@@ -17,7 +17,7 @@ use holdfast_shared::{labels, limits};
 use ring::rand::SystemRandom;
 use serde::Serialize;
 
-use super::policy::PolicyLines;
+use super::release_policy::PolicyLines;
 use crate::files::{self, FileError};
 use crate::home::{Home, HomeError, KeyStore};
 use crate::moment::format_ms;

@@ -28,11 +28,16 @@ pub struct QuotaLine {
     pub burst: u32,
 }
 
+impl From<Quota> for QuotaLine {
+    fn from(quota: Quota) -> Self {
+        Self { requests_per_second: quota.requests_per_second, burst: quota.burst }
+    }
+}
+
 impl QuotaReport {
     fn new(completed: Completed) -> Result<Self, SessionError> {
         let Outcome::Settings { quota, .. } = completed.outcome else { return Err(SessionError::OtherOutcome) };
-        let line = |quota: Quota| QuotaLine { requests_per_second: quota.requests_per_second, burst: quota.burst };
-        Ok(Self { quota: quota.map(line), evidence: completed.evidence })
+        Ok(Self { quota: quota.map(QuotaLine::from), evidence: completed.evidence })
     }
 }
 

@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::Done;
 use super::block::{in_force, nobody};
 use super::manifest::{CreateError, Draft, check_numbers};
-use super::policy;
+use super::release_policy;
 use super::spread::{self, Spread};
 use crate::home::{chain, prefixes};
 use crate::output::printable;
@@ -206,7 +206,7 @@ impl Introduction {
     async fn gather(session: &Session, next: &VerifiedManifest) -> Result<Self, SessionError> {
         session.overlays().await;
         let overlay = session.home().signed_overlay(session.store()).map(|(_, signed)| signed);
-        let (policy, _) = policy::in_force(session).await?;
+        let (policy, _) = release_policy::in_force(session).await?;
         let policy = Some(policy.signed).filter(|signed| !signed.is_empty());
         Ok(Self { chain: cbor::encode(&chain(next)).to_vec(), overlay, policy })
     }

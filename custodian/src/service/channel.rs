@@ -11,6 +11,7 @@ use holdfast_shared::cbor;
 use holdfast_shared::channel::{self, Ask, ChannelMessage, Direction, Reply};
 use holdfast_shared::limits;
 
+use super::budgets::Debit;
 use super::copies::Copy;
 use super::lease::Lease;
 use super::versions::Offer;
@@ -32,7 +33,10 @@ impl Custodian {
         let counter = message.counter;
         let ask = self.open_ask(&lease, message).await?;
         lease.state().counters.accept(counter).map_err(StoreError::from)?;
-        self.note_seen(&lease, now_ms).await?;
+        // Whoever tells how far its log is, each second, watches as well, and is noted then.
+        if !matches!(ask, Ask::Witness { .. }) {
+            self.note_seen(&lease, now_ms).await?;
+        }
         let origin = Origin { lease_id: lease.id, counter, now_ms };
         let reply = self.answer(&lease, ask, origin).await?;
         let sealed = channel::seal(&reply, Direction::Reply, &lease.keys.reply, lease.id, counter, &self.rng);
@@ -67,6 +71,14 @@ impl Custodian {
             }
             Ask::Commit { version, blob_id } => {
                 Box::pin(async move { custodian.commit(&held, version, blob_id, origin).await })
+            }
+            // What an enclave did is kept even where the policy does not accept it any more.
+            Ask::Witness { checkpoint } => {
+                return carried_through(Box::pin(async move { custodian.witness(&held, checkpoint).await })).await;
+            }
+            Ask::Debit { key, window, limit, want } => {
+                let debit = Debit { key, window, limit, want };
+                Box::pin(async move { custodian.debit(&held, debit, origin).await })
             }
             Ask::Retire { generation } => Box::pin(async move { custodian.retire(&held, generation, origin).await }),
         };

@@ -7,9 +7,11 @@
 use std::sync::{Arc, Mutex};
 
 use holdfast_shared::cbor;
-use holdfast_shared::ids::{KeyStoreId, LeaseId};
+use holdfast_shared::ids::{BootId, KeyStoreId, LeaseId};
 use holdfast_shared::manifest::ReleasePolicy;
-use holdfast_shared::release::{self, ChannelKeys, HeldShare, ReleaseBinding, ReleaseContent, ReleaseError};
+use holdfast_shared::release::{
+    self, ChannelKeys, EarlierHead, HeldShare, ReleaseBinding, ReleaseContent, ReleaseError,
+};
 
 use super::evidence::Evidence;
 use super::lease::{Lease, LeaseState, wrap_keys};
@@ -39,6 +41,7 @@ struct Holdings {
     overlay: Option<StoredOverlay>,
     shares: Vec<StoredShare>,
     register: Option<StoredRegister>,
+    audit_heads: Vec<EarlierHead>,
 }
 
 /// A release that is ready to be kept and sent.
@@ -66,7 +69,7 @@ impl Custodian {
         let grant = Arc::new(grant);
         let key_store = Arc::clone(&grant.key_store);
         for _ in 0..GRANT_TRIES {
-            let holdings = self.holdings(&key_store).await?;
+            let holdings = self.holdings(&key_store, grant.accepted.user_data.boot_id).await?;
             let withheld = withheld(&key_store, &holdings)?;
             if withheld == Some(Withheld::Removed) && holdings.shares.is_empty() {
                 return Err(Stop::Denied(ReleaseDenied::Removed));
@@ -114,11 +117,13 @@ impl Custodian {
         answer
     }
 
-    async fn holdings(self: &Arc<Self>, key_store: &KeyStore) -> Result<Holdings, ServiceError> {
+    async fn holdings(self: &Arc<Self>, key_store: &KeyStore, boot_id: BootId) -> Result<Holdings, ServiceError> {
+        let head = |(checkpoint, audit_public_key)| EarlierHead { checkpoint, audit_public_key };
         Ok(Holdings {
             overlay: self.store.overlay(key_store.id()).await?,
             shares: self.store.shares(key_store.id()).await?,
             register: self.store.register(key_store.id()).await?,
+            audit_heads: self.store.newest_audit_heads(key_store.id(), boot_id).await?.into_iter().map(head).collect(),
             // Last, so that it knows the manifest that the register's version names.
             membership: self.membership(key_store).await?,
         })
@@ -150,16 +155,18 @@ impl Custodian {
             shares,
             overlay: holdings.overlay.map(|overlay| overlay.signed),
             register: holdings.register.map(super::versions::held),
-            audit_heads: Vec::new(),
+            audit_heads: holdings.audit_heads,
             successors,
         };
         let (answer, keys) = self.seal_content(key_store, policy, accepted, &content)?;
-        let state = LeaseState { seen_ms: now_ms, noted_ms: now_ms, counters: ReplayWindow::after(0) };
+        let counters = ReplayWindow::after(0);
+        let state = LeaseState { seen_ms: now_ms, noted_ms: now_ms, counters, obeys: None };
         let lease = Lease {
             id: lease_id,
             key_store: Arc::clone(key_store),
             boot_id: accepted.user_data.boot_id,
             module_id: accepted.attestation.module_id().to_owned(),
+            audit_public_key: accepted.user_data.audit_public_key,
             evidence: Evidence {
                 measurements: accepted.attestation.measurements().clone(),
                 trust_root: accepted.attestation.root_fingerprint(),
@@ -176,7 +183,7 @@ impl Custodian {
             key_store_id: lease.key_store.id(),
             boot_id: lease.boot_id,
             module_id: lease.module_id.clone(),
-            audit_public_key: accepted.user_data.audit_public_key,
+            audit_public_key: lease.audit_public_key,
             evidence: cbor::encode(&lease.evidence).to_vec(),
             document: lease.document.clone(),
             channel_keys,

@@ -14,10 +14,12 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use holdfast_shared::cbor;
+use holdfast_shared::channel::OverlayId;
 use holdfast_shared::hpke;
 use holdfast_shared::ids::{BootId, CustodianId, KeyStoreId, LeaseId};
 use holdfast_shared::labels;
 use holdfast_shared::limits::ENCLAVE_SILENT_MS;
+use holdfast_shared::query::Obeyed;
 use holdfast_shared::release::ChannelKeys;
 use holdfast_shared::secrets::Secret;
 use zeroize::Zeroizing;
@@ -38,6 +40,8 @@ pub(super) struct LeaseState {
     /// What the database knows of it.
     pub(super) noted_ms: u64,
     pub(super) counters: ReplayWindow,
+    /// The block overlay that the enclave said last it obeys, as the database has it.
+    pub(super) obeys: Option<OverlayId>,
 }
 
 /// A lease that was granted.
@@ -47,6 +51,8 @@ pub(super) struct Lease {
     pub(super) key_store: Arc<KeyStore>,
     pub(super) boot_id: BootId,
     pub(super) module_id: String,
+    /// Verifies the boot's audit checkpoints.
+    pub(super) audit_public_key: [u8; 32],
     pub(super) evidence: Evidence,
     pub(super) document: Vec<u8>,
     pub(super) keys: ChannelKeys,
@@ -65,13 +71,18 @@ impl Lease {
         let (ask, reply) = keys.expose().split_first_chunk::<32>().ok_or(StartError::Damaged("channel keys"))?;
         let keys = ChannelKeys { ask: secret(ask)?, reply: secret(reply)? };
         let evidence = cbor::decode(&stored.evidence).map_err(|_| StartError::Damaged("evidence"))?;
-        let state =
-            LeaseState { seen_ms: stored.times.seen_ms, noted_ms: stored.times.seen_ms, counters: stored.counters };
+        let state = LeaseState {
+            seen_ms: stored.times.seen_ms,
+            noted_ms: stored.times.seen_ms,
+            counters: stored.counters,
+            obeys: stored.obeys.map(|obeyed| obeyed.overlay),
+        };
         Ok(Self {
             id: stored.lease_id,
             key_store,
             boot_id: stored.boot_id,
             module_id: stored.module_id,
+            audit_public_key: stored.audit_public_key,
             evidence,
             document: stored.document,
             keys,
@@ -152,6 +163,15 @@ impl Custodian {
         if due {
             self.store.note_seen(lease.id, now_ms).await?;
         }
+        Ok(())
+    }
+
+    /// Notes which block overlay an enclave obeys, when it is another one than before.
+    pub(super) async fn note_obeyed(&self, lease: &Lease, obeys: Option<OverlayId>) -> Result<(), ServiceError> {
+        let Some(overlay) = obeys.filter(|overlay| lease.state().obeys != Some(*overlay)) else { return Ok(()) };
+        self.store.note_obeyed(lease.id, Obeyed { overlay, heard_ms: self.clock.now_ms() }).await?;
+        // Only what is on disk is known: otherwise an attempt that failed would be the last.
+        lease.state().obeys = Some(overlay);
         Ok(())
     }
 

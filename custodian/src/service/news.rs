@@ -4,7 +4,7 @@
 //! answer comes after [`limits::WATCH_HOLD_MS`]. A version that is not committed is no news for [`limits::COMMIT_WAIT_MS`]: whoever
 //! made it commits it meanwhile; but the successor manifest that it names is, since whoever finishes the work needs it. An enclave that
 //! the policy in force accepts no longer hears that at once. A renewal is answered at once, and only after the evidence of the release
-//! was judged under the policy in force now.
+//! was judged under the policy in force now. Which block overlay an enclave obeys is on disk before it is answered.
 
 use core::num::NonZeroU32;
 use std::sync::Arc;
@@ -28,6 +28,7 @@ impl Custodian {
         renew: bool,
         origin: Origin,
     ) -> Result<Reply, ServiceError> {
+        self.note_obeyed(lease, seen.obeys).await?;
         // Subscribed first: what is written after this wakes us, what was written before is read below.
         let mut changes = lease.key_store.news.subscribe();
         let mut stopping = self.stopping.subscribe();

@@ -44,6 +44,8 @@ impl Custodian {
             Question::History(from) => Answer::History(self.history(id, from).await?),
             Question::Custody => Answer::Custody(self.custody(&key_store, &membership).await?),
             Question::Records(before) => Answer::Records(self.record(id, before).await?),
+            Question::AuditHeads(after) => Answer::AuditHeads(self.audit_heads(id, after).await?),
+            Question::Budgets => Answer::Budgets(self.budget_counts(id, now_ms).await?),
             Question::WaitingReleases => Answer::WaitingReleases(self.waiting(&key_store, now_ms).await?),
         };
         let signed =
@@ -121,5 +123,6 @@ fn lease_info(seen_here_ms: u64, lease: StoredLease) -> Result<LeaseInfo, Servic
         expires_ms: lease.times.expires_ms,
         seen_ms: lease.times.seen_ms.max(seen_here_ms),
         document: lease.document,
+        obeys: lease.obeys,
     })
 }

@@ -202,6 +202,20 @@ impl Transaction {
             postgres => postgres::bind(sqlx::query(sql), values).execute(postgres).await?.rows_affected()))
     }
 
+    /// From here on no other has this number. Where one has it, `wait` for its end, or false.
+    pub(super) async fn lock_number(&mut self, number: i64, wait: bool) -> Result<bool, StoreError> {
+        if !matches!(self.0, Session::PostgresTransaction(_)) {
+            // SQLite has one writer.
+            return Ok(true);
+        }
+        if wait {
+            self.execute("SELECT pg_advisory_xact_lock($1)", &[number.into()]).await?;
+            return Ok(true);
+        }
+        let (locked,) = self.fetch_one("SELECT pg_try_advisory_xact_lock($1)", &[number.into()]).await?;
+        Ok(locked)
+    }
+
     /// Wakes, once this is committed, whoever waits for news of a key store at another replica.
     pub(super) async fn announce(&mut self, key_store_id: KeyStoreId) -> Result<(), StoreError> {
         if let Session::PostgresTransaction(transaction) = &mut self.0 {

@@ -2,8 +2,10 @@
 
 use core::num::NonZeroU32;
 
+use holdfast_shared::cbor;
 use holdfast_shared::ids::{BootId, KeyStoreId, LeaseId};
 use holdfast_shared::limits;
+use holdfast_shared::query::Obeyed;
 
 use super::database::{Lock, Transaction, write_transaction};
 use super::overlays::overlay_epoch;
@@ -59,6 +61,8 @@ pub struct StoredLease {
     pub boot_id: BootId,
     /// The enclave's name for itself.
     pub module_id: String,
+    /// Verifies that boot's audit checkpoints.
+    pub audit_public_key: [u8; 32],
     /// What was proven, encoded.
     pub evidence: Vec<u8>,
     /// The attestation document.
@@ -71,6 +75,8 @@ pub struct StoredLease {
     pub times: LeaseTimes,
     /// Which counters messages had that changed something.
     pub counters: ReplayWindow,
+    /// The block overlay that the enclave said last it obeys, if any.
+    pub obeys: Option<Obeyed>,
 }
 
 /// Who holds a lease.
@@ -130,8 +136,8 @@ impl Store {
             .read()
             .await?
             .fetch_optional(
-                "SELECT lease_id, key_store_id, boot_id, module_id, evidence, document, channel_keys, granted_ms, \
-                 expires_ms, seen_ms, counter, used FROM leases WHERE lease_id = $1 AND expires_ms > $2",
+                "SELECT lease_id, key_store_id, boot_id, module_id, audit_public_key, evidence, document, channel_keys, granted_ms, \
+                 expires_ms, seen_ms, counter, used, obeys FROM leases WHERE lease_id = $1 AND expires_ms > $2",
                 &[lease_id.as_bytes().into(), to_integer(now_ms, "time")?.into()],
             )
             .await?;
@@ -165,8 +171,8 @@ impl Store {
             .read()
             .await?
             .fetch_all(
-                "SELECT lease_id, key_store_id, boot_id, module_id, evidence, document, channel_keys, granted_ms, \
-                 expires_ms, seen_ms, counter, used FROM leases WHERE key_store_id = $1 AND expires_ms > $2 \
+                "SELECT lease_id, key_store_id, boot_id, module_id, audit_public_key, evidence, document, channel_keys, granted_ms, \
+                 expires_ms, seen_ms, counter, used, obeys FROM leases WHERE key_store_id = $1 AND expires_ms > $2 \
                  ORDER BY granted_ms, lease_id",
                 &[key_store_id.as_bytes().into(), to_integer(now_ms, "time")?.into()],
             )
@@ -227,6 +233,14 @@ impl Store {
     /// [`StoreError`].
     pub async fn note_seen(&self, lease_id: LeaseId, now_ms: u64) -> Result<(), StoreError> {
         write_transaction!(self, Lock::Nothing, note_seen(lease_id, now_ms))
+    }
+
+    /// Notes that an enclave obeys another block overlay than before.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn note_obeyed(&self, lease_id: LeaseId, obeyed: Obeyed) -> Result<(), StoreError> {
+        write_transaction!(self, Lock::Nothing, note_obeyed(lease_id, obeyed))
     }
 
     /// Ends a lease.
@@ -354,6 +368,16 @@ async fn note_seen(transaction: &mut Transaction, lease_id: LeaseId, now_ms: u64
     Ok(())
 }
 
+async fn note_obeyed(transaction: &mut Transaction, lease_id: LeaseId, obeyed: Obeyed) -> Result<(), StoreError> {
+    transaction
+        .execute(
+            "UPDATE leases SET obeys = $1 WHERE lease_id = $2",
+            &[cbor::encode(&obeyed).as_slice().into(), lease_id.as_bytes().into()],
+        )
+        .await?;
+    Ok(())
+}
+
 async fn end_lease(
     transaction: &mut Transaction,
     key_store_id: KeyStoreId,
@@ -407,6 +431,7 @@ struct LeaseRow {
     key_store_id: Vec<u8>,
     boot_id: Vec<u8>,
     module_id: String,
+    audit_public_key: Vec<u8>,
     evidence: Vec<u8>,
     document: Vec<u8>,
     channel_keys: Vec<u8>,
@@ -415,23 +440,28 @@ struct LeaseRow {
     seen_ms: i64,
     counter: i64,
     used: i64,
+    obeys: Option<Vec<u8>>,
 }
 
 impl TryFrom<LeaseRow> for StoredLease {
     type Error = StoreError;
 
     fn try_from(row: LeaseRow) -> Result<Self, StoreError> {
+        let decoded = row.obeys.as_deref().map(cbor::decode).transpose();
+        let obeys = decoded.map_err(|_| StoreError::Damaged("what an enclave obeys"))?;
         Ok(Self {
             lease_id: LeaseId(array(&row.lease_id, "lease id")?),
             key_store_id: KeyStoreId(array(&row.key_store_id, "key store id")?),
             boot_id: BootId(array(&row.boot_id, "boot id")?),
             module_id: row.module_id,
+            audit_public_key: array(&row.audit_public_key, "audit public key")?,
             evidence: row.evidence,
             document: row.document,
             channel_keys: row.channel_keys,
             granted_ms: from_integer(row.granted_ms, "time")?,
             times: LeaseTimes::try_from((row.expires_ms, row.seen_ms))?,
             counters: ReplayWindow::stored(from_integer(row.counter, "counter")?, row.used.cast_unsigned()),
+            obeys,
         })
     }
 }

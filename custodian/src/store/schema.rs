@@ -10,7 +10,7 @@ use sqlx::sqlite::SqlitePool;
 use super::StoreError;
 
 /// Step `i` brings version `i` to `i + 1`.
-const STEPS: [&str; 1] = [STEP_1];
+const STEPS: [&str; 3] = [STEP_1, STEP_2, STEP_3];
 
 /// What SQLite's dialect has and PostgreSQL's has under another name.
 const POSTGRES_NAMES: [(&str, &str); 4] = [
@@ -189,6 +189,37 @@ CREATE TABLE releases (
 ) STRICT;
 CREATE INDEX releases_of_key_store ON releases (key_store_id, id);
 CREATE INDEX releases_by_outcome ON releases (key_store_id, released, id);
+";
+
+const STEP_2: &str = "
+-- How far the audit log of each boot has come. The document vouches for the key that signed the checkpoint.
+CREATE TABLE audit_heads (
+    key_store_id     BLOB NOT NULL REFERENCES key_stores,
+    boot_id          BLOB NOT NULL CHECK (length(boot_id) = 16),
+    checkpoint       BLOB NOT NULL,
+    audit_public_key BLOB NOT NULL CHECK (length(audit_public_key) = 32),
+    document         BLOB NOT NULL,
+    received_ms      INTEGER NOT NULL,
+    -- The first one that the others contradict.
+    contradiction    BLOB,
+    PRIMARY KEY (key_store_id, boot_id)
+) STRICT;
+CREATE INDEX audit_heads_by_time ON audit_heads (key_store_id, received_ms);
+
+-- The block overlay that the enclave said last it obeys, encoded, with the moment at which that was first heard.
+ALTER TABLE leases ADD COLUMN obeys BLOB;
+";
+
+const STEP_3: &str = "
+-- What is debited of the budgets of keys; span 0 is an hour, 1 a day, and the number says which since 1970.
+CREATE TABLE budget_counts (
+    key_store_id BLOB NOT NULL REFERENCES key_stores,
+    span         INTEGER NOT NULL CHECK (span IN (0, 1)),
+    number       INTEGER NOT NULL,
+    key_id       TEXT NOT NULL,
+    counted      INTEGER NOT NULL CHECK (counted >= 0),
+    PRIMARY KEY (key_store_id, span, number, key_id)
+) STRICT;
 ";
 
 fn for_postgres(step: &str) -> String {

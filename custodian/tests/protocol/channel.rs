@@ -285,7 +285,7 @@ async fn news_wakes_whoever_waits_and_only_news_is_sent() {
         other => panic!("{other:?}"),
     }
     // The end of the service lets everybody go.
-    let seen = Seen { overlay_epoch: 1, version: 2, commands: vec![command_id], manifest_sequence: 1 };
+    let seen = Seen { overlay_epoch: 1, version: 2, commands: vec![command_id], manifest_sequence: 1, obeys: None };
     let task = waiting(enclave.next(&watch(seen)));
     tokio::time::sleep(Duration::from_millis(50)).await;
     world.custodian.stop();

@@ -8,6 +8,8 @@
     reason = "helpers of tests fail the test as tests do"
 )]
 
+mod audit;
+mod budgets;
 mod channel;
 mod enclave;
 mod https;

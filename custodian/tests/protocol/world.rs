@@ -37,6 +37,7 @@ use holdfast_shared::release::{
 use holdfast_shared::secrets::{Secret, SecretBytes};
 use holdfast_shared::signature::SigningKey;
 use ring::rand::SystemRandom;
+use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use tempfile::TempDir;
@@ -45,6 +46,14 @@ use crate::enclave::Enclave;
 
 pub(crate) const MODULE_ID: &str = "i-0123456789abcdef0-enc0123456789abcdef";
 pub(crate) const LEASE_MS: u64 = 600_000;
+
+/// Of the audit key of all enclaves here.
+pub(crate) const AUDIT_SEED: [u8; 32] = [9; 32];
+
+fn audit_public_key() -> [u8; 32] {
+    let key = Ed25519KeyPair::from_seed_unchecked(&AUDIT_SEED).unwrap();
+    key.public_key().as_ref().try_into().unwrap()
+}
 
 pub(crate) fn rng() -> SystemRandom {
     SystemRandom::new()
@@ -189,7 +198,7 @@ impl World {
             key_store_id: self.key_store_id,
             custodian_id: self.id(),
             boot_id: BootId(random()),
-            audit_public_key: [9; 32],
+            audit_public_key: audit_public_key(),
         }
     }
 
@@ -381,8 +390,12 @@ impl World {
             thresholds: self.manifest.thresholds,
             executed: Vec::new(),
             quota: None,
+            audit: None,
             client_authentication: None,
             renewal: None,
+            policy: None,
+            limits: None,
+            budgets: None,
         };
         keystore::seal(&Secret::take(&mut [7; 32]), place, &body, &rng()).unwrap()
     }

@@ -259,8 +259,12 @@ fn blob(fleet: &Fleet, version: u64, previous: Option<BlobId>) -> SealedKeyStore
         thresholds: manifest.thresholds,
         executed: Vec::new(),
         quota: None,
+        audit: None,
         client_authentication: None,
         renewal: None,
+        policy: None,
+        limits: None,
+        budgets: None,
     };
     let place = Place { key_store_id: fleet.key_store_id, version, previous, generation: 1 };
     keystore::seal(&Secret::take(&mut [7; 32]), &place, &body, &SystemRandom::new()).unwrap()

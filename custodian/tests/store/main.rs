@@ -8,6 +8,8 @@
     reason = "helpers of tests fail the test as tests do"
 )]
 
+mod audit;
+mod budgets;
 mod custody;
 mod fixture;
 mod leases;
@@ -44,6 +46,15 @@ macro_rules! cases {
 }
 
 cases! {
+    audit:
+        the_newest_checkpoint_is_kept_and_the_first_contradiction,
+        of_many_heads_the_newest_are_handed_over,
+        of_checkpoints_that_race_the_newest_stays;
+    budgets:
+        what_is_left_is_granted_and_a_message_counts_once,
+        windows_and_keys_are_counted_apart,
+        counts_that_are_forgotten_never_come_back,
+        debits_that_race_never_pass_the_limit;
     custody:
         a_key_store_is_enrolled_once,
         a_successor_waits_for_the_version_that_names_it,

@@ -85,6 +85,7 @@ struct ParentConfig {
     enclave: EnclaveSection,
     control: ControlSection,
     egress: EgressSection,
+    audit: AuditSection,
 }
 
 #[derive(Serialize)]
@@ -101,6 +102,12 @@ struct ControlSection {
 struct EgressSection {
     listen: String,
     allow: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct AuditSection {
+    listen: String,
+    folder: PathBuf,
 }
 
 /// Writes the parent's configuration.
@@ -121,6 +128,7 @@ pub fn write_parent(layout: &Layout, listen: SocketAddr, custodian_port: u16) ->
             listen: layout.socket_address("egress"),
             allow: vec![custodian_address(custodian_port)],
         },
+        audit: AuditSection { listen: layout.socket_address("audit"), folder: layout.path("parent/audit") },
     };
     write_toml(layout, "parent/parent.toml", &config)
 }

@@ -273,7 +273,7 @@ impl Stage<'_> {
 
         let mut enclave = Command::new(beside("holdfast-dev", "holdfast-devkit")?);
         enclave.arg("enclave").arg("--nsm-socket").arg(self.layout.socket("nsm"));
-        for name in ["control", "egress", "ingress"] {
+        for name in ["control", "egress", "audit", "ingress"] {
             enclave.arg(format!("--{name}")).arg(self.layout.socket_address(name));
         }
         self.processes.start("the enclave", enclave, self.layout.log("enclave"))?;

@@ -25,6 +25,10 @@ pub struct AttestedClock {
     /// Wall time minus monotonic time.
     offset_ms: AtomicU64,
     healthy: AtomicBool,
+    /// By how much the last anchor disagreed with the one before.
+    drift_ms: AtomicU64,
+    /// When it was made, monotonic.
+    anchored_ms: AtomicU64,
 }
 
 /// The moment now, on the processor's own clock.
@@ -44,6 +48,8 @@ impl AttestedClock {
             ahead_ms: AtomicU64::new(0),
             offset_ms: AtomicU64::new(timestamp_ms),
             healthy: AtomicBool::new(true),
+            drift_ms: AtomicU64::new(0),
+            anchored_ms: AtomicU64::new(0),
         }
     }
 
@@ -61,12 +67,20 @@ impl AttestedClock {
         } else {
             self.offset_ms.store(timestamp_ms.saturating_sub(asked_ms), Ordering::SeqCst);
         }
+        self.drift_ms.store(drift_ms, Ordering::Relaxed);
+        self.anchored_ms.store(self.monotonic_ms(), Ordering::Relaxed);
         drift_ms
     }
 
     /// There was no anchor when there should have been one.
     pub fn doubt(&self) {
         self.healthy.store(false, Ordering::SeqCst);
+    }
+
+    /// By how much the last anchor disagreed with the one before, and how long ago it was made, in milliseconds.
+    pub fn last_anchor(&self) -> (u64, u64) {
+        let age_ms = self.monotonic_ms().saturating_sub(self.anchored_ms.load(Ordering::Relaxed));
+        (self.drift_ms.load(Ordering::Relaxed), age_ms)
     }
 
     /// Whether the last anchor agreed with the one before.
@@ -106,6 +120,7 @@ mod tests {
         let before = clock.monotonic_ms();
         clock.anchor(1_000_000 + 3_600_000, before);
         assert!(!clock.is_healthy());
+        assert!(clock.last_anchor().0 > 3_500_000, "and by how much is told");
         assert!(clock.monotonic_ms() >= before + 3_500_000, "a lease of an hour has ended");
         let now = clock.monotonic_ms();
         clock.anchor(clock.wall_ms(), now);

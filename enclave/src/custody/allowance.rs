@@ -89,14 +89,13 @@ impl Workshop {
         &self,
         piece: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, CustodyError> {
-        let ended = || CustodyError::Served("the enclave ends".to_owned());
-        let turn = Arc::clone(&self.bench).acquire_owned().await.map_err(|_| ended())?;
+        let turn = Arc::clone(&self.bench).acquire_owned().await.map_err(|_| CustodyError::Ending)?;
         let piece = move || {
             let done = piece();
             drop(turn);
             done
         };
-        tokio::task::spawn_blocking(piece).await.map_err(|_| ended())
+        tokio::task::spawn_blocking(piece).await.map_err(|_| CustodyError::Ending)
     }
 }
 

@@ -60,8 +60,12 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
             thresholds: contents.thresholds,
             executed: Vec::new(),
             quota: None,
+            audit: None,
             client_authentication: None,
             renewal: None,
+            policy: None,
+            limits: None,
+            budgets: None,
             sharing: Some(sharing),
             successor: (manifest.sequence() > 1)
                 .then(|| SuccessorInForce { manifest: manifest.manifest_id(), since_version: 1 }),

@@ -4,6 +4,7 @@
 //! administrators, or finds its object in another state than its signer expected. Assumes: the caller drops the body unless the
 //! effect is [`Effect::Changed`]; then it publishes body and outcome in one step, and shows neither before that succeeded.
 
+use holdfast_shared::audit::AuditSettings;
 use holdfast_shared::command::{self, Action, Command, CommandError, Outcome, Precondition, RenewalState};
 use holdfast_shared::external_key::{ExternalKeyId, KeyState, KeyUsage, LegacyProfile};
 use holdfast_shared::hpke;
@@ -22,6 +23,7 @@ use super::identity;
 
 mod keys;
 mod succession;
+mod using;
 
 pub(crate) use keys::{carry_out_due, is_due};
 
@@ -174,10 +176,20 @@ fn act(command: &Command, body: &mut Body, situation: Situation<'_>) -> Effect {
             body.quota = *quota;
             Effect::Changed(Outcome::Done)
         }
+        Action::SetPolicy { policy } => using::set_policy(body, policy.as_ref()),
+        Action::ShowPolicy => {
+            Effect::Answered(Outcome::Policy { policy: body.policy.clone(), version: situation.version })
+        }
+        Action::SetLimits { limits } => using::set_limits(body, limits.as_ref()),
+        Action::SetBudgets { budgets } => using::set_budgets(body, budgets.as_ref()),
         Action::ShowSettings => Effect::Answered(Outcome::Settings {
             quota: body.quota,
+            limits: body.limits.clone(),
+            budgets: body.budgets.clone(),
             client_authentication: body.client_authentication.clone(),
+            audit: body.audit.clone(),
         }),
+        Action::SetAudit { settings } => set_audit(body, settings.as_ref()),
         Action::SetClientAuthentication { settings } => set_client_authentication(body, settings.as_ref()),
         Action::CreateCredential => create_credential(body, &situation.fresh),
         Action::ImportCredential { recipient, sealed } => {
@@ -252,6 +264,16 @@ fn set_client_authentication(body: &mut Body, settings: Option<&ClientAuthentica
         }
     }
     body.client_authentication = settings.cloned();
+    Effect::Changed(Outcome::Done)
+}
+
+/// An auditor who could not open a segment would find that out when it is too late.
+fn set_audit(body: &mut Body, settings: Option<&AuditSettings>) -> Effect {
+    let mut auditors = settings.into_iter().flat_map(|settings| &settings.auditors);
+    if let Some(auditor) = auditors.find(|auditor| !auditor.encryption_key.is_on_curve()) {
+        return refused(&format!("the key of auditor {} is no point of the curve P-384", auditor.name));
+    }
+    body.audit = settings.cloned();
     Effect::Changed(Outcome::Done)
 }
 

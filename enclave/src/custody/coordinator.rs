@@ -21,7 +21,7 @@ use super::ledger::{Ledger, Order, Target};
 use super::links::Link;
 use super::renewal::Renewal;
 use super::session::Session;
-use super::unseal::{self, HeldVersion, Opened, Standing, Unsealed};
+use super::unseal::{self, Committed, HeldVersion, Opened, Standing, Unsealed};
 use super::{CustodyError, PAUSES, rotate};
 use crate::tls::AttestedTime;
 
@@ -168,25 +168,11 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
                 Some(unsealed) if unsealed.entry() == committed.entry() => self.serve(&unsealed).await,
                 _ if self.ledger.is_spent() => Ok(Step::Wait(PAUSES.0)),
                 _ => {
-                    let wipes = *self.ledger.wipes().borrow();
-                    let (version, opened) = self.open(committed.entry()).await?;
-                    // It may say that more must hold it.
-                    if self.ledger.standing()? != Standing::Committed(committed.clone()) {
-                        return Ok(Step::Again);
+                    let entered = self.enter(&committed).await;
+                    if entered.as_ref().is_err_and(CustodyError::ends_service) {
+                        self.ledger.end_service();
                     }
-                    let (unsealed, body) = opened.commit(&committed)?;
-                    let made_under = unsealed.made_under().manifest;
-                    let missing = CustodyError::ManifestMissing { sequence: made_under.sequence };
-                    let manifest = self.ledger.manifest_of(made_under).ok_or(missing)?;
-                    let served = self.ledger.served.clone();
-                    let now_ms = self.ledger.enclave.clock.wall_ms();
-                    let entry = committed.entry().clone();
-                    let preparing = move || served.prepare(body, &entry, &manifest, now_ms);
-                    let prepared = self.ledger.enclave.workshop.work(preparing).await??;
-                    self.ledger.install(unsealed, prepared, wipes)?;
-                    self.ledger.aim(Target { version, is_committed: true });
-                    self.ledger.report();
-                    Ok(Step::Again)
+                    entered
                 }
             },
             Standing::Unfinished(entry) => {
@@ -204,6 +190,30 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
                 Ok(Step::Again)
             }
         }
+    }
+
+    /// Puts a committed version into service.
+    async fn enter(&mut self, committed: &Committed) -> Result<Step, CustodyError> {
+        let wipes = *self.ledger.wipes().borrow();
+        let (version, opened) = self.open(committed.entry()).await?;
+        // It may say that more must hold it.
+        if self.ledger.standing()? != Standing::Committed(committed.clone()) {
+            return Ok(Step::Again);
+        }
+        let (unsealed, body) = opened.commit(committed)?;
+        let made_under = unsealed.made_under().manifest;
+        let missing = CustodyError::ManifestMissing { sequence: made_under.sequence };
+        let manifest = self.ledger.manifest_of(made_under).ok_or(missing)?;
+        let next = self.next_segment(&body, &manifest).await?;
+        let served = self.ledger.served.clone();
+        let now_ms = self.ledger.enclave.clock.wall_ms();
+        let entry = committed.entry().clone();
+        let preparing = move || served.prepare(body, &entry, &manifest, now_ms);
+        let prepared = self.ledger.enclave.workshop.work(preparing).await??;
+        self.ledger.install(unsealed, prepared, next, wipes)?;
+        self.ledger.aim(Target { version, is_committed: true });
+        self.ledger.report();
+        Ok(Step::Again)
     }
 
     /// What there is to do for a version in service: shares that are missing, commands, standing orders.

@@ -39,6 +39,7 @@ pub struct CustodianHealth {
     model: String,
     word: ArcSwap<Word>,
     lease_expires_ms: AtomicU64,
+    lease_granted_ms: AtomicU64,
 }
 
 impl CustodianHealth {
@@ -53,7 +54,8 @@ impl CustodianHealth {
     pub fn named(id: String, name: &str) -> Self {
         // Its own version it does not tell; that of the protocol, which it shares with us, is known.
         let model = format!("Holdfast custodian {name}, protocol {PROTOCOL}");
-        Self { id, model, word: ArcSwap::from_pointee(Word::Failed), lease_expires_ms: AtomicU64::new(0) }
+        let (lease_expires_ms, lease_granted_ms) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { id, model, word: ArcSwap::from_pointee(Word::Failed), lease_expires_ms, lease_granted_ms }
     }
 
     /// It answered a request that was sent at `sent_ms`, monotonic.
@@ -76,6 +78,11 @@ impl CustodianHealth {
     /// When its lease ends, monotonic; 0 for none.
     pub fn set_lease(&self, expires_ms: u64) {
         self.lease_expires_ms.store(expires_ms, Ordering::Release);
+    }
+
+    /// How long the lease is that it granted last.
+    pub fn granted(&self, duration_ms: u64) {
+        self.lease_granted_ms.store(duration_ms, Ordering::Release);
     }
 
     fn status(&self, now_ms: u64) -> EkmStatus {
@@ -137,6 +144,17 @@ impl FleetHealth {
     /// The home custodian counted the enclaves that serve the key store, in answer to a request that was sent at `sent_ms`.
     pub fn count_enclaves(&self, enclaves: NonZeroU32, sent_ms: u64) {
         self.counted.store(Counted { enclaves, sent_ms }.into());
+    }
+
+    /// What is left of each custodian's lease at `now_ms`, monotonic, and how long it was when it was granted, in the manifest's order.
+    #[must_use]
+    pub fn leases(&self, now_ms: u64) -> Vec<(u64, u64)> {
+        let custodians = self.custodians.load();
+        let lease = |custodian: &Arc<CustodianHealth>| {
+            let remaining_ms = custodian.lease_expires_ms.load(Ordering::Acquire).saturating_sub(now_ms);
+            (remaining_ms, custodian.lease_granted_ms.load(Ordering::Acquire))
+        };
+        custodians.all.iter().map(lease).collect()
     }
 
     /// `xksProxyFleetSize` at `now_ms`, monotonic. Of others we know from the custodian alone: without its word there is this one.
@@ -221,6 +239,16 @@ mod tests {
             );
             assert_eq!(details[1].health_status, unavailable, "each for itself");
         }
+    }
+
+    #[test]
+    fn leases_are_told_in_order() {
+        let custodians = ["home", "second"].map(|name| CustodianHealth::named(name.to_owned(), name));
+        custodians[0].set_lease(100);
+        custodians[0].granted(90);
+        let fleet = FleetHealth::new(custodians.into());
+        assert_eq!(fleet.leases(40), [(60, 90), (0, 0)]);
+        assert_eq!(fleet.leases(101), [(0, 90), (0, 0)]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use holdfast_client::Connect;
 use holdfast_link::control::Level;
 use holdfast_shared::block::BlockOverlay;
-use holdfast_shared::channel::Seen;
+use holdfast_shared::channel::{OverlayId, Seen};
 use holdfast_shared::hpke;
 use holdfast_shared::ids::{CustodianId, KeyStoreId};
 use holdfast_shared::manifest::{Custodian, ManifestId, VerifiedManifest};
@@ -31,6 +31,7 @@ use super::unseal::{Root, Unsealed};
 use super::{CustodyError, Enclave};
 
 mod account;
+mod audit;
 mod blocks;
 mod chores;
 mod gate;
@@ -87,6 +88,8 @@ pub(super) struct State<C> {
     pub(super) docket: Docket,
     allowance: Allowance,
     problem: account::Problem,
+    /// What is not as it should be with the version in service.
+    caveat: Option<&'static str>,
 }
 
 /// What is known of one custodian.
@@ -128,6 +131,12 @@ struct LinkState<C> {
     refused_ms: Option<u64>,
     trouble: Option<account::Trouble>,
     order: Option<Order>,
+    /// Of the audit logs of earlier boots, as it handed them out last.
+    heads: audit::Heads,
+    /// Why it does not acknowledge heads.
+    not_witnessed: Option<String>,
+    /// Size of the largest head of this boot's audit log that it acknowledged.
+    witnessed: u64,
 }
 
 /// What a custodian said of the register.
@@ -165,6 +174,7 @@ impl<C: Connect + 'static> Ledger<C> {
             docket: Docket::default(),
             allowance: Allowance::new(enclave.clock.monotonic_ms()),
             problem: account::Problem::default(),
+            caveat: None,
             manifest: Arc::new(manifest),
         };
         Self {
@@ -270,6 +280,9 @@ impl<C: Connect + 'static> Ledger<C> {
             refused_ms: None,
             trouble: None,
             order: None,
+            heads: audit::Heads::new(),
+            not_witnessed: None,
+            witnessed: 0,
         };
         state.links.insert(custodian.id(), link);
     }
@@ -365,6 +378,7 @@ impl<C: Connect + 'static> Ledger<C> {
             version,
             commands: if is_home { state.docket.seen(now_ms) } else { Vec::new() },
             manifest_sequence: state.judged().iter().map(|manifest| manifest.sequence()).max().unwrap_or(1),
+            obeys: state.overlay.as_ref().map(OverlayId::of),
         }
     }
 
@@ -456,5 +470,6 @@ impl<C> LinkState<C> {
         self.attested_key = None;
         self.proven.clear();
         self.deposit = None;
+        self.not_witnessed = None;
     }
 }

@@ -9,6 +9,8 @@
 //!            └──────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
+//! Beside watch and upkeep, the audit log's heads are told (`witness`).
+//!
 //! Guarantees: one link's trouble delays no other; nobody's answers make a busy loop; a fresh key pair and document for each
 //! release.
 
@@ -78,7 +80,7 @@ impl<C: Connect + 'static> Link<C> {
             custodian: &self.custodian,
             key_store_id: self.ledger.id(),
             boot_id: enclave.boot_id,
-            audit_public_key: enclave.audit_public_key,
+            audit_public_key: enclave.audit.public_key(),
             attesting: &self.ledger.attesting,
         };
         let granted = release::obtain(&applicant).await?;
@@ -90,6 +92,7 @@ impl<C: Connect + 'static> Link<C> {
         let ended = tokio::select! {
             ended = self.watch(&session, lease) => ended,
             ended = self.keep_up(&session) => ended,
+            error = self.witness(&session) => Err(error),
             order = self.ordered() => match order {
                 Order::ReleaseAgain => Ok(()),
                 Order::Fail(error) => Err(error),

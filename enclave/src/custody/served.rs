@@ -1,13 +1,16 @@
 //! One key store as requests see it, kept in step with its custody.
 //!
 //! Guarantees: gate and key slot are the same over all versions, so that a block or a lease's end reaches every connection at
-//! once; after a wipe, host name, certificate and credentials stay, so that KMS gets a proper error, and nothing else does.
+//! once; after a wipe, host name, certificate and credentials stay, so that KMS gets a proper error, and nothing else does. A policy of
+//! use that this image does not understand permits nothing.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use der::Decode;
+use holdfast_guard::Policy;
+use holdfast_shared::audit::{Event, PreviousHead};
 use holdfast_shared::block::BlockOverlay;
 use holdfast_shared::external_key::{ExternalKey, ExternalKeyVersion, KeyState};
 use holdfast_shared::ids::KeyStoreId;
@@ -21,11 +24,12 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use super::CustodyError;
 use super::health::FleetHealth;
+use crate::audit::{AuditLog, NextSegment, VersionInService};
 use crate::clock::Clock;
 use crate::directory::{Blocks, Gate, KeyRing, KeySlot, ServedKeyStore};
 use crate::roster::{Challenge, Claim, Roster};
 use crate::tls::{TlsIdentity, challenge_config};
-use crate::xks::Quotas;
+use crate::xks::{Budgets, PolicyInForce, UseGuards, UseRules, thread_time};
 
 /// See the module. Cheap to clone.
 #[derive(Clone)]
@@ -36,11 +40,12 @@ struct Parts {
     roster: Arc<Roster>,
     claim: Claim,
     regions: Regions,
-    quotas: Quotas,
+    guards: UseGuards,
     clock: Arc<dyn Clock>,
     gate: Arc<Gate>,
     keys: Arc<KeySlot>,
     fleet: Arc<FleetHealth>,
+    audit: Arc<AuditLog>,
     has_certificate: AtomicBool,
     /// The certificate in service, so that a new version with the same one keeps its TLS sessions.
     tls: Mutex<Option<InService>>,
@@ -49,6 +54,7 @@ struct Parts {
 /// A version that can be served, and is not yet.
 pub(crate) struct Prepared {
     ring: KeyRing,
+    audited: VersionInService,
     /// Nothing without a certificate.
     store: Option<ServedKeyStore>,
     /// What the manifest in force claims.
@@ -57,7 +63,19 @@ pub(crate) struct Prepared {
     is_proven: bool,
     /// What an authority is shown that is asked to look at the host name.
     challenge: Option<Challenge>,
+    caveat: Option<&'static str>,
 }
+
+impl Prepared {
+    /// What is not as it should be, for those who watch over it.
+    pub(crate) const fn caveat(&self) -> Option<&'static str> {
+        self.caveat
+    }
+}
+
+/// The version is served all the same, so that an order can mend it. No word of the policy: it names principals, and this is for logs.
+const UNREADABLE_POLICY: &str =
+    "the policy of use is not valid in this image: every use of a key is refused until `holdfast policy set` mends it";
 
 /// A certificate chain and the identity made of it.
 type InService = (Vec<Vec<u8>>, Arc<TlsIdentity>);
@@ -68,6 +86,7 @@ impl ServedStore {
         roster: Arc<Roster>,
         regions: Regions,
         clock: Arc<dyn Clock>,
+        audit: Arc<AuditLog>,
     ) -> Self {
         let fleet = FleetHealth::new(Vec::new());
         let quorum = Quorum::of(manifest.manifest());
@@ -77,11 +96,12 @@ impl ServedStore {
             roster,
             claim: Claim::of(manifest),
             regions,
-            quotas: Quotas::new(Arc::clone(&clock)),
+            guards: UseGuards::new(Arc::clone(&clock), thread_time),
             clock,
             gate: Arc::new(Gate::new()),
             keys: Arc::new(KeySlot::new()),
             fleet: Arc::new(fleet),
+            audit,
             has_certificate: AtomicBool::new(false),
             tls: Mutex::default(),
         }))
@@ -90,6 +110,16 @@ impl ServedStore {
     /// What `GetHealthStatus` says about the custodian and the fleet.
     pub(crate) fn health(&self) -> &FleetHealth {
         &self.0.fleet
+    }
+
+    /// Where requests and changes are recorded.
+    pub(crate) fn audit(&self) -> &Arc<AuditLog> {
+        &self.0.audit
+    }
+
+    /// What is left of the uses that were debited for the newest version.
+    pub(crate) fn budgets(&self) -> Arc<Budgets> {
+        self.0.guards.budgets()
     }
 
     /// Makes of a version what can be served. This is the heavy part; nothing changes yet.
@@ -104,12 +134,26 @@ impl ServedStore {
         manifest: &VerifiedManifest,
         now_ms: u64,
     ) -> Result<Prepared, CustodyError> {
-        let failed = |error: &dyn core::fmt::Display| CustodyError::Served(error.to_string());
+        let failed = |error: &dyn core::fmt::Display| CustodyError::Unservable(error.to_string());
         let claim = self.claim_under(manifest);
         if body.host_name != claim.host_name || body.path_prefix != claim.path_prefix {
             return Err(failed(&"the key store names another host or path prefix than its manifest"));
         }
         let challenge = self.challenge(&body);
+        let audited = VersionInService {
+            version: entry.version,
+            blob_id: entry.blob_id,
+            executed: body.executed.iter().map(|command| command.command_id).collect(),
+            settings: body.audit,
+        };
+        let policy = body.policy.as_ref().map_or(PolicyInForce::None, |policy| {
+            Policy::parse(&policy.text)
+                .map_or(PolicyInForce::Unreadable, |policy| PolicyInForce::Valid(Box::new(policy)))
+        });
+        let caveat = matches!(policy, PolicyInForce::Unreadable).then_some(UNREADABLE_POLICY);
+        let ids = body.external_keys.iter().map(|key| key.id.clone()).collect();
+        let rules = UseRules { policy, quota: body.quota, limits: body.limits, budgets: body.budgets, keys: ids };
+        let guard = self.0.guards.guard(rules);
         let random = SystemRandom::new();
         let kept = body.external_keys.into_iter().filter(|key| key.state != KeyState::Destroyed);
         let keys = kept.map(external_key).collect::<Result<Vec<_>, _>>()?;
@@ -117,7 +161,7 @@ impl ServedStore {
         let credentials = credentials(body.credentials, &random)?;
         let chain: Vec<Vec<u8>> = body.tls.chain.into_iter().map(|certificate| certificate.0).collect();
         if chain.is_empty() {
-            return Ok(Prepared { ring, store: None, claim, is_proven: false, challenge });
+            return Ok(Prepared { ring, audited, store: None, claim, is_proven: false, challenge, caveat });
         }
         let is_proven = self.0.roster.authorities().prove(&chain, &claim.host_name, now_ms);
         let tls = self.tls_identity(chain, &body.tls.private_key)?;
@@ -132,12 +176,13 @@ impl ServedStore {
             regions: self.0.regions.clone(),
             tls,
             client_authentication: body.client_authentication.map(Arc::new),
-            guard: self.0.quotas.guard(body.quota),
+            guard,
             gate: Arc::clone(&self.0.gate),
             keys: Arc::clone(&self.0.keys),
             fleet: Arc::clone(&self.0.fleet),
+            audit: Arc::clone(&self.0.audit),
         };
-        Ok(Prepared { ring, store: Some(store), claim, is_proven, challenge })
+        Ok(Prepared { ring, audited, store: Some(store), claim, is_proven, challenge, caveat })
     }
 
     /// What a manifest claims. Its owner are the administrators of the first: each of them signed it, while a successor may name
@@ -146,16 +191,34 @@ impl ServedStore {
         Claim { owner: self.0.claim.owner, ..Claim::of(manifest) }
     }
 
+    /// Puts the version's audit settings in force and records that it comes into service, before it does. `previous` and `standing` say
+    /// how the log begins.
+    ///
+    /// # Errors
+    /// When that cannot be recorded.
+    pub(crate) fn record(
+        &self,
+        prepared: &Prepared,
+        next: Option<NextSegment>,
+        previous: impl FnOnce() -> Vec<PreviousHead>,
+        standing: impl FnOnce() -> Vec<Event>,
+    ) -> Result<(), CustodyError> {
+        Ok(self.0.audit.enter(&prepared.audited, next, previous, standing)?)
+    }
+
     /// Serves a version: its keys at once, its host name and credentials as soon as it has a certificate.
     ///
     /// # Errors
     /// When no TLS configuration can be made of it.
     pub(crate) fn install(&self, prepared: Prepared) -> Result<(), CustodyError> {
-        let Prepared { ring, store, claim, is_proven, challenge } = prepared;
+        let Prepared { ring, store, claim, is_proven, challenge, .. } = prepared;
         self.0.has_certificate.store(store.is_some(), Ordering::SeqCst);
         match store {
             Some(store) => {
-                self.0.roster.put(store, &claim, is_proven).map_err(|error| CustodyError::Served(error.to_string()))?;
+                self.0
+                    .roster
+                    .put(store, &claim, is_proven)
+                    .map_err(|error| CustodyError::Unservable(error.to_string()))?;
             }
             None => self.0.roster.remove(self.0.id),
         }
@@ -186,7 +249,7 @@ impl ServedStore {
         // Of several for one host name, every enclave serves the same after every start: the one that is valid since last.
         let identity = TlsIdentity::new(chain.clone(), key, valid_since_ms(&chain))
             .map(Arc::new)
-            .map_err(|error| CustodyError::Served(error.to_string()))?;
+            .map_err(|error| CustodyError::Unservable(error.to_string()))?;
         *current = Some((chain, Arc::clone(&identity)));
         Ok(identity)
     }
@@ -246,7 +309,7 @@ fn valid_since_ms(chain: &[Vec<u8>]) -> u64 {
 }
 
 fn external_key(record: ExternalKeyRecord) -> Result<ExternalKey, CustodyError> {
-    let failed = |error: &dyn core::fmt::Display| CustodyError::Served(error.to_string());
+    let failed = |error: &dyn core::fmt::Display| CustodyError::Unservable(error.to_string());
     let versions = record
         .versions
         .into_iter()
@@ -261,7 +324,7 @@ fn external_key(record: ExternalKeyRecord) -> Result<ExternalKey, CustodyError> 
 }
 
 fn credentials(records: Vec<CredentialRecord>, rng: &dyn SecureRandom) -> Result<CredentialSet, CustodyError> {
-    let failed = |error: &dyn core::fmt::Display| CustodyError::Served(error.to_string());
+    let failed = |error: &dyn core::fmt::Display| CustodyError::Unservable(error.to_string());
     let dummy = Secret::fill_with(|bytes| rng.fill(bytes)).map_err(|error| failed(&error))?;
     let credentials = records
         .into_iter()

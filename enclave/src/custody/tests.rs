@@ -24,15 +24,19 @@ use holdfast_shared::ids::{CommandId, KeyStoreId};
 use holdfast_shared::secrets::Secret;
 
 use super::*;
+use crate::audit::AuditKey;
 use crate::clock::SteppedClock;
 use crate::directory::Directory;
 use crate::nsm::NsmDevice;
 use crate::roster::{Authorities, Roster};
 
 mod adversaries;
+mod audit;
 mod blocks;
+mod budgets;
 mod crashes;
 mod custodian;
+mod fleet;
 mod hostile;
 mod quorum;
 mod races;
@@ -168,13 +172,16 @@ impl World {
         let seam: Arc<dyn Clock> = clock.clone();
         let directory = Arc::new(Directory::new(Arc::clone(&seam)));
         let roster = Arc::new(Roster::new(Arc::clone(&directory), reporter.clone(), Authorities::default()));
-        let served = ServedStore::new(manifest, roster, Regions::Any, Arc::clone(&seam));
+        let boot_id = BootId(random());
+        let audit = Arc::new(AuditLogs::new(AuditKey::generate().unwrap(), boot_id, Arc::clone(&seam)));
+        let log = audit.of(manifest.id()).unwrap();
+        let served = ServedStore::new(manifest, roster, Regions::Any, Arc::clone(&seam), log);
         let enclave = Arc::new(Enclave {
             nsm: Nsm::start(Box::new(FakeNsm)).unwrap(),
             clock: seam,
             reporter: reporter.clone(),
-            boot_id: BootId(random()),
-            audit_public_key: [1; 32],
+            boot_id,
+            audit,
             workshop: Workshop::new(),
             aws_credentials: tokio::sync::watch::channel(None).1,
         });
@@ -185,9 +192,17 @@ impl World {
 
     fn manifest(
         custodians: &[Arc<FakeCustodian>],
-        (_, shares_needed, hostile_tolerated): (usize, u8, u8),
+        numbers: (usize, u8, u8),
         administrators: &[SigningKeys; 2],
     ) -> VerifiedManifest {
+        VerifiedManifest::verify(&Self::signed_manifest(custodians, numbers, administrators)).unwrap()
+    }
+
+    fn signed_manifest(
+        custodians: &[Arc<FakeCustodian>],
+        (_, shares_needed, hostile_tolerated): (usize, u8, u8),
+        administrators: &[SigningKeys; 2],
+    ) -> Vec<u8> {
         let measurements = Measurements {
             pcr0: [1; 48],
             pcr1: [1; 48],
@@ -215,7 +230,7 @@ impl World {
         let rng = SystemRandom::new();
         let mut envelope = manifest::sign(&manifest, &administrators[0].signing, &rng).unwrap();
         envelope.add_signature(labels::MANIFEST, &administrators[1].signing, &rng).unwrap();
-        VerifiedManifest::verify(&cbor::encode(&envelope)).unwrap()
+        cbor::encode(&envelope).to_vec()
     }
 
     fn report(&self) -> KeyStoreStatus {

@@ -17,7 +17,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::admission::Place;
 use super::handshake::{Accepted, accept_tls, close};
@@ -157,9 +157,11 @@ async fn serve_stream<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let began = Instant::now();
     let handshake = timeout(context.limits.tls_handshake, accept_tls(Paced::new(stream, place), context, place));
     let accepted = handshake.await.map_err(|_| ConnectionError::HandshakeTimeout)??;
     let Some(accepted) = accepted else { return Ok(()) };
+    context.observer.shook_hands(began.elapsed());
     let Accepted { mut stream, host_name, tls_public_key_sha256 } = accepted;
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let peer = Arc::new(Peer {

@@ -24,7 +24,7 @@ use super::connection::Peer;
 use super::memory::Share;
 use super::proof::{self, ProofDocument, ProofRequest};
 use crate::clock::Clock;
-use crate::xks::{self, LoggedRequestId, Outcome, RawRequest, Refused, RequestEvent, Response};
+use crate::xks::{self, Note, Outcome, RawRequest, Refused, RequestEvent, Response, Stage};
 
 /// A body that never came to its end. hyper closes the connection (or resets the stream) on it.
 #[derive(Debug, thiserror::Error)]
@@ -54,11 +54,10 @@ enum Answer {
 }
 
 /// What is known of a request so far, for its event.
-#[derive(Default)]
 struct Progress {
     key_store: Option<KeyStoreId>,
     operation: Option<Operation>,
-    kms_request_id: Option<LoggedRequestId>,
+    note: Note,
 }
 
 /// Answers one request and reports it.
@@ -69,7 +68,7 @@ pub(super) async fn handle(
     share: &mut Share,
 ) -> Result<http::Response<Bytes>, BodyError> {
     let start_ms = context.clock.monotonic_ms();
-    let mut progress = Progress::default();
+    let mut progress = Progress { key_store: None, operation: None, note: Note::begin() };
     let is_head = request.method() == Method::HEAD;
     let result = respond(&context, &peer, request, share, &mut progress).await;
     let outcome = match &result {
@@ -86,9 +85,10 @@ pub(super) async fn handle(
     context.observer.observe(RequestEvent {
         key_store: progress.key_store,
         operation: progress.operation,
-        kms_request_id: progress.kms_request_id,
+        kms_request_id: progress.note.kms_request_id,
         outcome,
         latency_ms: context.clock.monotonic_ms().saturating_sub(start_ms),
+        times: progress.note.watch.stop(),
     });
     let response = match result {
         Ok(Answer::Api(response)) => response.into_http(),
@@ -122,10 +122,12 @@ async fn respond(
     progress.key_store = Some(routed.store().id);
     progress.operation = Some(routed.path().operation());
     let body = read_body(body, context.limits.body, share).await?;
+    progress.note.watch.lap(Stage::Body);
     let clock: &dyn Clock = &*context.clock;
     let request = routed.authenticate(&body, clock)?;
+    progress.note.watch.lap(Stage::Signature);
     peer.signed();
-    let response = xks::answer(request, clock, &mut progress.kms_request_id).map_err(Refused::Api)?;
+    let response = xks::answer(request, clock, &mut progress.note).await.map_err(Refused::Api)?;
     Ok(Answer::Api(response))
 }
 

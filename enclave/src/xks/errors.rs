@@ -109,6 +109,10 @@ pub(super) const INVALID_CIPHERTEXT: XksError = XksError::new(
     "The ciphertext, ciphertextMetadata, initializationVector, additionalAuthenticatedData or authenticationTag is invalid.",
 );
 pub(crate) const INTERNAL: XksError = XksError::new(ErrorName::InternalException, "The external key manager failed.");
+pub(super) const NOT_RECORDED: XksError = XksError::new(
+    ErrorName::DependencyTimeoutException,
+    "The audit log of the external key store cannot be kept at the moment.",
+);
 /// Before the signature can be checked, like [`BODY_TOO_LONG`].
 pub(crate) const BUSY: XksError =
     XksError::new(ErrorName::ThrottlingException, "The proxy holds too many requests that are still arriving.");
@@ -141,7 +145,7 @@ pub(crate) const PROOF_TIMEOUT: XksError =
 mod tests {
     use super::*;
 
-    const ALL: [XksError; 29] = [
+    const ALL: [XksError; 30] = [
         METHOD_NOT_ALLOWED,
         NOT_GET,
         MISDIRECTED,
@@ -162,6 +166,7 @@ mod tests {
         THROTTLED,
         INVALID_CIPHERTEXT,
         INTERNAL,
+        NOT_RECORDED,
         BUSY,
         BODY_TOO_LONG,
         PROOF_NONCE,

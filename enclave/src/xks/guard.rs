@@ -1,4 +1,6 @@
-//! The seam to policy, quotas and budgets.
+//! The seam to policy, quotas, limits and budgets.
+
+use std::sync::Arc;
 
 use holdfast_shared::external_key::ExternalKeyId;
 use holdfast_shared::ids::KeyStoreId;
@@ -20,25 +22,53 @@ pub struct Question<'q> {
     pub access_key_id: &'q AccessKeyId,
 }
 
+/// That a request may go on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Permit {
+    /// The policy that permits it; nothing where there is none.
+    pub rule: Option<Arc<str>>,
+}
+
 /// Why a guard says no, in order of precedence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Denial {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DenialKind {
     /// The policy does not allow it: 403.
-    #[error("denied by policy")]
     Policy,
-    /// A quota or budget is used up: 429.
-    #[error("denied by quota or budget")]
+    /// A quota, limit or budget is used up: 429.
     Throttled,
 }
 
-/// Decides on Encrypt and Decrypt of enabled keys, after everything else was found in order. Must not block: it runs on the
-/// threads that serve connections.
+/// That a request may not go on. The wire tells the kind; the rule is for records alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial {
+    /// Why.
+    pub kind: DenialKind,
+    /// The policy that forbids it or could not be evaluated, or the limit that is reached; nothing where no policy permits it.
+    pub rule: Option<Arc<str>>,
+}
+
+impl Denial {
+    /// By policy.
+    #[must_use]
+    pub const fn policy(rule: Option<Arc<str>>) -> Self {
+        Self { kind: DenialKind::Policy, rule }
+    }
+
+    /// By this quota, limit or budget.
+    #[must_use]
+    pub fn throttled(rule: &str) -> Self {
+        Self { kind: DenialKind::Throttled, rule: Some(Arc::from(rule)) }
+    }
+}
+
+/// Decides on the use of enabled keys (Encrypt, Decrypt) after everything else was found in order, and on whether somebody may hear
+/// of a key (`GetKeyMetadata`). Must not block: it runs on the threads that serve connections.
 pub trait Guard: Send + Sync {
-    /// Says whether the request may go on, and debits it if so.
+    /// Says whether the request may go on, and debits it if so. A request that is denied is debited nowhere.
     ///
     /// # Errors
     /// Why not.
-    fn permit(&self, question: &Question<'_>) -> Result<(), Denial>;
+    fn permit(&self, question: &Question<'_>) -> Result<Permit, Denial>;
 }
 
 /// Permits everything: a key store without policy, quotas and budgets.
@@ -46,7 +76,7 @@ pub trait Guard: Send + Sync {
 pub struct OpenGuard;
 
 impl Guard for OpenGuard {
-    fn permit(&self, _: &Question<'_>) -> Result<(), Denial> {
-        Ok(())
+    fn permit(&self, _: &Question<'_>) -> Result<Permit, Denial> {
+        Ok(Permit::default())
     }
 }

@@ -4,10 +4,13 @@
 //! printable, so that it cannot forge lines of a log. Audit records are another matter (design, section 9).
 
 use core::fmt;
+use core::time::Duration;
 
 use holdfast_shared::ids::KeyStoreId;
 use holdfast_shared::limits::LOGGED_REQUEST_ID_MAX;
 use holdfast_shared::xks::{ErrorName, Operation};
+
+use super::stages::StageTimes;
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +75,8 @@ pub struct RequestEvent {
     pub outcome: Outcome,
     /// From the request's head to its answer, in milliseconds.
     pub latency_ms: u64,
+    /// Where its time went.
+    pub times: StageTimes,
 }
 
 /// Receives events.
@@ -81,6 +86,9 @@ pub struct RequestEvent {
 pub trait RequestObserver: Send + Sync {
     /// Takes note of a request.
     fn observe(&self, event: RequestEvent);
+
+    /// Takes note of a TLS handshake that succeeded.
+    fn shook_hands(&self, _took: Duration) {}
 }
 
 /// Ignores every event.

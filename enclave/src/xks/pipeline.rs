@@ -5,19 +5,21 @@ use std::sync::Arc;
 use holdfast_shared::external_key::{Ciphertext, ExternalKey, ExternalKeyId, KeyState, MessageRandomness};
 use holdfast_shared::sigv4::Authenticated;
 use holdfast_shared::xks::{
-    self, DecryptAnswer, EkmHealth, EkmStatus, EncryptAnswer, HealthAnswer, KeyMetadataAnswer, KeyStatus, Target,
-    XksError,
+    self, DecryptAnswer, EkmHealth, EkmStatus, EncryptAnswer, HealthAnswer, KeyMetadataAnswer, KeyStatus, Operation,
+    RequestMetadata, Target, XksError,
 };
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::errors::{DENIED, INTERNAL, INVALID_CIPHERTEXT, KEY_NOT_ENABLED, NO_KEYS, THROTTLED, UNKNOWN_KEY, USAGE};
-use super::guard::{Denial, Question};
-use super::observer::LoggedRequestId;
+use super::guard::{Denial, DenialKind, Permit, Question};
 use super::operation::{
     ApiOperation, CryptographicOperation, Decrypt, Encrypt, GetHealthStatus, GetKeyMetadata, HasMetadata, KeyOperation,
 };
 use super::request::AuthenticatedRequest;
 use super::response::{Response, ResponseBody};
+use super::stages::{Note, Stage};
+use super::trail::Trail;
+use crate::audit::Receipt;
 use crate::clock::Clock;
 use crate::directory::{KeyRing, ServedKeyStore};
 
@@ -26,35 +28,51 @@ const VENDOR: &str = "Holdfast";
 /// `xksProxyModel`: "SHOULD include the product name and version".
 const MODEL: &str = concat!("Holdfast ", env!("CARGO_PKG_VERSION"));
 
-/// Takes an authenticated request through all remaining stations. `note` learns the request id once it is known.
+/// Takes an authenticated request through all remaining stations, and records what came of it. `note` learns the request id once
+/// it is known, and what each station took.
 ///
 /// # Errors
-/// The error to answer with: the first that applies, in the order of the design, section 3.
-pub fn answer(
+/// The error to answer with: the first that applies, in the order of the design, section 3. If there is no record of the request, that
+/// is the error.
+pub async fn answer(
     request: AuthenticatedRequest<'_>,
     clock: &dyn Clock,
-    note: &mut Option<LoggedRequestId>,
+    note: &mut Note,
 ) -> Result<Response, XksError> {
-    let AuthenticatedRequest { store, path, body, proof } = request;
-    let finished = match path.target() {
+    let mut trail = Trail::of(&request, note.watch);
+    let finished = finish(request, clock, &mut trail);
+    if finished.is_ok() {
+        trail.lap(Stage::Cipher);
+    }
+    *note = trail.note();
+    let recorded = match finished {
+        Ok(finished) => finished.record(trail).await,
+        Err(error) => Err(trail.refused(error)),
+    };
+    note.watch.lap(Stage::Audit);
+    recorded?.release(clock)
+}
+
+fn finish(request: AuthenticatedRequest<'_>, clock: &dyn Clock, trail: &mut Trail) -> Result<Finished, XksError> {
+    let AuthenticatedRequest { store, path, body, proof, .. } = request;
+    match path.target() {
         Target::Health => {
-            let request = ParsedRequest::<GetHealthStatus>::new(store, proof, xks::parse_health(body)?, note);
-            request.admit(clock)?.finish(clock)?
+            let request = ParsedRequest::<GetHealthStatus>::new(store, proof, xks::parse_health(body)?, trail);
+            request.admit(clock)?.finish(clock)
         }
         Target::Key { id, operation: xks::KeyOperation::GetKeyMetadata } => {
-            let request = ParsedRequest::<GetKeyMetadata>::new(store, proof, xks::parse_key_metadata(body)?, note);
-            request.admit(clock)?.find_key(id)?.finish()
+            let request = ParsedRequest::<GetKeyMetadata>::new(store, proof, xks::parse_key_metadata(body)?, trail);
+            request.admit(clock)?.find_key(id)?.finish(trail)
         }
         Target::Key { id, operation: xks::KeyOperation::Encrypt } => {
-            let request = ParsedRequest::<Encrypt>::new(store, proof, xks::parse_encrypt(body)?, note);
-            request.admit(clock)?.find_key(id)?.authorize()?.perform()?
+            let request = ParsedRequest::<Encrypt>::new(store, proof, xks::parse_encrypt(body)?, trail);
+            request.admit(clock)?.find_key(id)?.authorize(trail)?.perform(trail)
         }
         Target::Key { id, operation: xks::KeyOperation::Decrypt } => {
-            let request = ParsedRequest::<Decrypt>::new(store, proof, xks::parse_decrypt(body)?, note);
-            request.admit(clock)?.find_key(id)?.authorize()?.perform()?
+            let request = ParsedRequest::<Decrypt>::new(store, proof, xks::parse_decrypt(body)?, trail);
+            request.admit(clock)?.find_key(id)?.authorize(trail)?.perform(trail)
         }
-    };
-    finished.release(clock)
+    }
 }
 
 /// A request whose body obeys the specification.
@@ -65,13 +83,9 @@ pub struct ParsedRequest<'r, O: ApiOperation> {
 }
 
 impl<'r, O: ApiOperation> ParsedRequest<'r, O> {
-    fn new(
-        store: Arc<ServedKeyStore>,
-        proof: Authenticated,
-        body: O::Body<'r>,
-        note: &mut Option<LoggedRequestId>,
-    ) -> Self {
-        *note = Some(LoggedRequestId::new(body.metadata().kms_request_id()));
+    fn new(store: Arc<ServedKeyStore>, proof: Authenticated, body: O::Body<'r>, trail: &mut Trail) -> Self {
+        trail.read(body.metadata());
+        trail.lap(Stage::Parse);
         Self { store, proof, body }
     }
 
@@ -142,13 +156,41 @@ impl<O: ApiOperation> KeyedRequest<'_, O> {
 }
 
 impl KeyedRequest<'_, GetKeyMetadata> {
-    /// Describes the key; disabled, blocked and pending destruction all show as `DISABLED`.
-    pub fn finish(self) -> Finished {
+    /// Asks the policy, and describes the key; disabled, blocked and pending destruction all show as `DISABLED`.
+    ///
+    /// "ALL except `GetHealthStatus`" may be refused (specification, "Error codes"), and this is all that `CreateKey` asks: ADR 0025.
+    ///
+    /// # Errors
+    /// 403.
+    pub(super) fn finish(self, trail: &mut Trail) -> Result<Finished, XksError> {
+        let ParsedRequest { store, proof, body } = &self.request;
+        let operation = Operation::GetKeyMetadata;
+        ask(store, self.key.id(), operation, body.metadata(), proof, trail)?;
         let status = if self.is_enabled() { KeyStatus::Enabled } else { KeyStatus::Disabled };
         let body = KeyMetadataAnswer { usage: self.key.usage(), status }.to_json();
         // No key is used, so a block of the key does not hold the answer back: it says that the key is blocked.
-        Finished { store: self.request.store, key: None, body: ResponseBody::Plain(body) }
+        Ok(Finished { store: self.request.store, key: None, body: ResponseBody::Plain(body) })
     }
+}
+
+/// Asks the guard, and says on the wire what kind of denial it is and no more. The record names the rule.
+fn ask(
+    store: &ServedKeyStore,
+    key: &ExternalKeyId,
+    operation: Operation,
+    metadata: &RequestMetadata<'_>,
+    proof: &Authenticated,
+    trail: &mut Trail,
+) -> Result<(), XksError> {
+    let question = Question { key_store: store.id, key, operation, metadata, access_key_id: proof.access_key_id() };
+    let (rule, decided) = match store.guard.permit(&question) {
+        Ok(Permit { rule }) => (rule, Ok(())),
+        Err(Denial { kind: DenialKind::Policy, rule }) => (rule, Err(DENIED)),
+        Err(Denial { kind: DenialKind::Throttled, rule }) => (rule, Err(THROTTLED)),
+    };
+    trail.decided(rule.as_deref());
+    trail.lap(Stage::Guard);
+    decided
 }
 
 impl<'r, O: CryptographicOperation> KeyedRequest<'r, O> {
@@ -156,7 +198,7 @@ impl<'r, O: CryptographicOperation> KeyedRequest<'r, O> {
     ///
     /// # Errors
     /// 400, 403 or 429.
-    pub fn authorize(self) -> Result<AuthorizedRequest<'r, O>, XksError> {
+    pub(super) fn authorize(self, trail: &mut Trail) -> Result<AuthorizedRequest<'r, O>, XksError> {
         if !self.is_enabled() {
             return Err(KEY_NOT_ENABLED);
         }
@@ -164,22 +206,12 @@ impl<'r, O: CryptographicOperation> KeyedRequest<'r, O> {
             return Err(USAGE);
         }
         let ParsedRequest { store, proof, body } = self.request;
-        let question = Question {
-            key_store: store.id,
-            key: self.key.id(),
-            operation: O::OPERATION,
-            metadata: body.metadata(),
-            access_key_id: proof.access_key_id(),
-        };
-        store.guard.permit(&question).map_err(|denial| match denial {
-            Denial::Policy => DENIED,
-            Denial::Throttled => THROTTLED,
-        })?;
+        ask(&store, self.key.id(), O::OPERATION, body.metadata(), &proof, trail)?;
         Ok(AuthorizedRequest { store, key: self.key, body })
     }
 }
 
-/// A request that may be performed. Made by [`KeyedRequest::authorize`] and in no other way.
+/// A request that may be performed. Made by `KeyedRequest::authorize` and in no other way.
 pub struct AuthorizedRequest<'r, O: ApiOperation> {
     store: Arc<ServedKeyStore>,
     key: Arc<ExternalKey>,
@@ -191,15 +223,17 @@ impl AuthorizedRequest<'_, Encrypt> {
     ///
     /// # Errors
     /// 500 if cipher, generator or the verifying decryption fails.
-    pub fn perform(self) -> Result<Finished, XksError> {
+    pub(super) fn perform(self, trail: &mut Trail) -> Result<Finished, XksError> {
         let Self { store, key, body } = self;
         let randomness = message_randomness()?;
         let json = if body.integrity_value {
             let verified = key.encrypt_verified(&randomness, &body.aad, &body.plaintext).map_err(|_| INTERNAL)?;
             let (message, value) = verified.into_parts();
+            trail.used(message.as_ciphertext().metadata);
             EncryptAnswer { message: &message, integrity_value: Some(&value) }.to_json()
         } else {
             let message = key.encrypt(&randomness, &body.aad, &body.plaintext).map_err(|_| INTERNAL)?;
+            trail.used(message.as_ciphertext().metadata);
             EncryptAnswer { message: &message, integrity_value: None }.to_json()
         };
         Ok(Finished { store, key: Some(key.id().clone()), body: ResponseBody::Plain(json) })
@@ -211,8 +245,9 @@ impl AuthorizedRequest<'_, Decrypt> {
     ///
     /// # Errors
     /// 400 if the ciphertext is not ours or not intact.
-    pub fn perform(self) -> Result<Finished, XksError> {
+    pub(super) fn perform(self, trail: &mut Trail) -> Result<Finished, XksError> {
         let Self { store, key, body } = self;
+        trail.used(&body.ciphertext_metadata);
         let message = Ciphertext {
             ciphertext: &body.ciphertext,
             metadata: &body.ciphertext_metadata,
@@ -225,7 +260,7 @@ impl AuthorizedRequest<'_, Decrypt> {
     }
 }
 
-/// An answer that has not passed the gate again.
+/// An answer of which there is no record yet.
 pub struct Finished {
     store: Arc<ServedKeyStore>,
     key: Option<ExternalKeyId>,
@@ -233,13 +268,30 @@ pub struct Finished {
 }
 
 impl Finished {
+    /// Records that the request was answered, as safely as the key store's audit settings demand.
+    ///
+    /// # Errors
+    /// 503 if there is no such record, or too much of the log has no witness.
+    async fn record(self, trail: Trail) -> Result<Recorded, XksError> {
+        Ok(Recorded { receipt: trail.succeeded(&self.store.audit).await?, finished: self })
+    }
+}
+
+/// An answer that has not passed the gate again. Made with an audit log's [`Receipt`] and in no other way.
+pub struct Recorded {
+    finished: Finished,
+    receipt: Receipt,
+}
+
+impl Recorded {
     /// Asks the gate once more, and makes the one kind of response that has status 200.
     ///
     /// # Errors
     /// 400 if store or key were blocked meanwhile, 503 if a lease has expired.
     pub fn release(self, clock: &dyn Clock) -> Result<Response, XksError> {
-        self.store.gate.check(clock.monotonic_ms(), self.key.as_ref())?;
-        Ok(Response::success(self.body))
+        let Finished { store, key, body } = self.finished;
+        store.gate.check(clock.monotonic_ms(), key.as_ref())?;
+        Ok(Response::success(body, self.receipt))
     }
 }
 

@@ -7,6 +7,7 @@ use holdfast_shared::xks::{HostName, RequestPath};
 use http::header::HeaderName;
 use http::request::Parts;
 use http::{HeaderMap, Method};
+use tokio::time::Instant;
 
 use super::errors::{NOT_AUTHENTICATED, Refused, UNKNOWN_PATH};
 use crate::clock::Clock;
@@ -20,15 +21,16 @@ pub struct RawRequest<'r> {
     authority: &'r str,
     host_name: &'r HostName,
     client: Option<&'r ClientCertificate>,
+    arrived: Instant,
 }
 
 impl<'r> RawRequest<'r> {
-    /// Takes a request's head. `authority` is `Host` or `:authority` as received; `host_name` is the server name of the TLS
+    /// Takes a request's head; its latency counts from now on. `authority` is `Host` or `:authority` as received; `host_name` is the server name of the TLS
     /// connection, of which the caller has made sure that `authority` names it.
     #[must_use]
     pub fn new(parts: &'r Parts, authority: &'r str, host_name: &'r HostName) -> Self {
         let path = parts.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
-        Self { parts, path, authority, host_name, client: None }
+        Self { parts, path, authority, host_name, client: None, arrived: Instant::now() }
     }
 
     /// The certificate that the client of the TLS connection proved to hold, where it was asked for one.
@@ -74,8 +76,13 @@ impl<'r> RoutedRequest<'r> {
     /// Verifies the client's certificate, if the key store asks for one, and the signature over head and `body`.
     ///
     /// # Errors
-    /// 401, the same for every cause.
+    /// 401, the same for every cause. The audit log counts it.
     pub fn authenticate(self, body: &'r [u8], clock: &dyn Clock) -> Result<AuthenticatedRequest<'r>, Refused> {
+        let audit = Arc::clone(&self.store.audit);
+        self.verify(body, clock).inspect_err(|_| audit.unauthenticated())
+    }
+
+    fn verify(self, body: &'r [u8], clock: &dyn Clock) -> Result<AuthenticatedRequest<'r>, Refused> {
         // The handshake took what any key store under this host name takes, and may be older than the setting.
         let wall_ms = clock.wall_ms();
         if let Some(setting) = &self.store.client_authentication
@@ -94,7 +101,7 @@ impl<'r> RoutedRequest<'r> {
         let proof = Claim::parse(&request, &self.store.regions, clock.wall_ms())
             .and_then(|claim| claim.verify(&self.store.credentials))
             .map_err(|_| NOT_AUTHENTICATED)?;
-        Ok(AuthenticatedRequest { store: self.store, path: self.path, body, proof })
+        Ok(AuthenticatedRequest { store: self.store, path: self.path, body, proof, arrived: self.raw.arrived })
     }
 }
 
@@ -116,4 +123,5 @@ pub struct AuthenticatedRequest<'r> {
     pub(super) path: RequestPath,
     pub(super) body: &'r [u8],
     pub(super) proof: Authenticated,
+    pub(super) arrived: Instant,
 }

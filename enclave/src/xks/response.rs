@@ -6,6 +6,7 @@ use http::{HeaderMap, StatusCode};
 use zeroize::Zeroizing;
 
 use super::errors::Refused;
+use crate::audit::Receipt;
 
 /// The body of an answer.
 #[derive(Debug)]
@@ -26,8 +27,8 @@ pub struct Response {
 }
 
 impl Response {
-    /// Reserved for [`super::Finished::release`].
-    pub(super) fn success(body: ResponseBody) -> Self {
+    /// Reserved for [`super::Recorded::release`]. The receipt is spent: one record, one answer.
+    pub(super) fn success(body: ResponseBody, _: Receipt) -> Self {
         Self { status: StatusCode::OK, body, header: None }
     }
 

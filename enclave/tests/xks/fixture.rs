@@ -9,6 +9,7 @@ use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, si
 use aws_sigv4::sign::v4;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use holdfast_enclave::audit::{AuditKey, AuditLog, AuditLogs, NextSegment, Readers, VersionInService};
 use holdfast_enclave::clock::{Clock as _, SteppedClock};
 use holdfast_enclave::directory::{
     Blocks, CustodianHealth, Directory, FleetHealth, Gate, KeyRing, KeySlot, OwnerId, ServedKeyStore,
@@ -16,9 +17,11 @@ use holdfast_enclave::directory::{
 use holdfast_enclave::nsm::{Nsm, NsmDevice};
 use holdfast_enclave::server::{ServerContext, ServerLimits};
 use holdfast_enclave::tls::TlsIdentity;
-use holdfast_enclave::xks::{Denial, Guard, Question, RequestEvent, RequestObserver};
+use holdfast_enclave::xks::{Denial, Guard, Permit, Question, RequestEvent, RequestObserver};
+use holdfast_shared::audit::{AuditMode, AuditSettings, Auditor, Terms};
 use holdfast_shared::external_key::{ExternalKey, ExternalKeyId, ExternalKeyVersion, KeyState, KeyUsage};
-use holdfast_shared::ids::{BlobId, KeyStoreId};
+use holdfast_shared::hpke;
+use holdfast_shared::ids::{BlobId, BootId, KeyStoreId};
 use holdfast_shared::secrets::{Secret, SecretBytes};
 use holdfast_shared::sigv4::{AccessKeyId, Credential, CredentialSet, Region, Regions};
 use holdfast_shared::xks::{HostName, PathPrefix};
@@ -53,12 +56,12 @@ pub(crate) struct TestGuard {
 }
 
 impl Guard for TestGuard {
-    fn permit(&self, question: &Question<'_>) -> Result<(), Denial> {
+    fn permit(&self, question: &Question<'_>) -> Result<Permit, Denial> {
         assert_eq!(question.access_key_id.as_str(), ACCESS_KEY_ID);
         if let Some(hook) = &*self.hook.lock().unwrap() {
             hook();
         }
-        self.denial.lock().unwrap().map_or(Ok(()), Err)
+        self.denial.lock().unwrap().clone().map_or_else(|| Ok(Permit::default()), Err)
     }
 }
 
@@ -131,6 +134,8 @@ pub(crate) struct World {
     pub(crate) observer: Arc<Recorder>,
     pub(crate) ca: Ca,
     pub(crate) device: TestDevice,
+    pub(crate) audit: Audit,
+    pub(crate) reader: hpke::PrivateKey,
     nsm: Nsm,
 }
 
@@ -174,12 +179,38 @@ pub(crate) fn key_store(id: u8, owner: u8, host: &str, prefix: &str, tls: &Arc<T
         gate: Arc::new(Gate::new()),
         keys: Arc::new(KeySlot::new()),
         fleet: Arc::new(FleetHealth::new(Vec::new())),
+        audit: audit_log(KeyStoreId([id; 32]), &hpke::PrivateKey::generate().unwrap(), AuditMode::Relaxed).log,
     }
+}
+
+/// A log that is open for one reader, on a clock of its own. Nobody stores or witnesses it but the test.
+pub(crate) struct Audit {
+    pub(crate) clock: Arc<SteppedClock>,
+    pub(crate) logs: AuditLogs,
+    pub(crate) log: Arc<AuditLog>,
+}
+
+fn audit_log(id: KeyStoreId, reader: &hpke::PrivateKey, mode: AuditMode) -> Audit {
+    let clock = Arc::new(SteppedClock::at(WALL_MS));
+    let logs = AuditLogs::new(AuditKey::generate().unwrap(), BootId([9; 16]), clock.clone());
+    let log = logs.of(id).unwrap();
+    let auditors = vec![Auditor { name: "auditor".to_owned(), encryption_key: *reader.public_key() }];
+    let settings = AuditSettings { auditors, administrators_read: false, mode, ..AuditSettings::default() };
+    let (readers, terms) = (Readers::of(Some(&settings), &[]), Terms::of(Some(&settings)));
+    let next = NextSegment::seal(Secret::take(&mut [0xA0; 32]), (&log.id(), 0), readers, terms).unwrap();
+    let blob_id = BlobId([0xB7; 32]);
+    let version = VersionInService { version: 7, blob_id, executed: Vec::new(), settings: Some(settings) };
+    log.enter(&version, Some(next), Vec::new, Vec::new).unwrap();
+    Audit { clock, logs, log }
 }
 
 impl World {
     /// One key store that serves, with the key `blocked` blocked.
     pub(crate) fn new() -> Self {
+        Self::with_audit(AuditMode::Relaxed)
+    }
+
+    pub(crate) fn with_audit(mode: AuditMode) -> Self {
         let clock = Arc::new(SteppedClock::at(WALL_MS));
         let ca = Ca::new();
         let guard = Arc::new(TestGuard::default());
@@ -188,7 +219,9 @@ impl World {
         custodian.answered(clock.monotonic_ms());
         let fleet = Arc::new(FleetHealth::new(vec![custodian]));
         let usual = key_store(1, 1, HOST, PREFIX, &ca.identity(HOST, 1));
-        let store = ServedKeyStore { guard: guard.clone(), fleet, ..usual };
+        let reader = hpke::PrivateKey::generate().unwrap();
+        let audit = audit_log(usual.id, &reader, mode);
+        let store = ServedKeyStore { guard: guard.clone(), fleet, audit: Arc::clone(&audit.log), ..usual };
         let (gate, keys) = (Arc::clone(&store.gate), Arc::clone(&store.keys));
         gate.set_lease_expiry(LEASE_MS);
         assert!(gate.apply(Blocks { epoch: 1, store: false, keys: HashSet::from([key_id("blocked")]) }));
@@ -197,7 +230,8 @@ impl World {
         assert_eq!(directory.replace(vec![Arc::new(store)]).unwrap(), []);
         let device = TestDevice::default();
         let nsm = Nsm::start(Box::new(device.clone())).unwrap();
-        Self { clock, directory, gate, keys, guard, observer: Arc::default(), ca, device, nsm }
+        let observer = Arc::default();
+        Self { clock, directory, gate, keys, guard, observer, ca, device, audit, reader, nsm }
     }
 
     pub(crate) fn context(&self) -> Arc<ServerContext> {

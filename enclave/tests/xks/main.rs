@@ -7,6 +7,7 @@
     reason = "a test stops where it fails, in its helpers too"
 )]
 
+mod audit;
 mod bodies;
 mod bytes;
 mod directory;

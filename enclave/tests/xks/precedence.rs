@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use holdfast_enclave::clock::Clock;
 use holdfast_enclave::directory::Blocks;
-use holdfast_enclave::xks::{self, Denial, RawRequest, Refused, Response};
+use holdfast_enclave::xks::{self, Denial, Note, RawRequest, Refused, Response};
 use holdfast_shared::xks::HostName;
 use serde_json::{Value, json};
 
@@ -15,12 +15,12 @@ pub(crate) async fn run(world: &World, call: &Call) -> (u16, Value) {
     let host_name = HostName::parse(HOST).unwrap();
     let (parts, body) = call.signed().into_parts();
     let clock: &dyn Clock = &*world.clock;
-    let respond = || -> Result<Response, Refused> {
+    let respond = async || -> Result<Response, Refused> {
         let routed = RawRequest::new(&parts, &call.host, &host_name).route(&world.directory)?;
         let request = routed.authenticate(body.as_bytes(), clock)?;
-        Ok(xks::answer(request, clock, &mut None)?)
+        Ok(xks::answer(request, clock, &mut Note::begin()).await?)
     };
-    let response = respond().unwrap_or_else(Response::refused).into_http();
+    let response = respond().await.unwrap_or_else(Response::refused).into_http();
     let status = response.status().as_u16();
     (status, serde_json::from_slice(response.body()).unwrap_or(Value::Null))
 }
@@ -74,8 +74,8 @@ async fn every_combination_of_faults() {
         world.gate.apply(Blocks { epoch, store: has("store blocked"), keys: HashSet::new() });
         world.gate.set_lease_expiry(if has("lease expired") { 0 } else { LEASE_MS });
         *world.guard.denial.lock().unwrap() = match (has("policy"), has("throttle")) {
-            (true, _) => Some(Denial::Policy),
-            (false, true) => Some(Denial::Throttled),
+            (true, _) => Some(Denial::policy(None)),
+            (false, true) => Some(Denial::throttled("quota")),
             (false, false) => None,
         };
         let (status, answer) = run(&world, &call).await;
@@ -104,7 +104,6 @@ async fn unsupported_stands_where_validation_stands() {
 #[tokio::test]
 async fn metadata_answers_before_the_state_of_the_key() {
     let world = World::new();
-    *world.guard.denial.lock().unwrap() = Some(Denial::Policy);
     let body = json!({ "requestMetadata": metadata() });
     let cases = [
         ("enabled", "ENABLED", json!(["ENCRYPT", "DECRYPT"])),
@@ -114,9 +113,15 @@ async fn metadata_answers_before_the_state_of_the_key() {
         ("decrypt-only", "ENABLED", json!(["DECRYPT"])),
         ("encrypt-only", "ENABLED", json!(["ENCRYPT"])),
     ];
-    for (key, status, usage) in cases {
+    for (key, status, usage) in cases.clone() {
         let expected = json!({ "keySpec": "AES_256", "keyUsage": usage, "keyStatus": status });
         assert_eq!(run(&world, &Call::new(&format!("keys/{key}/metadata"), &body)).await, (200, expected), "{key}");
+    }
+    // The policy is asked who may hear of a key, whatever its state; whether there is one, it does not hide.
+    *world.guard.denial.lock().unwrap() = Some(Denial::policy(Some("rule".into())));
+    for (key, ..) in cases {
+        let (status, answer) = run(&world, &Call::new(&format!("keys/{key}/metadata"), &body)).await;
+        assert_eq!((status, answer["errorName"].as_str()), (403, Some("AccessDeniedException")), "{key}");
     }
     let call = Call::new("keys/missing/metadata", &body);
     assert_eq!(run(&world, &call).await.1["errorName"], "KeyNotFoundException");
@@ -141,7 +146,7 @@ async fn keys_out_of_service_are_not_used() {
 #[tokio::test]
 async fn health_skips_policy_and_nothing_else() {
     let world = World::new();
-    *world.guard.denial.lock().unwrap() = Some(Denial::Policy);
+    *world.guard.denial.lock().unwrap() = Some(Denial::policy(None));
     let call = Call::new("health", &json!({ "requestMetadata": { "kmsOperation": "o", "kmsRequestId": "r" } }));
     let (status, answer) = run(&world, &call).await;
     let model = format!("Holdfast {}", env!("CARGO_PKG_VERSION"));

@@ -242,7 +242,7 @@ async fn documents_are_rationed_for_each_host_name_and_for_all() {
         }
         unreachable!()
     };
-    // What comes in the first millisecond is added to the burst (`xks::quota`): here that rounds to nothing.
+    // What comes in the first millisecond is added to the burst (`xks::bucket`): here that rounds to nothing.
     let each = PROOFS_PER_SECOND_AND_HOST;
     for host in hosts.iter().take(usize::try_from(PROOFS_PER_SECOND / each).unwrap()) {
         assert_eq!(taken(host).await, each, "{host}");

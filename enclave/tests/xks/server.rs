@@ -102,9 +102,9 @@ async fn every_error_of_the_table() {
             assert_eq!(answer.as_object().unwrap().len(), 2);
         }
         let (mut client, _served) = Client::open(&world, protocol).await;
-        *world.guard.denial.lock().unwrap() = Some(Denial::Policy);
+        *world.guard.denial.lock().unwrap() = Some(Denial::policy(None));
         assert_eq!(client.call(&good()).await.0, 403);
-        *world.guard.denial.lock().unwrap() = Some(Denial::Throttled);
+        *world.guard.denial.lock().unwrap() = Some(Denial::throttled("quota"));
         assert_eq!(client.call(&good()).await.0, 429);
         world.gate.set_lease_expiry(0);
         assert_eq!(client.call(&good()).await.0, 503);

@@ -42,6 +42,19 @@ fn messages_have_the_form_of_the_protocol() {
             ToParent::Log { level: Level::Warn, text: "line\nbreak".into() },
             r#"{"log":{"level":"warn","text":"line\\nbreak"}}"#.to_owned(),
         ),
+        (
+            ToParent::Refusal(RefusedRequest {
+                key_store_id: KeyStoreId::from([1; 32]),
+                operation: "Decrypt".into(),
+                error: "AccessDeniedException".into(),
+                kms_request_id: Some("id".into()),
+                latency_ms: 4,
+            }),
+            format!(
+                r#"{{"refusal":{{"key_store_id":"{}","operation":"Decrypt","error":"AccessDeniedException","kms_request_id":"id","latency_ms":4}}}}"#,
+                "01".repeat(32)
+            ),
+        ),
         (ToParent::Drained, r#""drained""#.to_owned()),
     ];
     for (message, json) in to_parent {

@@ -21,6 +21,11 @@ const CIDS_MAX: usize = 2;
 pub struct AddressPattern(String);
 
 impl AddressPattern {
+    /// At this vsock port, for whichever enclave.
+    pub(super) fn at_vsock_port(port: u32) -> Self {
+        Self(format!("vsock://{}:{port}", u32::MAX))
+    }
+
     fn has_mark(&self) -> bool {
         self.0.contains(CID_MARK)
     }
@@ -91,6 +96,8 @@ pub struct Place {
     pub control: Address,
     /// Where we take its egress connections.
     pub egress: Address,
+    /// Where we take its audit connections.
+    pub audit: Address,
 }
 
 /// The addresses of every enclave that may run.
@@ -112,15 +119,21 @@ impl Places {
         ingress: &AddressPattern,
         control: &AddressPattern,
         egress: &AddressPattern,
+        audit: &AddressPattern,
     ) -> Result<Self, String> {
-        let [ingress, control, egress] =
-            [("enclave.ingress", ingress), ("control.listen", control), ("egress.listen", egress)];
-        check(cids, [ingress, control, egress])?;
+        let [ingress, control, egress, audit] = [
+            ("enclave.ingress", ingress),
+            ("control.listen", control),
+            ("egress.listen", egress),
+            ("audit.listen", audit),
+        ];
+        check(cids, [ingress, control, egress, audit])?;
         let place = |cid| {
             let at = |(field, pattern): (&str, &AddressPattern)| {
                 pattern.at(cid).map_err(|error| format!("{field}: {error}"))
             };
-            Ok::<_, String>(Place { cid, ingress: at(ingress)?, control: at(control)?, egress: at(egress)? })
+            let (ingress, control) = (at(ingress)?, at(control)?);
+            Ok::<_, String>(Place { cid, ingress, control, egress: at(egress)?, audit: at(audit)? })
         };
         let first = place(cids.first().copied())?;
         let second = cids.get(1).map(|cid| place(Some(*cid))).transpose()?;
@@ -136,7 +149,7 @@ impl Places {
     }
 }
 
-fn check(cids: &[u32], fields: [(&str, &AddressPattern); 3]) -> Result<(), String> {
+fn check(cids: &[u32], fields: [(&str, &AddressPattern); 4]) -> Result<(), String> {
     let [(_, ingress), listening @ ..] = fields;
     if cids.is_empty() {
         return match fields.into_iter().find(|(_, pattern)| pattern.has_mark()) {
@@ -169,7 +182,7 @@ mod tests {
 
     fn places(cids: &[u32], ingress: &str, control: &str, egress: &str) -> Result<Places, String> {
         let pattern = |text: &str| AddressPattern(text.to_owned());
-        Places::of(cids, &pattern(ingress), &pattern(control), &pattern(egress))
+        Places::of(cids, &pattern(ingress), &pattern(control), &pattern(egress), &pattern("vsock://3:9003"))
     }
 
     #[test]

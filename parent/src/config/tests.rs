@@ -10,6 +10,9 @@ ingress = "vsock://16:9000"
 listen = "vsock://3:9001"
 [egress]
 listen = "unix:///run/egress.sock"
+[audit]
+listen = "unix:///run/audit.sock"
+folder = "audit"
 "#;
 
 fn load(text: &str) -> Result<Config, String> {
@@ -28,13 +31,36 @@ fn the_minimal_configuration_has_the_documented_defaults() {
     assert_eq!(config.connect_timeout, Duration::from_secs(5));
     assert_eq!(config.drain_grace, Duration::ZERO);
     assert_eq!(config.drain_timeout, Duration::from_secs(30));
-    assert_eq!(config.egress.max_connections, 2048);
+    assert_eq!(config.egress.max_connections, 12_288);
     assert_eq!(config.egress.idle_timeout, Duration::from_mins(5));
     assert_eq!((config.log_format, config.log_level), (LogFormat::Text, LogLevel::Info));
     assert_eq!((config.ports_file, config.enclave.command), (None, None));
     assert_eq!(config.egress.allow, []);
+    assert_eq!((config.audit.rotate_bytes, config.audit.keep_days), (16 * 1024 * 1024, None));
+    assert!(config.audit.folder.is_absolute());
     assert_eq!(config.key_stores, Path::new("/etc/key-stores"));
     assert!(config.static_configuration.is_absolute());
+}
+
+/// Files from before there was an audit log.
+#[test]
+fn a_configuration_without_an_audit_section_has_one_for_instances() {
+    let config = load(MINIMAL.split("[audit]").next().unwrap()).unwrap();
+    assert_eq!(config.audit.listen.to_string(), "vsock://4294967295:9003");
+    assert_eq!(config.audit.folder, Path::new("/var/lib/holdfast/audit"));
+    assert_eq!((config.audit.rotate_bytes, config.audit.keep_days), (16 * 1024 * 1024, None));
+    let folder = load(&MINIMAL.replace("folder = \"audit\"", "")).unwrap().audit.folder;
+    assert_eq!(folder, Path::new("/var/lib/holdfast/audit"));
+}
+
+#[test]
+fn too_few_egress_connections_are_noticed() {
+    let mut egress = load(MINIMAL).unwrap().egress;
+    assert_eq!(egress.needed_for(holdfast_link::limits::KEY_STORES_MAX), None);
+    egress.max_connections = 5;
+    for (key_stores, expected) in [(0, None), (2, None), (3, Some(6))] {
+        assert_eq!(egress.needed_for(key_stores), expected, "{key_stores}");
+    }
 }
 
 #[test]
@@ -50,11 +76,17 @@ fn the_example_is_a_configuration() {
         })
         .collect();
     let mut config = load(&all).unwrap();
-    assert!(config.nitro.is_some() && config.ports_file.is_some() && config.aws.is_some());
+    assert!(
+        config.nitro.is_some()
+            && config.ports_file.is_some()
+            && config.aws.is_some()
+            && config.audit.keep_days.is_some()
+    );
     let mut without = load(example).unwrap();
     assert_eq!((config.cids(), without.cids()), ([16, 17].as_slice(), [16, 17].as_slice()));
     // These have no default, and files are beside the configuration, which each time is in another folder.
     (config.ports_file, config.aws, config.enclave.cids) = (None, None, None);
+    config.audit.keep_days = None;
     for config in [&mut config, &mut without] {
         let own = config.file.parent().unwrap().to_owned();
         let nitro = config.nitro.as_mut().unwrap();
@@ -81,24 +113,24 @@ fn an_error_names_file_line_and_field() {
         (MINIMAL.replace("vsock://16:9000", "vsock://16"), "/parent.toml:6: expected vsock://CID:PORT"),
         (MINIMAL.replace("127.0.0.1:0", "localhost:0"), "/parent.toml:1: invalid socket address"),
         (
-            format!("{MINIMAL}allow = [\n\"a.example:443\",\n\"A:443\"]"),
+            MINIMAL.replace("[audit]", "allow = [\n\"a.example:443\",\n\"A:443\"]\n[audit]"),
             "/parent.toml:11: \"A:443\": expected host:port",
         ),
         (MINIMAL.replace("[control]", "command = []\n[control]"), "/parent.toml:7: must name a program"),
         (
             format!("{MINIMAL}[aws]\ncredentials = \"none\""),
-            "/parent.toml:12: unknown variant `none`, expected `instance-role`",
+            "/parent.toml:15: unknown variant `none`, expected `instance-role`",
         ),
         (format!("{MINIMAL}[aws]"), "missing field `credentials`"),
         (
             format!("{MINIMAL}[aws]\ncredentials = \"instance-role\"\ninstance_metadata = \"10.0.0.1:80\""),
-            "/parent.toml:13: must be a loopback or link-local address",
+            "/parent.toml:16: must be a loopback or link-local address",
         ),
         (
             format!("{MINIMAL}[nitro]\neif = \"x\"\nmemory_mib = 1\ndebug_mode = true"),
-            "/parent.toml:14: unknown field `debug_mode`",
+            "/parent.toml:17: unknown field `debug_mode`",
         ),
-        (format!("{MINIMAL}[nitro]\neif = \"x\"\nmemory_mib = 0"), "/parent.toml:13: must be from 1 to 4194304"),
+        (format!("{MINIMAL}[nitro]\neif = \"x\"\nmemory_mib = 0"), "/parent.toml:16: must be from 1 to 4194304"),
         (format!("{MINIMAL}[nitro]\neif = \"x\"\nmemory_mib = 1"), "exactly one of cpu_count and cpu_ids"),
         (
             format!("{MINIMAL}[nitro]\neif = \"x\"\nmemory_mib = 1\ncpu_ids = [1]"),
@@ -115,6 +147,8 @@ fn an_error_names_file_line_and_field() {
         ),
         (MINIMAL.replace("[control]", "cids = [16]\n[control]"), "enclave.cids: needs enclave.command or nitro"),
         (MINIMAL.replace("[egress]", "colour = 1\n[egress]"), "/parent.toml:9: unknown field `colour`"),
+        (format!("{MINIMAL}rotate_bytes = 1"), "/parent.toml:14: must be from 1048576 to 1073741824"),
+        (format!("{MINIMAL}keep_days = 0"), "/parent.toml:14: must be from 1 to 36500"),
         (MINIMAL.replace("[control]\nlisten = \"vsock://3:9001\"\n", ""), "missing field `control`"),
         ("listen".to_owned(), "/parent.toml:1: "),
     ] {

@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::audit::look;
 use crate::config::{Config, NitroConfig, read_bounded};
 use crate::limits::SYSTEM_FILE_MAX;
 use crate::nitro::Cli;
@@ -82,6 +83,7 @@ pub(crate) async fn check(config: &Config, root: &Path) -> Vec<Finding> {
                 .map(|image| format!("PCR0 {}, PCR1 {}, PCR2 {}", image.pcr0, image.pcr1, image.pcr2))
                 .map_err(|error| error.to_string()),
         ),
+        Finding::of("audit folder", look(&config.audit.folder)),
     ]
 }
 

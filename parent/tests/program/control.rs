@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use holdfast_link::control::{
-    Hello, KeyStoreState, KeyStoreStatus, Level, Status, ToEnclave, ToParent, receive_configuration,
+    Hello, KeyStoreState, KeyStoreStatus, Level, METRICS_FORMAT, Metrics, RefusedRequest, Status, ToEnclave, ToParent,
+    receive_configuration,
 };
 use holdfast_link::{BootId, KeyStoreId};
 use serde_json::json;
@@ -108,7 +109,8 @@ async fn other_paths_and_methods_are_refused() {
     for (request, expected) in [
         ("GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), 404),
         ("GET /ready/ HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), 404),
-        ("POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".to_owned(), 404),
+        ("POST /metric HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".to_owned(), 404),
+        ("POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".to_owned(), 405),
         ("POST /ready HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".to_owned(), 405),
         ("DELETE /status HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), 405),
         (format!("GET /ready HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(16_384)), 431),
@@ -218,6 +220,65 @@ async fn the_enclaves_log_is_printed_escaped_and_bounded() {
     let dropped = parent.status().await["counters"]["enclave_log_dropped"].as_u64().unwrap();
     assert_eq!(u64::try_from(printed).unwrap() + dropped, 1000);
     assert!(dropped > 0, "a flood must not be printed whole");
+}
+
+#[tokio::test]
+async fn a_refused_request_is_one_json_line_and_a_flood_of_them_is_bounded() {
+    let parent = Parent::start(Options { top: "log_format = \"json\"".to_owned(), ..Options::default() }).await;
+    let mut control = parent.control(1).await;
+    let refusal = |number: u32| {
+        ToParent::Refusal(RefusedRequest {
+            key_store_id: [0xab; 32].into(),
+            operation: "Decrypt".into(),
+            error: "AccessDeniedException".into(),
+            kms_request_id: Some(format!("request-{number}").as_str().into()),
+            latency_ms: 7,
+        })
+    };
+    for number in 0..1000 {
+        control.tell(&refusal(number)).await;
+    }
+    control.tell_ready(true).await;
+    until(|| async { parent.page("/ready").await.0 == 200 }).await;
+    let log = parent.log();
+    let lines: Vec<serde_json::Value> = log
+        .lines()
+        .filter(|line| line.contains("a request was refused"))
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let first = &lines[0];
+    assert_eq!((&first["level"], &first["target"]), (&"WARN".into(), &"enclave".into()));
+    let expected = serde_json::json!({
+        "message": "a request was refused", "kmsRequestId": "request-0", "operation": "Decrypt",
+        "errorName": "AccessDeniedException", "key_store": "ab".repeat(32), "latency_ms": 7,
+    });
+    assert_eq!(first["fields"], expected);
+    let dropped = parent.status().await["counters"]["enclave_log_dropped"].as_u64().unwrap();
+    assert_eq!(u64::try_from(lines.len()).unwrap() + dropped, 1000);
+    assert!(dropped > 0, "a flood must not be printed whole");
+}
+
+#[tokio::test]
+async fn metrics_are_served_beside_the_status() {
+    let parent = Parent::start(Options::default()).await;
+    let (status, page) = parent.request("GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n").await;
+    assert_eq!(status, 200);
+    assert!(page.contains("holdfast_enclave_up{slot=\"first\"} 0\n"), "{page}");
+    let mut control = parent.control(1).await;
+    control.tell_ready(true).await;
+    control.tell(&ToParent::Metrics(Box::new(Metrics { format: METRICS_FORMAT, ..Metrics::default() }))).await;
+    until(|| async {
+        let (_, page) = parent.request("GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n").await;
+        page.contains("holdfast_enclave_up{slot=\"first\"} 1\n")
+            && page.contains("holdfast_handshake_duration_seconds_count")
+    })
+    .await;
+    // What an honest enclave of this release cannot write.
+    let other = ToParent::Metrics(Box::new(Metrics { format: METRICS_FORMAT + 1, ..Metrics::default() }));
+    let other = serde_json::to_vec(&other).unwrap();
+    control.writer.write_all(&u32::try_from(other.len()).unwrap().to_be_bytes()).await.unwrap();
+    control.writer.write_all(&other).await.unwrap();
+    parent.counted("control_refused", 1).await;
 }
 
 #[tokio::test]

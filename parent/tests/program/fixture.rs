@@ -39,6 +39,8 @@ pub(crate) struct Options {
     pub(crate) enclave: String,
     /// Lines for `[egress]`.
     pub(crate) egress: String,
+    /// Lines for `[audit]`.
+    pub(crate) audit: String,
 }
 
 /// The running program.
@@ -53,7 +55,7 @@ pub(crate) const STATIC_CONFIGURATION: &str = "{ \"b\":1,\r\n\t\"a\" : \"\u{e9}\
 
 /// Writes the files of a parent into `folder`.
 pub(crate) fn write_files(folder: &Path, options: &Options) -> PathBuf {
-    let Options { top, enclave, egress } = options;
+    let Options { top, enclave, egress, audit } = options;
     let root = folder.display();
     std::fs::create_dir_all(folder.join("key-stores")).unwrap();
     std::fs::write(folder.join("static.json"), STATIC_CONFIGURATION).unwrap();
@@ -62,7 +64,8 @@ pub(crate) fn write_files(folder: &Path, options: &Options) -> PathBuf {
          key_stores = \"key-stores\"\nports_file = \"ports.json\"\nlog_level = \"debug\"\n{top}\n\
          [enclave]\ningress = \"unix://{root}/ingress.sock\"\n{enclave}\n\
          [control]\nlisten = \"unix://{root}/control.sock\"\n\
-         [egress]\nlisten = \"unix://{root}/egress.sock\"\n{egress}\n"
+         [egress]\nlisten = \"unix://{root}/egress.sock\"\n{egress}\n\
+         [audit]\nlisten = \"unix://{root}/audit.sock\"\nfolder = \"audit\"\n{audit}\n"
     );
     let file = folder.join("parent.toml");
     std::fs::write(&file, text).unwrap();
@@ -81,9 +84,14 @@ impl Parent {
     }
 
     pub(crate) async fn start_in(folder: tempfile::TempDir, file: &Path) -> Self {
+        Self::start_as(program(), folder, file).await
+    }
+
+    /// As a command that runs the program in its own process.
+    pub(crate) async fn start_as(mut command: Command, folder: tempfile::TempDir, file: &Path) -> Self {
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
         let mut child =
-            program().arg("--config").arg(file).stdout(Stdio::piped()).stderr(log).kill_on_drop(true).spawn().unwrap();
+            command.arg("--config").arg(file).stdout(Stdio::piped()).stderr(log).kill_on_drop(true).spawn().unwrap();
         let mut line = String::new();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         soon(output.read_line(&mut line)).await.unwrap();

@@ -42,7 +42,7 @@ async fn at_sigterm_connections_end_by_themselves() {
     drop(client);
     assert_eq!(parent.ended().await.code(), Some(0));
     assert_eq!(control.hear().await, None, "drain is said once");
-    for name in ["control.sock", "egress.sock"] {
+    for name in ["control.sock", "egress.sock", "audit.sock"] {
         assert!(!parent.folder.path().join(name).exists(), "{name} was left behind");
     }
 }

@@ -1,9 +1,10 @@
 //! What administrators may order, and under which conditions.
 
+use crate::audit::AuditSettings;
 use crate::cbor::Message as _;
 use crate::external_key::{ExternalKeyId, KeyState, KeyUsage};
 use crate::hpke;
-use crate::keystore::{AcmeOrder, ClientAuthentication, Quota};
+use crate::keystore::{AcmeOrder, ClientAuthentication, Quota, UseBudgets, UseLimits, UsePolicy};
 use crate::limits;
 use crate::manifest::{DerCertificate, Thresholds};
 use crate::sigv4::AccessKeyId;
@@ -132,7 +133,7 @@ pub enum Action {
         #[n(0)]
         settings: Option<ClientAuthentication>,
     },
-    /// Answer with quota and client authentication.
+    /// Answer with quota, limits, budgets, client authentication and audit settings.
     #[n(14)]
     ShowSettings,
     /// Forbid the use of a key, and destroy it after a waiting period unless that is cancelled: a standing order, carried out by
@@ -182,6 +183,38 @@ pub enum Action {
         #[n(0)]
         order: Option<AcmeOrder>,
     },
+    /// Have the policy of use decide on each use of a key from now on, or none. Refused if it is not valid in the enclave's image.
+    #[n(22)]
+    SetPolicy {
+        /// The policy.
+        #[n(0)]
+        policy: Option<UsePolicy>,
+    },
+    /// Answer with the policy of use.
+    #[n(23)]
+    ShowPolicy,
+    /// Limit how often keys and principals come, or lift these limits; the quota is another.
+    #[n(24)]
+    SetLimits {
+        /// The limits.
+        #[n(0)]
+        limits: Option<UseLimits>,
+    },
+    /// Give keys so many uses in an hour and in a day, in all enclaves together, or as many as KMS asks for. What is debited in a window
+    /// stays debited.
+    #[n(25)]
+    SetBudgets {
+        /// The budgets.
+        #[n(0)]
+        budgets: Option<UseBudgets>,
+    },
+    /// Change who reads the audit log and under which terms it is kept, or go back to those of a key store without settings.
+    #[n(27)]
+    SetAudit {
+        /// The settings.
+        #[n(0)]
+        settings: Option<AuditSettings>,
+    },
 }
 
 impl Action {
@@ -200,6 +233,10 @@ impl Action {
             Self::SetQuota { quota: Some(quota) } => quota.check(),
             Self::SetRenewal { order: Some(order) } => order.check(),
             Self::SetClientAuthentication { settings: Some(settings) } => settings.check(),
+            Self::SetAudit { settings: Some(settings) } => settings.check(),
+            Self::SetPolicy { policy: Some(policy) } => policy.check(),
+            Self::SetLimits { limits: Some(limits) } => limits.check(),
+            Self::SetBudgets { budgets: Some(budgets) } => budgets.check(),
             _ => Ok(()),
         }
     }
@@ -216,9 +253,15 @@ impl Action {
             | Self::DestroyKeyVersion { .. }
             | Self::ScheduleKeyDestruction { .. }
             | Self::CancelKeyDestruction { .. }
-            | Self::SetQuota { .. } => thresholds.keys,
-            // Without the waiting period, an error cannot be mended; and custody is what the others change.
-            Self::DestroyKey { .. } | Self::RotateRootKey | Self::AdoptManifest { .. } => thresholds.custody,
+            | Self::SetQuota { .. }
+            | Self::SetPolicy { .. }
+            | Self::SetLimits { .. }
+            | Self::SetBudgets { .. } => thresholds.keys,
+            // Without the waiting period, an error cannot be mended; and custody is what the others change. Who could switch readers
+            // alone could hide from the others what is done with the keys, so that takes as many as exchanging an administrator.
+            Self::DestroyKey { .. } | Self::RotateRootKey | Self::AdoptManifest { .. } | Self::SetAudit { .. } => {
+                thresholds.custody
+            }
             Self::CreateCredential | Self::ImportCredential { .. } | Self::RemoveCredential { .. } => {
                 thresholds.credentials
             }
@@ -226,7 +269,7 @@ impl Action {
                 thresholds.identity
             }
             // Neither changes anything nor shows a secret.
-            Self::ListKeys | Self::RequestCertificate | Self::ShowSettings | Self::ShowTls => 1,
+            Self::ListKeys | Self::RequestCertificate | Self::ShowSettings | Self::ShowTls | Self::ShowPolicy => 1,
         }
     }
 }

@@ -4,12 +4,14 @@
 //! encryption alone does not prove who encrypted. A custodian that keeps it learns which command is done and nothing else.
 
 use super::CommandError;
+use crate::audit::AuditSettings;
 use crate::cbor::{self, Message, message};
 use crate::external_key::{ExternalKeyId, KeyState, KeyUsage};
 use crate::hpke;
 use crate::ids::{AdministratorId, CommandId, KeyStoreId};
 use crate::keystore::{
-    AcmeOrder, ClientAuthentication, CredentialRecord, Quota, RenewalProgress, VersionState, check_chain,
+    AcmeOrder, ClientAuthentication, CredentialRecord, Quota, RenewalProgress, UseBudgets, UseLimits, UsePolicy,
+    VersionState, check_chain,
 };
 use crate::labels;
 use crate::limits;
@@ -60,6 +62,15 @@ pub enum Outcome {
         /// Which client certificates are accepted.
         #[n(1)]
         client_authentication: Option<ClientAuthentication>,
+        /// How often keys and principals may come.
+        #[n(2)]
+        limits: Option<UseLimits>,
+        /// Who reads the audit log, and under which terms it is kept.
+        #[n(3)]
+        audit: Option<AuditSettings>,
+        /// How many uses keys have.
+        #[n(4)]
+        budgets: Option<UseBudgets>,
     },
     /// To [`Action::ShowTls`](super::Action::ShowTls).
     #[n(6)]
@@ -76,6 +87,16 @@ pub enum Outcome {
         /// The standing order to renew it.
         #[n(3)]
         renewal: Option<Box<RenewalState>>,
+    },
+    /// To [`Action::ShowPolicy`](super::Action::ShowPolicy).
+    #[n(7)]
+    Policy {
+        /// The policy in force.
+        #[n(0)]
+        policy: Option<UsePolicy>,
+        /// The key store's version that holds it.
+        #[n(1)]
+        version: u64,
     },
 }
 
@@ -96,14 +117,18 @@ message!(Outcome, limits::RESULT_MAX, "outcome", |outcome| match outcome {
     Outcome::Keys { keys } if keys.iter().any(|key| !key.runs_are_in_order()) => {
         Err("the versions of a key must be listed upwards, each once")
     }
-    Outcome::Settings { quota, client_authentication } => {
+    Outcome::Settings { quota, client_authentication, limits, audit, budgets } => {
         quota.iter().try_for_each(Message::check)?;
-        client_authentication.iter().try_for_each(Message::check)
+        limits.iter().try_for_each(Message::check)?;
+        budgets.iter().try_for_each(Message::check)?;
+        client_authentication.iter().try_for_each(Message::check)?;
+        audit.iter().try_for_each(Message::check)
     }
     Outcome::Tls { chain, renewal, .. } => {
         check_chain(chain)?;
         renewal.iter().try_for_each(|renewal| renewal.order.check().and_then(|()| renewal.progress.check()))
     }
+    Outcome::Policy { policy, .. } => policy.iter().try_for_each(Message::check),
     _ => Ok(()),
 });
 

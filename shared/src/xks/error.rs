@@ -5,32 +5,45 @@
 
 use crate::limits::ERROR_MESSAGE_MAX;
 
-/// The twelve error names of the specification.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// The twelve error names of the specification. In the audit log each is the number of its row in the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, minicbor::Encode, minicbor::Decode)]
+#[cbor(index_only)]
 pub enum ErrorName {
     /// An input parameter is invalid.
+    #[n(0)]
     ValidationException,
     /// The key or the key store is disabled, deactivated or blocked.
+    #[n(1)]
     InvalidStateException,
     /// Ciphertext, initialization vector, AAD or tag is corrupted, missing or otherwise invalid.
+    #[n(2)]
     InvalidCiphertextException,
     /// The key does not support the operation.
+    #[n(3)]
     InvalidKeyUsageException,
     /// The signature is invalid.
+    #[n(4)]
     AuthenticationFailedException,
     /// The operation is not authorized, judged by request metadata.
+    #[n(5)]
     AccessDeniedException,
     /// There is no such external key.
+    #[n(6)]
     KeyNotFoundException,
     /// The URI path is not valid.
+    #[n(7)]
     InvalidUriPathException,
     /// The request rate is too high.
+    #[n(8)]
     ThrottlingException,
     /// The operation is not implemented, or a parameter is larger than we support beyond the required minimum.
+    #[n(9)]
     UnsupportedOperationException,
     /// Something that we depend on did not answer in time.
+    #[n(10)]
     DependencyTimeoutException,
     /// Anything else.
+    #[n(11)]
     InternalException,
 }
 

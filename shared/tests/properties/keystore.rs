@@ -16,8 +16,8 @@ use proptest::prelude::*;
 use ring::rand::SystemRandom;
 
 use crate::parts::{
-    Change, array, bytes, certificates, client_authentication, credential, holds, key_ids, measurements, quota,
-    standing_renewal, state, usage,
+    Change, array, audit_settings, bytes, certificates, client_authentication, credential, holds, key_ids,
+    measurements, quota, standing_renewal, state, usage, use_budgets, use_limits, use_policy,
 };
 
 /// A version's number, material (none once destroyed), and whether it has the legacy profile.
@@ -104,7 +104,8 @@ proptest! {
         administrators in administrators(),
         thresholds: [u8; 6],
         executed in vec(any::<([u8; 16], u64)>(), 0..4),
-        settings in (option::of(quota()), option::of(client_authentication()), option::of(standing_renewal())),
+        settings in (option::of(quota()), option::of(client_authentication()), option::of(standing_renewal()), option::of(audit_settings())),
+        using in (option::of(use_policy()), option::of(use_limits()), option::of(use_budgets())),
         change: Change,
     ) {
         let [keys, credentials_needed, identity, block, unblock, custody] = thresholds;
@@ -121,6 +122,10 @@ proptest! {
             quota: settings.0,
             client_authentication: settings.1,
             renewal: settings.2,
+            policy: using.0,
+            limits: using.1,
+            budgets: using.2,
+            audit: settings.3,
             sharing: None,
             successor: None,
         };
@@ -133,6 +138,15 @@ proptest! {
         }
         if let Some(settings) = &body.client_authentication {
             holds(settings, change)?;
+        }
+        if let Some(policy) = &body.policy {
+            holds(policy, change)?;
+        }
+        if let Some(limits) = &body.limits {
+            holds(limits, change)?;
+        }
+        if let Some(budgets) = &body.budgets {
+            holds(budgets, change)?;
         }
         if let Some(renewal) = &body.renewal {
             holds(renewal, change)?;

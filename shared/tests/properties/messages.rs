@@ -4,19 +4,21 @@ use core::num::NonZeroU32;
 
 use holdfast_shared::api::{Refusal, RefusalCode};
 use holdfast_shared::block::BlockOverlay;
-use holdfast_shared::channel::{Ask, ChannelMessage, Reply, Seen};
+use holdfast_shared::channel::{Ask, ChannelMessage, OverlayId, Reply, Seen};
 use holdfast_shared::command::{
     Action, Command, KeyDescription, Outcome, Precondition, RenewalState, ResultContent, ResultUserData, VersionRun,
 };
 use holdfast_shared::ids::{BlobId, BootId, CommandId, CustodianId, KeyStoreId, LeaseId};
 use holdfast_shared::labels;
+use holdfast_shared::limits::{BUDGET_SLICE_MAX, BUDGET_USES};
 use holdfast_shared::query::{
-    Answer, KeyStoreStatus, LeaseInfo, Query, QueryAnswer, Question, ResultState, VersionInfo,
+    Answer, AuditHead, BudgetCount, KeyStoreStatus, LeaseInfo, Obeyed, Query, QueryAnswer, Question, ResultState,
+    VersionInfo,
 };
 use holdfast_shared::register::RegisterEntry;
 use holdfast_shared::release::{
-    ChallengeAnswer, ChallengeRequest, HeldEntry, HeldShare, PROTOCOL, ReleaseAnswer, ReleaseContent, ReleaseRequest,
-    ReleaseUserData, Share,
+    ChallengeAnswer, ChallengeRequest, EarlierHead, HeldEntry, HeldShare, PROTOCOL, ReleaseAnswer, ReleaseContent,
+    ReleaseRequest, ReleaseUserData, Share,
 };
 use holdfast_shared::secrets::{Secret, SecretBytes};
 use holdfast_shared::sigv4::AccessKeyId;
@@ -26,9 +28,9 @@ use proptest::option;
 use proptest::prelude::*;
 
 use crate::parts::{
-    Change, acme_order, byte_vecs, bytes, certificates, client_authentication, command_ids, credential, holds, key_id,
-    key_ids, measurements, public_key, quota, renewal_progress, sealed, sealed_result, share_set, signed, state, usage,
-    version_state,
+    Change, acme_order, audit_settings, budget_window, byte_vecs, bytes, certificates, client_authentication,
+    command_ids, credential, holds, key_id, key_ids, measurements, public_key, quota, renewal_progress, sealed,
+    sealed_result, share_set, signed, state, usage, use_budgets, use_limits, use_policy, version_state,
 };
 
 const LEASE_MS: core::ops::Range<u64> = 10_000..31 * 86_400_000;
@@ -60,6 +62,8 @@ fn action() -> impl Strategy<Value = Action> {
         (key_id(), any::<u32>()).prop_map(|(id, number)| Action::DestroyKeyVersion { id, number }),
         option::of(quota()).prop_map(|quota| Action::SetQuota { quota }),
         option::of(client_authentication()).prop_map(|settings| Action::SetClientAuthentication { settings }),
+        option::of(audit_settings()).prop_map(|settings| Action::SetAudit { settings }),
+        option::of(use_budgets()).prop_map(|budgets| Action::SetBudgets { budgets }),
         Just(Action::ShowSettings),
         Just(Action::ShowTls),
         option::of(acme_order()).prop_map(|order| Action::SetRenewal { order }),
@@ -102,8 +106,21 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         vec(description(), 0..4).prop_map(|keys| Outcome::Keys { keys }),
         credential().prop_map(|credential| Outcome::Credential { credential }),
         bytes(60).prop_map(|der| Outcome::CertificateRequest { der }),
-        (option::of(quota()), option::of(client_authentication()))
-            .prop_map(|(quota, client_authentication)| Outcome::Settings { quota, client_authentication }),
+        (
+            option::of(quota()),
+            option::of(client_authentication()),
+            option::of(use_limits()),
+            option::of(audit_settings()),
+            option::of(use_budgets())
+        )
+            .prop_map(|(quota, client_authentication, limits, audit, budgets)| Outcome::Settings {
+                quota,
+                client_authentication,
+                limits,
+                audit,
+                budgets
+            }),
+        (option::of(use_policy()), any::<u64>()).prop_map(|(policy, version)| Outcome::Policy { policy, version }),
         (any::<[u8; 32]>(), certificates(0..=6), option::of((acme_order(), renewal_progress()))).prop_map(
             |(public_key_sha256, chain, renewal)| Outcome::Tls {
                 host_name: HostName::parse("xks.example.com").unwrap(),
@@ -120,7 +137,7 @@ fn ask() -> impl Strategy<Value = Ask> {
     let blob_id = || any::<[u8; 32]>().prop_map(BlobId);
     prop_oneof![
         (any::<(u64, u64, bool)>(), command_ids()).prop_map(|((overlay_epoch, version, renew), commands)| Ask::Watch {
-            seen: Seen { overlay_epoch, version, commands, manifest_sequence: 1 },
+            seen: Seen { overlay_epoch, version, commands, manifest_sequence: 1, obeys: None },
             renew
         }),
         blob_id().prop_map(|blob_id| Ask::Fetch { blob_id }),
@@ -136,6 +153,9 @@ fn ask() -> impl Strategy<Value = Ask> {
         (bytes(60), bytes(60), bytes(60)).prop_map(|(register, blob, evidence)| Ask::Copy { register, blob, evidence }),
         (any::<u64>(), blob_id()).prop_map(|(version, blob_id)| Ask::Commit { version, blob_id }),
         any::<u32>().prop_map(|generation| Ask::Retire { generation }),
+        bytes(60).prop_map(|checkpoint| Ask::Witness { checkpoint }),
+        (key_id(), budget_window(), BUDGET_USES, 1..=BUDGET_SLICE_MAX)
+            .prop_map(|(key, window, limit, want)| Ask::Debit { key, window, limit, want }),
     ]
 }
 
@@ -158,6 +178,9 @@ fn reply() -> impl Strategy<Value = Reply> {
         any::<()>().prop_map(|()| Reply::Copied),
         any::<()>().prop_map(|()| Reply::Committed),
         any::<()>().prop_map(|()| Reply::Retired),
+        any::<()>().prop_map(|()| Reply::Witnessed),
+        (0..=BUDGET_SLICE_MAX, any::<u32>())
+            .prop_map(|(granted, counted)| Reply::Debited { granted, counted: counted.max(granted) }),
         any::<()>().prop_map(|()| Reply::Deposited),
         bytes(60).prop_map(|register| Reply::Published { register }),
         option::of(held_entry()).prop_map(|register| Reply::Conflict { register }),
@@ -167,8 +190,8 @@ fn reply() -> impl Strategy<Value = Reply> {
 }
 
 fn lease_info() -> impl Strategy<Value = LeaseInfo> {
-    (any::<([u8; 16], [u8; 16], String, [u64; 3])>(), measurements(), bytes(60)).prop_map(
-        |((lease, boot, module_id, [granted_ms, expires_ms, seen_ms]), measurements, document)| LeaseInfo {
+    (any::<([u8; 16], [u8; 16], String, [u64; 3], Option<([u8; 32], [u64; 2])>)>(), measurements(), bytes(60)).prop_map(
+        |((lease, boot, module_id, [granted_ms, expires_ms, seen_ms], obeys), measurements, document)| LeaseInfo {
             lease_id: LeaseId(lease),
             boot_id: BootId(boot),
             module_id,
@@ -177,8 +200,24 @@ fn lease_info() -> impl Strategy<Value = LeaseInfo> {
             expires_ms,
             seen_ms,
             document,
+            obeys: obeys.map(|(sha256, [epoch, heard_ms])| Obeyed { overlay: OverlayId { epoch, sha256 }, heard_ms }),
         },
     )
+}
+
+fn audit_heads() -> impl Strategy<Value = Vec<AuditHead>> {
+    let head = (bytes(60), any::<[u8; 32]>(), bytes(60), any::<u64>(), signed());
+    prop::collection::btree_map(any::<[u8; 16]>(), head, 0..3).prop_map(|heads| {
+        let head = |(boot, (checkpoint, audit_public_key, evidence, received_ms, contradiction))| AuditHead {
+            boot_id: BootId(boot),
+            checkpoint,
+            audit_public_key,
+            evidence,
+            received_ms,
+            contradiction,
+        };
+        heads.into_iter().map(head).collect()
+    })
 }
 
 fn answer() -> impl Strategy<Value = Answer> {
@@ -193,6 +232,11 @@ fn answer() -> impl Strategy<Value = Answer> {
         Just(Answer::Result(ResultState::Pending)),
         sealed_result().prop_map(|result| Answer::Result(ResultState::Ready(result))),
         signed().prop_map(|overlay| Answer::Overlay { overlay }),
+        audit_heads().prop_map(Answer::AuditHeads),
+        prop::collection::btree_map((key_id(), budget_window()), any::<u32>(), 0..4).prop_map(|counts| {
+            let count = |((key, window), counted)| BudgetCount { key, window, counted };
+            Answer::Budgets(counts.into_iter().map(count).collect())
+        }),
         status.prop_map(
             |(([now_ms, overlay_epoch, policy_epoch], holds_share, emulated_root), version, leases, pending)| {
                 Answer::Status(KeyStoreStatus {
@@ -219,20 +263,25 @@ fn question() -> impl Strategy<Value = Question> {
         any::<[u8; 16]>().prop_map(|id| Question::Result(CommandId(id))),
         Just(Question::Overlay),
         Just(Question::Status),
+        Just(Question::Budgets),
+        option::of(any::<[u8; 16]>().prop_map(BootId)).prop_map(Question::AuditHeads),
     ]
 }
 
 fn release() -> impl Strategy<Value = ReleaseContent> {
     let share = (1..=u8::MAX, any::<[u8; 32]>(), share_set())
         .prop_map(|(index, mut value, set)| HeldShare { share: Share { index, value: Secret::take(&mut value) }, set });
-    (any::<[u8; 16]>(), LEASE_MS, option::of(share), signed(), option::of(held_entry()), byte_vecs()).prop_map(
-        |(lease, lease_ms, share, overlay, register, audit_heads)| ReleaseContent {
+    let head = (bytes(60), any::<[u8; 32]>())
+        .prop_map(|(checkpoint, audit_public_key)| EarlierHead { checkpoint, audit_public_key });
+    let signed = (signed(), option::of(held_entry()), byte_vecs());
+    (any::<[u8; 16]>(), LEASE_MS, option::of(share), vec(head, 0..3), signed).prop_map(
+        |(lease, lease_ms, share, audit_heads, (overlay, register, successors))| ReleaseContent {
             lease_id: LeaseId(lease),
             lease_ms,
             shares: share.into_iter().collect(),
             overlay,
             register,
-            successors: audit_heads.iter().take(3).cloned().collect(),
+            successors: successors.into_iter().take(3).collect(),
             audit_heads,
         },
     )

@@ -3,14 +3,15 @@
 use core::fmt::Debug;
 
 use holdfast_shared::attestation::Measurements;
+use holdfast_shared::audit::{AuditMode, AuditSettings, Auditor, MaxUnwitnessed};
 use holdfast_shared::cbor::{self, Message};
 use holdfast_shared::command::SealedResult;
 use holdfast_shared::external_key::{ExternalKeyId, KeyState, KeyUsage};
 use holdfast_shared::hpke::{PublicKey, Sealed};
 use holdfast_shared::ids::{AdministratorId, CommandId};
 use holdfast_shared::keystore::{
-    AcmeOrder, ClientAuthentication, CredentialRecord, Quota, RenewalAttempt, RenewalProgress, StandingRenewal,
-    VersionState,
+    AcmeOrder, Budget, BudgetSpan, BudgetWindow, ClientAuthentication, CredentialRecord, KeyBudget, KeyLimit, Quota,
+    RenewalAttempt, RenewalProgress, StandingRenewal, UseBudgets, UseLimits, UsePolicy, VersionState,
 };
 use holdfast_shared::manifest::DerCertificate;
 use holdfast_shared::release::{Commitment, ShareSet};
@@ -119,9 +120,59 @@ pub(crate) fn quota() -> impl Strategy<Value = Quota> {
     (1..=1_000_000_u32, 1..=1_000_000_u32).prop_map(|(requests_per_second, burst)| Quota { requests_per_second, burst })
 }
 
+pub(crate) fn use_policy() -> impl Strategy<Value = UsePolicy> {
+    "\\PC{1,80}".prop_map(|text| UsePolicy { text })
+}
+
+pub(crate) fn use_limits() -> impl Strategy<Value = UseLimits> {
+    let keys = prop::collection::btree_map("[a-z]{1,8}", quota(), 0..4);
+    (quota(), keys, prop::option::of(quota())).prop_map(|(per_key, keys, per_principal)| UseLimits {
+        per_key: Some(per_key),
+        keys: keys.into_iter().map(|(id, quota)| KeyLimit { id: id.parse().unwrap(), quota }).collect(),
+        per_principal,
+    })
+}
+
+pub(crate) fn use_budgets() -> impl Strategy<Value = UseBudgets> {
+    let budget = || {
+        (1..=1_000_000_000_u32, prop::option::of(1..=1_000_000_000_u32), any::<bool>()).prop_map(
+            |(one, other, is_hour)| {
+                let (per_hour, per_day) = if is_hour { (Some(one), other) } else { (other, Some(one)) };
+                Budget { per_hour, per_day }
+            },
+        )
+    };
+    (budget(), prop::collection::btree_map("[a-z]{1,8}", budget(), 0..4)).prop_map(|(every_key, keys)| UseBudgets {
+        every_key: Some(every_key),
+        keys: keys.into_iter().map(|(id, budget)| KeyBudget { id: id.parse().unwrap(), budget }).collect(),
+    })
+}
+
+pub(crate) fn budget_window() -> impl Strategy<Value = BudgetWindow> {
+    (prop::sample::select(&BudgetSpan::ALL), any::<u32>()).prop_map(|(span, number)| BudgetWindow { span, number })
+}
+
 pub(crate) fn client_authentication() -> impl Strategy<Value = ClientAuthentication> {
     (certificates(1..=8), vec("[ -~]{1,64}", 1..=8))
         .prop_map(|(authorities, subject_common_names)| ClientAuthentication { authorities, subject_common_names })
+}
+
+pub(crate) fn audit_settings() -> impl Strategy<Value = AuditSettings> {
+    let auditors = prop::collection::btree_map("[ -~]{1,64}", any::<u8>(), 0..=8);
+    (auditors, any::<[bool; 2]>(), 2..=86_400_u32, 10..=100_000_000_u64).prop_map(
+        |(auditors, [read, strict], seconds, records)| {
+            // Told apart by their places, so that no key comes twice.
+            let key = |(at, (name, fill)): (usize, (String, u8))| {
+                let mut key = [fill; 97];
+                key[0] = u8::try_from(at).unwrap();
+                Auditor { name, encryption_key: PublicKey(key) }
+            };
+            let auditors: Vec<_> = auditors.into_iter().enumerate().map(key).collect();
+            let mode = if strict { AuditMode::Strict } else { AuditMode::Relaxed };
+            let administrators_read = read || auditors.is_empty();
+            AuditSettings { auditors, administrators_read, mode, max_unwitnessed: MaxUnwitnessed { seconds, records } }
+        },
+    )
 }
 
 pub(crate) fn acme_order() -> impl Strategy<Value = AcmeOrder> {

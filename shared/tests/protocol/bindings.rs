@@ -13,7 +13,7 @@ use holdfast_shared::manifest::{self, Thresholds, VerifiedManifest};
 use holdfast_shared::query::{self, Answer, Query, Question, ResultState};
 use holdfast_shared::register::{self, RegisterEntry, RegisterError};
 use holdfast_shared::release::{
-    self, Commitment, HeldEntry, HeldShare, ReleaseBinding, ReleaseContent, Share, ShareSet,
+    self, Commitment, EarlierHead, HeldEntry, HeldShare, ReleaseBinding, ReleaseContent, Share, ShareSet,
 };
 use holdfast_shared::secrets::{Secret, SecretBytes};
 use holdfast_shared::signature::SignatureError;
@@ -37,7 +37,7 @@ fn content() -> ReleaseContent {
         shares: vec![HeldShare { share, set }],
         overlay: Some(vec![1, 2]),
         register: None,
-        audit_heads: vec![vec![9].into()],
+        audit_heads: vec![EarlierHead { checkpoint: vec![9], audit_public_key: [9; 32] }],
         successors: vec![vec![8].into()],
     }
 }
@@ -123,7 +123,13 @@ fn every_kind_of_channel_message_survives_its_encoding() {
     };
     let asks = [
         Ask::Watch {
-            seen: Seen { overlay_epoch: 1, version: 2, commands: vec![CommandId([1; 16])], manifest_sequence: 1 },
+            seen: Seen {
+                overlay_epoch: 1,
+                version: 2,
+                commands: vec![CommandId([1; 16])],
+                manifest_sequence: 1,
+                obeys: None,
+            },
             renew: false,
         },
         Ask::Fetch { blob_id: BlobId([1; 32]) },

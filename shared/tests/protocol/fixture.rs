@@ -106,8 +106,12 @@ pub(crate) fn body(administrator: Administrator) -> Body {
         thresholds: Thresholds::ONE,
         executed: vec![ExecutedCommand { command_id: CommandId([8; 16]), expires_ms: 99 }],
         quota: None,
+        audit: None,
         client_authentication: None,
         renewal: None,
+        policy: None,
+        limits: None,
+        budgets: None,
         sharing: None,
         successor: None,
     }

@@ -142,7 +142,7 @@ proptest! {
         position: usize,
         flip: u8,
     ) {
-        holds(&Outcome::Settings { quota, client_authentication }, position, flip);
+        holds(&Outcome::Settings { quota, client_authentication, limits: None, audit: None, budgets: None }, position, flip);
         let states = [VersionState::Live, VersionState::LiveWithLegacy, VersionState::Destroyed];
         let ends: Vec<_> = numbers.into_iter().collect();
         let run = |(at, ends): (usize, &[u32])| VersionRun { first: ends[0], last: ends[1], state: states[at % 3] };
@@ -192,7 +192,7 @@ proptest! {
         flip: u8,
     ) {
         let commands = commands.into_iter().map(CommandId).collect();
-        let seen = Seen { overlay_epoch: epochs.0, version: epochs.1, commands, manifest_sequence: 1 };
+        let seen = Seen { overlay_epoch: epochs.0, version: epochs.1, commands, manifest_sequence: 1, obeys: None };
         holds(&Ask::Watch { seen, renew }, position, flip);
         let previous = Some(BlobId([1; 32]));
         holds(&Ask::Publish { version: epochs.0.max(2), previous, blob, results: vec![], evidence: vec![] }, position, flip);

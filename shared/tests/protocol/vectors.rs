@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use holdfast_shared::audit::{AuditMode, AuditSettings, Auditor, MaxUnwitnessed};
 use holdfast_shared::block::BlockOverlay;
 use holdfast_shared::cbor::{self, Message};
 use holdfast_shared::channel::{Ask, Reply, Seen};
@@ -12,11 +13,12 @@ use holdfast_shared::command::{
 use holdfast_shared::external_key::{ExternalKeyId, KeyState, KeyUsage, LegacyProfile};
 use holdfast_shared::ids::{BlobId, BootId, CommandId, CustodianId, KeyStoreId};
 use holdfast_shared::keystore::{
-    self, AcmeOrder, Body, ClientAuthentication, Place, Quota, RenewalAttempt, RenewalProgress, StandingRenewal,
-    VersionState,
+    self, AcmeOrder, Body, Budget, BudgetSpan, BudgetWindow, ClientAuthentication, KeyBudget, KeyLimit, Place, Quota,
+    RenewalAttempt, RenewalProgress, StandingRenewal, UseBudgets, UseLimits, UsePolicy, VersionState,
 };
 use holdfast_shared::labels;
 use holdfast_shared::manifest::DerCertificate;
+use holdfast_shared::query::{Answer, BudgetCount, QueryAnswer};
 use holdfast_shared::register::RegisterEntry;
 use holdfast_shared::release::{ChallengeRequest, ReleaseUserData};
 use holdfast_shared::secrets::{Secret, SecretBytes};
@@ -68,6 +70,15 @@ fn renewal_progress() -> RenewalProgress {
         failures: 2,
         again_ms: 1_790_000_600_000,
         last_failure: Some("dns: no such name".to_owned()),
+    }
+}
+
+fn audit_settings() -> AuditSettings {
+    AuditSettings {
+        auditors: vec![Auditor { name: "internal-audit".to_owned(), encryption_key: hpke::PublicKey([0x04; 97]) }],
+        administrators_read: false,
+        mode: AuditMode::Strict,
+        max_unwitnessed: MaxUnwitnessed { seconds: 60, records: 100_000 },
     }
 }
 
@@ -127,7 +138,7 @@ fn messages_without_randomness() {
     holds(
         "ask-watch.hex",
         &Ask::Watch {
-            seen: Seen { overlay_epoch: 1, version: 2, commands: vec![], manifest_sequence: 1 },
+            seen: Seen { overlay_epoch: 1, version: 2, commands: vec![], manifest_sequence: 1, obeys: None },
             renew: true,
         },
     );
@@ -139,6 +150,13 @@ fn orders_about_keys_quotas_and_clients() {
     let key = || ExternalKeyId::parse("ward-7.db").unwrap();
     let authorities = vec![DerCertificate(vec![0xAA; 40])];
     let subject_common_names = vec!["cks.eu-central-1.amazonaws.com".to_owned()];
+    let policy = Some(UsePolicy { text: "permit(principal, action, resource);".to_owned() });
+    let quota = Quota { requests_per_second: 10, burst: 20 };
+    let limits = UseLimits {
+        per_key: Some(quota),
+        keys: vec![KeyLimit { id: key(), quota: Quota { requests_per_second: 1, burst: 2 } }],
+        per_principal: None,
+    };
     let actions = [
         ("command-rotate-key.hex", Action::RotateKey { id: key() }),
         (
@@ -155,9 +173,16 @@ fn orders_about_keys_quotas_and_clients() {
         ("command-set-quota.hex", Action::SetQuota { quota: Some(Quota { requests_per_second: 1800, burst: 500 }) }),
         ("command-show-settings.hex", Action::ShowSettings),
         ("command-show-tls.hex", Action::ShowTls),
+        ("command-set-audit.hex", Action::SetAudit { settings: Some(audit_settings()) }),
+        ("command-clear-audit.hex", Action::SetAudit { settings: None }),
         ("command-set-renewal.hex", Action::SetRenewal { order: Some(acme_order()) }),
         ("command-set-renewal-off.hex", Action::SetRenewal { order: None }),
         ("command-clear-quota.hex", Action::SetQuota { quota: None }),
+        ("command-set-policy.hex", Action::SetPolicy { policy: policy.clone() }),
+        ("command-clear-policy.hex", Action::SetPolicy { policy: None }),
+        ("command-show-policy.hex", Action::ShowPolicy),
+        ("command-set-limits.hex", Action::SetLimits { limits: Some(limits) }),
+        ("command-clear-limits.hex", Action::SetLimits { limits: None }),
         (
             "command-set-client-authentication.hex",
             Action::SetClientAuthentication {
@@ -177,7 +202,7 @@ fn orders_about_keys_quotas_and_clients() {
         };
         holds(name, &command);
     }
-    holds("outcome-settings.hex", &Outcome::Settings { quota: None, client_authentication: None });
+    holds("outcome-policy.hex", &Outcome::Policy { policy, version: 7 });
     holds(
         "outcome-tls.hex",
         &Outcome::Tls {
@@ -214,6 +239,43 @@ fn orders_about_keys_quotas_and_clients() {
             }],
         },
     );
+}
+
+#[test]
+fn orders_about_budgets_and_debits() {
+    let own = Budget { per_hour: Some(1_000), per_day: Some(20_000) };
+    let every_key = Some(Budget { per_hour: Some(5_000), per_day: None });
+    let budgets =
+        UseBudgets { every_key, keys: vec![KeyBudget { id: ExternalKeyId::parse("ward-7.db").unwrap(), budget: own }] };
+    for (name, budgets) in [("command-set-budgets.hex", Some(budgets.clone())), ("command-clear-budgets.hex", None)] {
+        let command = Command {
+            label: labels::COMMAND.to_owned(),
+            key_store_id: ID,
+            command_id: CommandId([0x88; 16]),
+            issued_ms: 1_790_000_000_000,
+            expires_ms: 1_790_003_600_000,
+            precondition: Precondition::None,
+            action: Action::SetBudgets { budgets },
+        };
+        holds(name, &command);
+    }
+    let settings =
+        Outcome::Settings { quota: None, client_authentication: None, limits: None, audit: None, budgets: None };
+    holds("outcome-settings.hex", &settings);
+    let settings = Outcome::Settings {
+        quota: None,
+        client_authentication: None,
+        limits: None,
+        audit: None,
+        budgets: Some(budgets),
+    };
+    holds("outcome-settings-budgets.hex", &settings);
+    let window = BudgetWindow { span: BudgetSpan::Day, number: 20_779 };
+    let key = ExternalKeyId::parse("ward-7.db").unwrap();
+    holds("ask-debit.hex", &Ask::Debit { key: key.clone(), window, limit: 20_000, want: 200 });
+    holds("reply-debited.hex", &Reply::Debited { granted: 200, counted: 16_000 });
+    let counts = vec![BudgetCount { key, window, counted: 16_000 }];
+    holds("answer-budgets.hex", &QueryAnswer { query_sha256: [0x99; 32], answer: Answer::Budgets(counts) });
 }
 
 #[test]
@@ -275,6 +337,11 @@ fn a_sealed_key_store_written_once_still_opens() {
             subject_common_names: vec!["cks.eu-central-1.amazonaws.com".to_owned()],
         });
     });
+    still_opens("sealed-key-store-5.hex", |body| {
+        let every_key = Some(Budget { per_hour: None, per_day: Some(20_000) });
+        body.budgets = Some(UseBudgets { every_key, keys: Vec::new() });
+    });
+    still_opens("sealed-key-store-4.hex", |body| body.audit = Some(audit_settings()));
     still_opens("sealed-key-store-3.hex", |body| {
         body.renewal = Some(StandingRenewal {
             order: acme_order(),

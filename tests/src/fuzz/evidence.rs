@@ -83,5 +83,6 @@ fn lease(document: &[u8]) -> LeaseInfo {
         expires_ms: NOW_MS,
         seen_ms: NOW_MS,
         document: document.to_vec(),
+        obeys: None,
     }
 }

@@ -7,6 +7,7 @@
 use std::sync::{Arc, LazyLock};
 
 use aws_nitro_enclaves_nsm_api::api::{ErrorCode, Request as NsmRequest, Response as NsmResponse};
+use holdfast_enclave::audit::{AuditKey, AuditLog, AuditLogs, NextSegment, Readers, VersionInService};
 use holdfast_enclave::clock::SteppedClock;
 use holdfast_enclave::directory::{
     CustodianHealth, Directory, FleetHealth, Gate, KeyRing, KeySlot, OwnerId, ServedKeyStore,
@@ -14,9 +15,11 @@ use holdfast_enclave::directory::{
 use holdfast_enclave::nsm::{Nsm, NsmDevice};
 use holdfast_enclave::server::{ServerContext, serve_connection};
 use holdfast_enclave::tls::TlsIdentity;
-use holdfast_enclave::xks::{Denial, Guard, Question};
+use holdfast_enclave::xks::{Denial, Guard, Permit, Question};
+use holdfast_shared::audit::{AuditSettings, Auditor, Terms};
 use holdfast_shared::external_key::{ExternalKey, ExternalKeyVersion, KeyState, KeyUsage};
-use holdfast_shared::ids::{BlobId, KeyStoreId};
+use holdfast_shared::hpke::PrivateKey;
+use holdfast_shared::ids::{BlobId, BootId, KeyStoreId};
 use holdfast_shared::secrets::{Secret, SecretBytes};
 use holdfast_shared::sigv4::{AccessKeyId, Credential, CredentialSet, Regions};
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -36,8 +39,8 @@ const PREFIX: &str = "/ward-7/kms/xks/v1/";
 struct Open;
 
 impl Guard for Open {
-    fn permit(&self, _: &Question<'_>) -> Result<(), Denial> {
-        Ok(())
+    fn permit(&self, _: &Question<'_>) -> Result<Permit, Denial> {
+        Ok(Permit::default())
     }
 }
 
@@ -53,6 +56,7 @@ impl NsmDevice for NoDevice {
 struct Service {
     context: Arc<ServerContext>,
     root: CertificateDer<'static>,
+    audit: Arc<AuditLog>,
 }
 
 static SERVICE: LazyLock<Service> = LazyLock::new(|| {
@@ -62,6 +66,7 @@ static SERVICE: LazyLock<Service> = LazyLock::new(|| {
     let clock = Arc::new(SteppedClock::at(sigv4::NOW_MS));
     let custodian = CustodianHealth::named("home".to_owned(), "home");
     custodian.set_lease(u64::MAX);
+    let audit = audit_log(clock.clone());
     let store = ServedKeyStore {
         id: KeyStoreId([1; 32]),
         owner: OwnerId([1; 32]),
@@ -77,6 +82,7 @@ static SERVICE: LazyLock<Service> = LazyLock::new(|| {
         gate: Arc::new(Gate::new()),
         keys: Arc::new(KeySlot::new()),
         fleet: Arc::new(FleetHealth::new(vec![custodian])),
+        audit: Arc::clone(&audit),
     };
     let version = ExternalKeyVersion::new(1, Secret::take(&mut [1; 32])).unwrap();
     let usage = KeyUsage::ENCRYPT_DECRYPT;
@@ -86,8 +92,22 @@ static SERVICE: LazyLock<Service> = LazyLock::new(|| {
     let directory = Arc::new(Directory::new(clock.clone()));
     directory.replace(vec![Arc::new(store)]).unwrap();
     let nsm = Nsm::start(Box::new(NoDevice)).unwrap();
-    Service { context: Arc::new(ServerContext::new(directory, clock, &nsm, 16)), root }
+    Service { context: Arc::new(ServerContext::new(directory, clock, &nsm, 16)), root, audit }
 });
+
+/// A log that is open.
+fn audit_log(clock: Arc<SteppedClock>) -> Arc<AuditLog> {
+    let logs = AuditLogs::new(AuditKey::generate().unwrap(), BootId([1; 16]), clock);
+    let log = logs.of(KeyStoreId([1; 32])).unwrap();
+    let auditors =
+        vec![Auditor { name: "a".to_owned(), encryption_key: *PrivateKey::generate().unwrap().public_key() }];
+    let settings = AuditSettings { auditors, administrators_read: false, ..AuditSettings::default() };
+    let readers = Readers::of(Some(&settings), &[]);
+    let next = NextSegment::seal(Secret::take(&mut [7; 32]), (&log.id(), 0), readers, Terms::DEFAULT).unwrap();
+    let version = VersionInService { version: 1, blob_id: BlobId([1; 32]), executed: vec![], settings: Some(settings) };
+    log.enter(&version, Some(next), Vec::new, Vec::new).unwrap();
+    log
+}
 
 fn credentials() -> CredentialSet {
     let secret = SecretBytes::new(sigv4::SECRET.as_bytes().to_vec());
@@ -183,6 +203,9 @@ async fn exchange(alpn: &[u8], bytes: &[u8], patience: Patience) -> Vec<u8> {
     };
     let serve = serve_connection(far, Arc::clone(&SERVICE.context), draining);
     let (answer, _) = tokio::join!(client, serve);
+    // As if parent and custodian had it: a run of the fuzzer goes on for longer than what the log may keep.
+    SERVICE.audit.stored(SERVICE.audit.size());
+    SERVICE.audit.witnessed(SERVICE.audit.size());
     answer
 }
 

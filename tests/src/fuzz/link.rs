@@ -6,9 +6,10 @@ use std::cell::RefCell;
 use std::io;
 
 use holdfast_enclave::StaticConfiguration;
+use holdfast_link::audit;
 use holdfast_link::control::{ToEnclave, ToParent};
 use holdfast_link::egress::{Destination, EgressAnswer, EgressRequest};
-use holdfast_link::{Address, FrameReader, Hex, Message, PrintableText, write_frame};
+use holdfast_link::{Address, Frame, FrameReader, Hex, PrintableText, write_frame};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, ReadBuf};
 
@@ -16,8 +17,8 @@ use super::Verdict;
 use super::input::Input;
 use super::json;
 
-/// Frames of a connection. First byte: whose messages (`p` to the parent, `e` to the enclave, `q` and `a` of egress). Second: `r`,
-/// the rest is the stream; `j`, the rest is the text of one message. Third: bytes that arrive at a time.
+/// Frames of a connection. First byte: whose messages (`p` to the parent, `e` to the enclave, `q` and `a` of egress, `u` and `d` of audit). Second: `r`,
+/// the rest is the stream; `j`, the rest is the payload of one message. Third: bytes that arrive at a time.
 pub fn link_frames(data: &[u8]) -> Verdict {
     let mut input = Input::new(data);
     let (whose, how, at_a_time) = (input.byte(), input.byte(), usize::from(input.byte()).max(1));
@@ -28,22 +29,54 @@ pub fn link_frames(data: &[u8]) -> Verdict {
         input.rest().to_vec()
     };
     match whose {
-        b'p' => frames::<ToParent>(&stream, at_a_time),
-        b'e' => frames::<ToEnclave>(&stream, at_a_time),
-        b'q' => frames::<EgressRequest>(&stream, at_a_time),
-        _ => frames::<EgressAnswer>(&stream, at_a_time),
+        b'p' => frames::<ToParent>(&stream, at_a_time, is_json),
+        b'e' => frames::<ToEnclave>(&stream, at_a_time, is_json),
+        b'q' => frames::<EgressRequest>(&stream, at_a_time, is_json),
+        b'u' => frames::<audit::ToParent>(&stream, at_a_time, is_of_audit),
+        b'd' => frames::<audit::ToEnclave>(&stream, at_a_time, is_of_audit),
+        _ => frames::<EgressAnswer>(&stream, at_a_time, is_json),
     }
 }
 
-fn frames<M: Message + PartialEq + core::fmt::Debug>(stream: &[u8], at_a_time: usize) -> Verdict {
+fn is_json(payload: &[u8]) -> bool {
+    json::read(payload).is_ok()
+}
+
+/// By the lengths alone: what the kinds of frame of the audit connection have.
+fn is_of_audit(payload: &[u8]) -> bool {
+    let (kind, body) = payload.split_first().unwrap();
+    match kind {
+        1 => body.len() == 16,
+        2 | 5 => body.len() == 40,
+        4 => {
+            (33..=32 + 1024).contains(&body.len()) && body.ends_with(b"\n") && std::str::from_utf8(&body[32..]).is_ok()
+        }
+        3 | 6 => {
+            let mut rest = &body[40..];
+            while rest.len() > 4 {
+                let length = usize::try_from(u32::from_be_bytes(rest[..4].try_into().unwrap())).unwrap();
+                assert!((1..=32 * 1024).contains(&length));
+                rest = &rest[4 + length..];
+            }
+            body.len() > 40 && rest.is_empty()
+        }
+        _ => false,
+    }
+}
+
+fn frames<M: Frame + PartialEq + core::fmt::Debug>(
+    stream: &[u8],
+    at_a_time: usize,
+    is_right: fn(&[u8]) -> bool,
+) -> Verdict {
     let (messages, error) = read_all::<M>(stream, usize::MAX);
     assert_eq!((&messages, &error), (&read_all::<M>(stream, at_a_time).0, &read_all::<M>(stream, at_a_time).1));
     let mut rest = stream;
     for message in &messages {
         let (head, tail) = rest.split_at(4);
         let (payload, tail) = tail.split_at(usize::try_from(u32::from_be_bytes(head.try_into().unwrap())).unwrap());
-        assert!((1..=M::FRAME_MAX).contains(&payload.len()));
-        assert!(json::read(payload).is_ok(), "what is not JSON is understood");
+        assert!((1..=M::PAYLOAD_MAX).contains(&payload.len()));
+        assert!(is_right(payload), "what has another form is understood");
         // Written by us it is read as the same, and written the same again.
         let mut written = Vec::new();
         run(write_frame(&mut written, message)).unwrap();
@@ -58,7 +91,7 @@ fn frames<M: Message + PartialEq + core::fmt::Debug>(stream: &[u8], at_a_time: u
 }
 
 /// All messages up to the end or the first error, and that error.
-fn read_all<M: Message>(stream: &[u8], at_a_time: usize) -> (Vec<M>, String) {
+fn read_all<M: Frame>(stream: &[u8], at_a_time: usize) -> (Vec<M>, String) {
     let mut reader = FrameReader::new(Trickle { rest: stream, at_a_time });
     let mut messages = Vec::new();
     loop {

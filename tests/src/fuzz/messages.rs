@@ -3,6 +3,7 @@
 //! The first byte names the message (see [`MESSAGES`]); the rest is its encoding.
 
 use holdfast_shared::api::Refusal;
+use holdfast_shared::audit::{AuditSettings, Entry, Record};
 use holdfast_shared::block::BlockOverlay;
 use holdfast_shared::cbor::{self, Message};
 use holdfast_shared::channel::{Ask, ChannelMessage, Reply};
@@ -65,6 +66,9 @@ messages![
     b'C' CredentialRecord,
     b'Q' Quota,
     b'U' ConnectionUserData,
+    b'E' Entry,
+    b'R' Record,
+    b'S' AuditSettings,
 ];
 
 /// Decodes, and asserts what decoding promises.

@@ -4,8 +4,10 @@
 //! They are made anew by each run of `tests/tests/corpora.rs`, which sees that each target accepts or refuses its own; a file of them is
 //! written with `HOLDFAST_WRITE_CORPORA=1`.
 
+mod audit;
 mod kms;
 mod messages;
+mod policy;
 mod requests;
 
 use std::path::{Path, PathBuf};
@@ -40,7 +42,9 @@ pub fn seeds() -> Vec<Seed> {
     requests::requests(&mut seeds);
     attestation(&mut seeds);
     proof(&mut seeds);
+    audit::audit(&mut seeds);
     kms::answers(&mut seeds);
+    policy::policies(&mut seeds);
     messages::messages(&mut seeds);
     messages::signed(&mut seeds);
     messages::sealed(&mut seeds);
@@ -129,6 +133,27 @@ fn texts(seeds: &mut Seeds) {
         format!(r#"{{"key_store_id":"{id}","state":"Serving","version":1,"lease_remaining_ms":5,"reason":null}}"#);
     let status = format!(r#"{{"ready":true,"detail":[{store}],"connections":2,"counters":{{"a_1":3}}}}"#);
     seeds.add("link_frames", "status", format!(r#"pj {{"status":{status}}}"#));
+    let id = [0xaa; 32];
+    let with = |head: &[u8], rest: &[u8]| [head, &id, rest].concat();
+    let (zero, entries) = ([0; 8], b"\0\0\0\x01x\0\0\0\x02yz");
+    for (name, seed) in [
+        ("audit-hello", [b"uj\x07\x01".as_slice(), &[0xbb; 16]].concat()),
+        ("audit-open", with(b"uj\x07\x02", &zero)),
+        ("audit-append", with(b"uj\x07\x03", &[zero.as_slice(), entries].concat())),
+        ("audit-append-awaited", with(b"uj\x07\x06", &[zero.as_slice(), entries].concat())),
+        ("audit-head", with(b"uj\x07\x04", "a\n\u{2014} a b\n".as_bytes())),
+        ("audit-durable", with(b"dj\x07\x05", &zero)),
+    ] {
+        seeds.add("link_frames", name, seed);
+    }
+    for (name, seed) in [
+        ("audit-no-entry", with(b"uj\x07\x03", &zero)),
+        ("audit-torn", with(b"uj\x07\x03", &[zero.as_slice(), &entries[..8]].concat())),
+        ("audit-last-index", with(b"uj\x07\x03", &[[0xff; 8].as_slice(), entries].concat())),
+        ("audit-control-character", with(b"uj\x07\x04", b"a\x1b\n")),
+    ] {
+        seeds.refuse("link_frames", name, seed);
+    }
     seeds.add("link_frames", "stream", b"er\x02\0\0\0\x07\"drain\"\0\0\0\x07\"drain\"");
 }
 

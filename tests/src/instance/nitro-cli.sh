@@ -98,6 +98,7 @@ You can increase the available memory by editing the \`memory_mib\` value from '
         sleep 1000 < /dev/null > /dev/null 2>&1 &
     else
         '@ENCLAVE@' enclave --nsm-socket '@NSM@' --control "unix://$folder/control-$cid" --egress "unix://$folder/egress-$cid" \
+            --audit "unix://$folder/audit-$cid" \
             --ingress "unix://$folder/ingress-$cid" < /dev/null >> '@LOG@' 2>&1 &
     fi
     pid=$!

@@ -134,8 +134,12 @@ pub(super) async fn start_nsm(layout: &Layout) -> Process {
 pub(super) fn start_enclave(layout: &Layout, tapped: bool) -> Process {
     let mut command = Command::new(program("holdfast-dev"));
     command.arg("enclave").arg("--nsm-socket").arg(layout.socket("nsm"));
-    for name in ["control", "egress", "ingress"] {
-        let socket = if tapped && name != "ingress" { format!("{name}-tap") } else { name.to_owned() };
+    for name in ["control", "egress", "audit", "ingress"] {
+        let socket = if tapped && matches!(name, "control" | "egress" | "audit") {
+            format!("{name}-tap")
+        } else {
+            name.to_owned()
+        };
         command.arg(format!("--{name}")).arg(layout.socket_address(&socket));
     }
     Process::start("the enclave", &mut command, &layout.log("enclave"))
@@ -172,11 +176,11 @@ pub(super) enum Between {
 }
 
 impl Between {
-    /// Ingress, control and egress, as the parent's configuration names them.
-    fn addresses(self, layout: &Layout) -> [String; 3] {
+    /// Ingress, control, egress and audit, as the parent's configuration names them.
+    fn addresses(self, layout: &Layout) -> [String; 4] {
         match self {
-            Self::Sockets => ["ingress", "control", "egress"].map(|name| layout.socket_address(name)),
-            Self::Taps => ["ingress-tap", "control", "egress"].map(|name| layout.socket_address(name)),
+            Self::Sockets => ["ingress", "control", "egress", "audit"].map(|name| layout.socket_address(name)),
+            Self::Taps => ["ingress-tap", "control", "egress", "audit"].map(|name| layout.socket_address(name)),
             Self::Vsock => machine::addresses(layout),
         }
     }
@@ -189,12 +193,13 @@ pub(super) fn write_parent_configuration(
     options: &Options,
 ) {
     let kms = options.kms.as_ref();
-    let [ingress, control, egress] = between.addresses(layout);
+    let [ingress, control, egress, audit] = between.addresses(layout);
     let allowed: Vec<_> = destinations.iter().map(|address| format!("\"{address}\"")).collect();
     let mut text = format!(
         "listen = \"127.0.0.1:0\"\nready_listen = \"127.0.0.1:0\"\nstatic_configuration = \"static.json\"\n\
          key_stores = \"key-stores\"\nports_file = \"ports.json\"\nlog_level = \"debug\"\ndrain_timeout_ms = {}\n\
-         [enclave]\ningress = \"{ingress}\"\n[control]\nlisten = \"{control}\"\n[egress]\nlisten = \"{egress}\"\nallow = [{}]\n",
+         [enclave]\ningress = \"{ingress}\"\n[control]\nlisten = \"{control}\"\n[egress]\nlisten = \"{egress}\"\nallow = [{}]\n\
+         [audit]\nlisten = \"{audit}\"\nfolder = \"audit\"\n",
         options.drain_timeout_ms,
         allowed.join(", "),
     );
@@ -209,20 +214,26 @@ pub(super) fn start_taps(layout: &Layout) -> Taps {
     Taps {
         control: Tap::unix("control", &layout.socket("control-tap"), &layout.socket("control")),
         egress: Tap::unix("egress", &layout.socket("egress-tap"), &layout.socket("egress")),
+        audit: Tap::unix("audit", &layout.socket("audit-tap"), &layout.socket("audit")),
         ingress: Tap::unix("ingress", &layout.socket("ingress-tap"), &layout.socket("ingress")),
     }
 }
 
 /// The status page of the parent whose pages are at `ready_listen`.
 pub(super) async fn status_page(ready_listen: SocketAddr) -> Value {
-    soon("the parent's status page", async {
-        let Ok(mut stream) = TcpStream::connect(ready_listen).await else { return Value::Null };
-        stream.write_all(b"GET /status HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").await.unwrap();
+    serde_json::from_str(&page(ready_listen, "/status").await).unwrap_or(Value::Null)
+}
+
+/// The body of a page at an address of loopback; empty if nobody answers there.
+pub(super) async fn page(address: SocketAddr, path: &str) -> String {
+    soon(path, async {
+        let Ok(mut stream) = TcpStream::connect(address).await else { return String::new() };
+        let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
         let mut bytes = Vec::new();
         let _ = stream.read_to_end(&mut bytes).await;
         let text = String::from_utf8_lossy(&bytes).into_owned();
-        let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-        serde_json::from_str(body).unwrap_or(Value::Null)
+        text.split_once("\r\n\r\n").map_or_else(String::new, |(_, body)| body.to_owned())
     })
     .await
 }

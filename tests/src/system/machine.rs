@@ -10,6 +10,7 @@ use std::process::Command;
 
 use holdfast_devkit::up::layout::Layout;
 use holdfast_devkit::vsock::listener_path;
+use holdfast_link::ports;
 use holdfast_shared::attestation::{ImageMeasurements, Measurements};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -19,11 +20,6 @@ use crate::process::Process;
 use crate::programs::program;
 use crate::wait::until;
 
-/// Nitro's ports on the parent's side, and ours.
-const HEARTBEAT_PORT: u32 = 9000;
-const CONTROL_PORT: u32 = 9001;
-const EGRESS_PORT: u32 = 9002;
-const INGRESS_PORT: u32 = 8443;
 /// The byte of the heartbeat.
 pub const HEARTBEAT: u8 = 0xb7;
 /// As a machine's CID: any above those with a meaning.
@@ -92,7 +88,7 @@ impl Surroundings {
         command.args(["--cid", CID]);
         let vsock = Process::start("the vsock", &mut command, &layout.log("vsock"));
         until("the vsock listens", || async { UnixStream::connect(layout.socket("vm")).await.ok() }).await;
-        let listener = UnixListener::bind(listener_path(&layout.socket("vm"), HEARTBEAT_PORT)).unwrap();
+        let listener = UnixListener::bind(listener_path(&layout.socket("vm"), ports::HEARTBEAT)).unwrap();
         let heartbeat = tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let mut heard = [0];
@@ -139,10 +135,10 @@ impl Drop for Surroundings {
     }
 }
 
-/// Where the parent meets a machine: ingress, control, egress.
-pub(super) fn addresses(layout: &Layout) -> [String; 3] {
+/// Where the parent meets a machine: ingress, control, egress, audit.
+pub(super) fn addresses(layout: &Layout) -> [String; 4] {
     let guest = layout.socket("vm");
-    [INGRESS_PORT, CONTROL_PORT, EGRESS_PORT].map(|port| hybrid(&guest, port))
+    [ports::INGRESS, ports::CONTROL, ports::EGRESS, ports::AUDIT].map(|port| hybrid(&guest, port))
 }
 
 fn hybrid(path: &Path, port: u32) -> String {

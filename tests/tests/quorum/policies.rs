@@ -21,10 +21,10 @@ async fn an_image_whose_end_has_come_is_not_renewed() {
     next.pcr0 = pcr_of_content(NEXT_IMAGE.as_bytes());
     let file = system.layout.path("next.json");
     std::fs::write(&file, serde_json::to_vec(&next).unwrap()).unwrap();
-    let accepted = system.order(&["policy", "accept-image", &file.display().to_string(), "--name", "next"]);
+    let accepted = system.order(&["release-policy", "accept-image", &file.display().to_string(), "--name", "next"]);
     assert_eq!(accepted["complete"], json!(true), "{accepted}");
     system.decrypt(&encrypted).await;
-    let ended = system.order(&["policy", "sunset", &hex::encode(old.pcr0)[..16]]);
+    let ended = system.order(&["release-policy", "sunset", &hex::encode(old.pcr0)[..16]]);
     assert_eq!((&ended["complete"], &ended["epoch"]), (&json!(true), &json!(3)), "{ended}");
     until("the old image serves no more", || async {
         let answer = system.client().encrypt(KEY, b"text", None).await;
@@ -51,7 +51,7 @@ async fn an_image_whose_end_has_come_is_not_renewed() {
 async fn a_boot_waits_until_an_administrator_approved_it() {
     let mut system = System::start(Options { other_administrators: vec!["bob"], ..two_of_three() }).await;
     let encrypted = system.encrypt(KEY).await;
-    system.order(&["policy", "require-approvals", "2"]);
+    system.order(&["release-policy", "require-approvals", "2"]);
     system.decrypt(&encrypted).await;
     system.start_enclave().await;
     let waiting = until("a boot waits at all custodians", || async {
@@ -75,7 +75,7 @@ async fn a_boot_waits_until_an_administrator_approved_it() {
     // Another boot has none.
     system.start_enclave().await;
     reasoned(&system, &["approv"]).await;
-    system.order(&["policy", "require-approvals", "0"]);
+    system.order(&["release-policy", "require-approvals", "0"]);
     system.serving().await;
     system.decrypt(&encrypted).await;
     system.assert_no_panic();

@@ -17,7 +17,7 @@ async fn a_custodian_and_an_administrator_are_exchanged() {
     let old = system.encrypt(KEY).await;
     let bob = system.other_administrators[0].clone();
     bob.holdfast(&["key", "create", "by-bob"]).success();
-    bob.holdfast(&["policy", "leases", "8"]).success();
+    bob.holdfast(&["release-policy", "leases", "8"]).success();
     bob.holdfast(&["block", "--key", "by-bob"]).success();
     let carol = Administrator::init(system.layout.path("home-carol"), "carol");
     let added = system.add_custodian().await;
@@ -104,7 +104,7 @@ async fn changed_bytes(of_each: usize) {
     eprintln!("HOLDFAST_TEST_SEED={seed}");
     let mut random = Random::seeded(seed);
     let system = System::start(two_of_three()).await;
-    system.order(&["policy", "leases", "8"]);
+    system.order(&["release-policy", "leases", "8"]);
     system.order(&["root-key", "rotate"]);
     system.order(&["key", "rotate", KEY]);
     settled(&system, 5).await;

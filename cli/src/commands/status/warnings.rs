@@ -115,8 +115,10 @@ fn differences(views: &[(&str, &View)], found: &mut Vec<Warning>) {
     let first = views.iter().find(|(_, view)| view.overlay_epoch == overlay);
     for (name, view) in views {
         if view.policy_epoch < policy {
-            let text =
-                format!("{name} has release policy {} of {policy}; run: holdfast policy repeat", view.policy_epoch);
+            let text = format!(
+                "{name} has release policy {} of {policy}; run: holdfast release-policy repeat",
+                view.policy_epoch
+            );
             found.push(warning(false, text));
         }
         if view.overlay_epoch < overlay {
@@ -245,7 +247,7 @@ mod tests {
             of(&custodians, &none(), &[], Quorum::new(3, 2, 0)).into_iter().map(|warning| warning.text).collect();
         let all = text.join("\n");
         for expected in [
-            "vault-1 has release policy 1 of 2; run: holdfast policy repeat",
+            "vault-1 has release policy 1 of 2; run: holdfast release-policy repeat",
             "vault-3 has release policy 1 of 2",
             "vault-1 has block overlay 0 of 4",
             "vault-2 has block overlay 0 of 4",

@@ -59,11 +59,7 @@ impl PostgresDatabase {
     pub(super) async fn begin(&self, lock: Lock) -> Result<sqlx::Transaction<'static, Postgres>, StoreError> {
         let mut transaction = self.pool.begin().await?;
         if let Lock::KeyStore(id) = lock {
-            // Each later statement sees what was committed before it began, hence all that the lock's last holder did.
-            sqlx::query("SELECT 1 FROM key_stores WHERE key_store_id = $1 FOR NO KEY UPDATE")
-                .bind(id.as_bytes().as_slice())
-                .fetch_optional(&mut *transaction)
-                .await?;
+            lock_row(&mut transaction, id).await?;
         }
         Ok(transaction)
     }
@@ -79,6 +75,15 @@ impl PostgresDatabase {
         listener.listen(CHANNEL).await?;
         Ok(Changes::of(listener))
     }
+}
+
+/// Each later statement sees what was committed before it began, hence all that the lock's last holder did.
+async fn lock_row(connection: &mut PgConnection, key_store_id: KeyStoreId) -> Result<(), StoreError> {
+    sqlx::query("SELECT 1 FROM key_stores WHERE key_store_id = $1 FOR NO KEY UPDATE")
+        .bind(key_store_id.as_bytes().as_slice())
+        .fetch_optional(connection)
+        .await?;
+    Ok(())
 }
 
 fn options(server: &PostgresServer) -> PgConnectOptions {

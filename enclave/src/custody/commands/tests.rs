@@ -53,8 +53,12 @@ impl Desk {
             thresholds: Thresholds::ONE,
             executed: vec![],
             quota: None,
+            audit: None,
             client_authentication: None,
             renewal: None,
+            policy: None,
+            limits: None,
+            budgets: None,
         };
         let manifest = manifest_of(&administrator, &signing);
         let attested = hpke::PrivateKey::generate().unwrap();

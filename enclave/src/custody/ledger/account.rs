@@ -48,6 +48,7 @@ impl<C: Connect + 'static> Ledger<C> {
         link.trouble = Some(Trouble { text: error.to_string(), is_refusal: error.is_refusal() });
         if let CustodyError::LeaseEnded(_) = error {
             link.end();
+            self.note_lease(id, None);
             self.regate(&mut state);
             // Not open any longer: everything goes now, not when somebody looks.
             if self.served.lease_expires_ms().is_none_or(|expires_ms| self.now_ms() >= expires_ms) {
@@ -159,6 +160,11 @@ impl<C> State<C> {
         let is_alone = self.manifest.manifest().custodians.len() == 1;
         if self.unsealed.is_some() {
             let reason = if is_alone { self.problem.text.clone() } else { self.reason(now_ms) };
+            let not_witnessed = self
+                .members()
+                .filter_map(|(_, link)| Some(format!("{}: {}", link.custodian.name, link.not_witnessed.as_ref()?)));
+            let parts: Vec<_> = self.caveat.into_iter().map(str::to_owned).chain(reason).chain(not_witnessed).collect();
+            let reason = (!parts.is_empty()).then(|| parts.join("; "));
             if has_certificate {
                 return (KeyStoreState::Serving, reason);
             }

@@ -13,6 +13,7 @@ use holdfast_shared::block::{self, BlockOverlay, SignedOverlay};
 use holdfast_shared::ids::CustodianId;
 use holdfast_shared::manifest::{ManifestId, VerifiedManifest};
 
+use super::audit::overlay_event;
 use super::{Ledger, State};
 
 /// Overlays that are kept beside each other, each of which blocks something.
@@ -103,6 +104,7 @@ impl<C: Connect + 'static> Ledger<C> {
         } else {
             self.served.block(&BlockOverlay::nothing(self.id), state.block_changes);
         }
+        self.served.audit().note(overlay_event(overlay.as_ref()));
         state.overlay = overlay;
         if state.is_blocked() {
             self.wipe(state);

@@ -6,9 +6,11 @@
 use std::sync::Arc;
 
 use holdfast_client::Connect;
+use holdfast_link::control::Level;
 use holdfast_shared::provenance::share_set_sha256;
 
 use super::{Ledger, LinkState, Order, State, account};
+use crate::audit::NextSegment;
 use crate::custody::CustodyError;
 use crate::custody::served::Prepared;
 use crate::custody::unseal::Unsealed;
@@ -22,14 +24,26 @@ impl<C: Connect + 'static> Ledger<C> {
         &self,
         unsealed: Unsealed,
         prepared: Prepared,
+        next: Option<NextSegment>,
         wipes: u64,
     ) -> Result<(), CustodyError> {
         let mut state = self.lock();
         if *self.wiped.borrow() != wipes || state.is_blocked() {
             return Err(CustodyError::Wiped);
         }
+        let now_ms = self.now_ms();
+        let made_under = unsealed.made_under().manifest;
+        let missing = CustodyError::ManifestMissing { sequence: made_under.sequence };
+        let manifest = Arc::clone(state.known(made_under).ok_or(missing)?);
+        let previous = || state.previous_heads(&manifest);
+        self.served.record(&prepared, next, previous, || state.standing_events(now_ms))?;
+        let caveat = prepared.caveat();
         self.served.install(prepared)?;
-        self.put_in_force(&mut state, unsealed.made_under().manifest);
+        if let Some(caveat) = caveat {
+            self.log(Level::Error, caveat);
+        }
+        state.caveat = caveat;
+        self.put_in_force(&mut state, made_under);
         let generation = unsealed.root().set().generation;
         state.floor = Some(unsealed.entry().clone());
         if state.drawn.as_ref().is_some_and(|drawn| drawn.set().generation <= generation) {
@@ -43,6 +57,21 @@ impl<C: Connect + 'static> Ledger<C> {
         drop(state);
         self.tell_all();
         Ok(())
+    }
+
+    /// The newest version cannot come into service here. Nothing older goes on in its place: its policy, its keys and its readers may be
+    /// what was changed.
+    pub(in crate::custody) fn end_service(&self) {
+        let mut state = self.lock();
+        if state.unsealed.is_none() {
+            return;
+        }
+        self.wipe(&mut state);
+        self.regate(&mut state);
+        drop(state);
+        // Nor does the log go on for readers who may have been removed.
+        self.served.audit().rest();
+        self.tell_all();
     }
 
     /// The gate's lease, from the leases that count.
@@ -80,8 +109,9 @@ impl<C: Connect + 'static> Ledger<C> {
         let mut state = self.lock();
         let is_over = self.served.lease_expires_ms().is_some_and(|expires_ms| now_ms >= expires_ms);
         let mut any = false;
-        for link in state.links.values_mut() {
+        for (id, link) in &mut state.links {
             if link.counted_ms > 0 && now_ms >= link.counted_ms {
+                self.note_lease(*id, None);
                 if link.session.is_some() {
                     link.order = Some(Order::Fail(CustodyError::Expired));
                 }

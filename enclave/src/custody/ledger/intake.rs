@@ -52,6 +52,7 @@ impl<C: Connect + 'static> Ledger<C> {
         let Granted { session, lease, released, policy_epoch } = granted;
         let Released { content, attested_key } = released;
         let now_ms = self.now_ms();
+        let heads = self.take_heads(&content.audit_heads);
         let mut state = self.lock();
         let was_blocked = state.is_blocked();
         self.learn(&mut state, id, content.successors.into_iter().map(Vec::from));
@@ -73,6 +74,7 @@ impl<C: Connect + 'static> Ledger<C> {
             link.counted_ms = link.counted_ms.min(lease.expires_ms());
         }
         link.order = None;
+        link.heads = heads;
         link.policy_epoch = policy_epoch;
         link.answer = Some(told);
         link.answered_ms = lease.sent_ms();
@@ -94,6 +96,8 @@ impl<C: Connect + 'static> Ledger<C> {
         };
         if let Some(link) = state.links.get_mut(&id).filter(|_| worth.is_ok()) {
             link.counted_ms = lease.expires_ms();
+            link.health.granted(lease.expires_ms().saturating_sub(lease.sent_ms()));
+            self.note_lease(id, Some(lease.expires_ms().saturating_sub(now_ms)));
             link.session = Some(Arc::new(session));
             if !is_blocked {
                 link.proven.extend(shares.iter().map(|held| share_set_sha256(&held.set)));
@@ -150,6 +154,7 @@ impl<C: Connect + 'static> Ledger<C> {
             && let Some(lease) = news.lease.filter(|_| is_sound)
         {
             link.counted_ms = lease.expires_ms();
+            link.health.granted(lease.expires_ms().saturating_sub(lease.sent_ms()));
         }
         self.regate(&mut state);
         if state.place(id) == Some(0) {

@@ -228,7 +228,7 @@ impl<C> State<C> {
         known
     }
 
-    fn known(&self, id: ManifestId) -> Option<&Arc<VerifiedManifest>> {
+    pub(super) fn known(&self, id: ManifestId) -> Option<&Arc<VerifiedManifest>> {
         self.judged().into_iter().find(|manifest| manifest.manifest_id() == id)
     }
 

@@ -46,10 +46,14 @@ fn body() -> Body {
         thresholds: Thresholds::ONE,
         executed: vec![],
         quota: None,
+        audit: None,
         client_authentication: None,
         sharing: None,
         successor: None,
         renewal: Some(StandingRenewal { order, account_key: identity::tls_key().unwrap(), progress }),
+        policy: None,
+        limits: None,
+        budgets: None,
     }
 }
 

@@ -6,7 +6,12 @@ use super::*;
 
 impl World {
     /// An overlay of epoch 1 at one custodian.
-    fn block_keys_at(&self, place: usize, keys: &[&str], administrator: &holdfast_shared::signature::SigningKey) {
+    pub(super) fn block_keys_at(
+        &self,
+        place: usize,
+        keys: &[&str],
+        administrator: &holdfast_shared::signature::SigningKey,
+    ) {
         let overlay = BlockOverlay {
             label: labels::BLOCK.to_owned(),
             key_store_id: self.id,

@@ -77,6 +77,10 @@ impl FakeCustodian {
                 first_release: None,
                 first_share: None,
                 late: None,
+                debited: HashMap::new(),
+                heads: Vec::new(),
+                handed_out: Vec::new(),
+                handshakes: 0,
             }),
             changed: Notify::new(),
             key: signing_key(),
@@ -163,6 +167,7 @@ impl FakeCustodian {
 
     async fn serve(self: Arc<Self>, stream: DuplexStream) {
         let Ok(stream) = self.tls.accept(stream).await else { return };
+        self.state().handshakes += 1;
         let service = hyper::service::service_fn(|request: Request<Incoming>| {
             let custodian = Arc::clone(&self);
             async move {

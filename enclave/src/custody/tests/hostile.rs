@@ -1,7 +1,9 @@
 //! A custodian that its owner turned against the others: with one share needed it knows the root key, so it can make any version.
 
-use holdfast_shared::keystore::{self, Body, Place};
+use holdfast_shared::keystore::{self, Body, Place, UsePolicy};
 use holdfast_shared::manifest::DerCertificate;
+use holdfast_shared::sigv4::AccessKeyId;
+use holdfast_shared::xks::{self, Operation};
 
 use super::*;
 
@@ -57,6 +59,58 @@ async fn a_version_that_names_another_host_or_path_than_the_manifest_is_never_se
         assert!(world.directory.host(&host("xks.example.com")).is_none());
         assert!(!world.serves());
     }
+}
+
+/// The version before had other keys, credentials and readers: what its owner changed must not go on.
+#[tokio::test(start_paused = true)]
+async fn a_version_that_cannot_be_served_ends_the_use_of_keys_and_the_next_one_brings_it_back() {
+    let world = World::start().serving().await;
+    forge(&world, |body| body.path_prefix = PathPrefix::parse("/victims").unwrap());
+    world.until("a wipe", |world| !world.served.holds_keys()).await;
+    world.until("the reason", |world| world.reason().contains("another host or path prefix")).await;
+    assert_eq!(world.report().version, None, "the ledger knows");
+    let asked = |world: &World| world.custodian.state().asked("release");
+    world.until("another release", |world| asked(world) > 1).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    assert!(asked(&world) < 5, "{} releases: no busy loop", asked(&world));
+    forge(&world, |body| body.path_prefix = PathPrefix::parse("").unwrap());
+    world.until("keys in use", World::serves).await;
+    assert_eq!(world.report().version, Some(3));
+}
+
+/// Whether the policy in force permits a use.
+fn permits(world: &World) -> bool {
+    let text = r#"{"requestMetadata":{"awsPrincipalArn":"arn:aws:iam::123456789012:user/Alice","kmsOperation":"Encrypt","kmsRequestId":"1",
+        "kmsKeyArn":"arn:aws:kms:us-east-2:123456789012:key/1","kmsViaService":"ebs"},"plaintext":"eA==","encryptionAlgorithm":"AES_GCM"}"#;
+    let request = xks::parse_encrypt(text.as_bytes()).unwrap();
+    let store = world.directory.store(&host("xks.example.com"), &PathPrefix::parse("").unwrap()).unwrap();
+    let question = crate::xks::Question {
+        key_store: world.id,
+        key: &ExternalKeyId::parse("a").unwrap(),
+        operation: Operation::Encrypt,
+        metadata: &request.metadata,
+        access_key_id: &AccessKeyId::parse("AAAAABBBBBCCCCCDDDDD").unwrap(),
+    };
+    store.guard.permit(&question).is_ok()
+}
+
+/// An older image took a policy that this one does not understand: it permits nothing, and an order mends it.
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_this_image_does_not_understand_permits_nothing_until_it_is_mended() {
+    let world = World::start().serving().await;
+    forge(&world, |body| self_made(body, "xks.example.com"));
+    world.until("version 2", |world| world.report().version == Some(2)).await;
+    assert!(permits(&world));
+    forge(&world, |body| body.policy = Some(UsePolicy { text: "permit (principal, action,\n resources);".to_owned() }));
+    world.until("version 3", |world| world.report().version == Some(3)).await;
+    assert!(world.reason().contains("the policy of use is not valid in this image"), "{}", world.reason());
+    assert!(!permits(&world));
+    let text = "permit (principal, action, resource);".to_owned();
+    let mended = world.order(0, Action::SetPolicy { policy: Some(UsePolicy { text }) });
+    world.done(mended).await;
+    world.until("version 4", |world| world.report().version == Some(4)).await;
+    assert!(permits(&world));
+    assert_eq!(world.report().reason, None);
 }
 
 #[tokio::test(start_paused = true)]

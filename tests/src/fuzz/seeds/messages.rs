@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 
 use holdfast_shared::api::{Refusal, RefusalCode};
+use holdfast_shared::audit::{AuditMode, AuditSettings, Auditor};
 use holdfast_shared::block::BlockOverlay;
 use holdfast_shared::cbor;
 use holdfast_shared::channel::{Ask, ChannelMessage, Reply, Seen};
@@ -14,16 +15,19 @@ use holdfast_shared::external_key::{KeyState, KeyUsage};
 use holdfast_shared::hpke;
 use holdfast_shared::ids::{BlobId, BootId, CommandId, LeaseId};
 use holdfast_shared::keystore::{
-    AcmeOrder, Body, ClientAuthentication, CredentialRecord, ExecutedCommand, ExternalKeyRecord, Header,
-    KeyVersionRecord, Quota, RenewalAttempt, RenewalProgress, StandingRenewal, TlsIdentity, VersionState,
+    AcmeOrder, Body, Budget, BudgetSpan, BudgetWindow, ClientAuthentication, CredentialRecord, ExecutedCommand,
+    ExternalKeyRecord, Header, KeyBudget, KeyLimit, KeyVersionRecord, Quota, RenewalAttempt, RenewalProgress,
+    StandingRenewal, TlsIdentity, UseBudgets, UseLimits, UsePolicy, VersionState,
 };
 use holdfast_shared::labels;
 use holdfast_shared::manifest::{DerCertificate, Thresholds};
 use holdfast_shared::proof::ConnectionUserData;
-use holdfast_shared::query::{Answer, KeyStoreStatus, Query, QueryAnswer, Question, ResultState, VersionInfo};
+use holdfast_shared::query::{
+    Answer, AuditHead, BudgetCount, KeyStoreStatus, Query, QueryAnswer, Question, ResultState, VersionInfo,
+};
 use holdfast_shared::release::{
-    ChallengeAnswer, ChallengeRequest, Commitment, HeldEntry, HeldShare, PROTOCOL, ReleaseAnswer, ReleaseContent,
-    ReleaseRequest, ReleaseUserData, Share, ShareSet,
+    ChallengeAnswer, ChallengeRequest, Commitment, EarlierHead, HeldEntry, HeldShare, PROTOCOL, ReleaseAnswer,
+    ReleaseContent, ReleaseRequest, ReleaseUserData, Share, ShareSet,
 };
 use holdfast_shared::secrets::{Secret, SecretBytes};
 use holdfast_shared::signature::Envelope;
@@ -67,7 +71,35 @@ fn body() -> Body {
             account_key: SecretBytes::new(vec![6; 138]),
             progress: renewal_progress(),
         }),
+        policy: Some(use_policy()),
+        limits: Some(use_limits()),
+        budgets: Some(use_budgets()),
+        audit: Some(audit_settings()),
     }
+}
+
+fn audit_settings() -> AuditSettings {
+    let auditors = vec![Auditor { name: "internal-audit".to_owned(), encryption_key: *ALICE.encryption.public_key() }];
+    AuditSettings { auditors, administrators_read: false, mode: AuditMode::Strict, ..AuditSettings::default() }
+}
+
+fn use_policy() -> UsePolicy {
+    UsePolicy { text: "permit(principal, action, resource);".to_owned() }
+}
+
+fn use_limits() -> UseLimits {
+    let id = "ward-7.db".parse().unwrap();
+    UseLimits { per_key: Some(quota()), keys: vec![KeyLimit { id, quota: quota() }], per_principal: Some(quota()) }
+}
+
+fn use_budgets() -> UseBudgets {
+    let own = Budget { per_hour: Some(1_000), per_day: Some(20_000) };
+    let every_key = Some(Budget { per_hour: Some(5_000), per_day: None });
+    UseBudgets { every_key, keys: vec![KeyBudget { id: "ward-7.db".parse().unwrap(), budget: own }] }
+}
+
+const fn window() -> BudgetWindow {
+    BudgetWindow { span: BudgetSpan::Day, number: 20_779 }
 }
 
 fn acme_order() -> AcmeOrder {
@@ -140,6 +172,11 @@ fn commands() -> Vec<Command> {
         plain(Action::ShowSettings),
         plain(Action::ShowTls),
         plain(Action::SetRenewal { order: Some(acme_order()) }),
+        plain(Action::SetAudit { settings: Some(audit_settings()) }),
+        plain(Action::SetPolicy { policy: Some(use_policy()) }),
+        plain(Action::ShowPolicy),
+        plain(Action::SetLimits { limits: Some(use_limits()) }),
+        plain(Action::SetBudgets { budgets: Some(use_budgets()) }),
     ]
 }
 
@@ -186,7 +223,7 @@ fn release() -> ReleaseContent {
         shares: vec![HeldShare { share: share(), set: share_set() }],
         overlay: Some(vec![1; 10]),
         register: None,
-        audit_heads: vec![b"head\n".to_vec().into()],
+        audit_heads: vec![EarlierHead { checkpoint: b"head\n".to_vec(), audit_public_key: [6; 32] }],
         successors: vec![vec![1; 5].into()],
     }
 }
@@ -194,7 +231,13 @@ fn release() -> ReleaseContent {
 fn asks() -> Vec<Ask> {
     vec![
         Ask::Watch {
-            seen: Seen { overlay_epoch: 1, version: 2, commands: vec![CommandId([1; 16])], manifest_sequence: 1 },
+            seen: Seen {
+                overlay_epoch: 1,
+                version: 2,
+                commands: vec![CommandId([1; 16])],
+                manifest_sequence: 1,
+                obeys: None,
+            },
             renew: true,
         },
         Ask::Fetch { blob_id: BlobId([1; 32]) },
@@ -210,6 +253,8 @@ fn asks() -> Vec<Ask> {
         Ask::Copy { register: vec![1; 20], blob: vec![1; 30], evidence: vec![1; 9] },
         Ask::Commit { version: 2, blob_id: BlobId([1; 32]) },
         Ask::Retire { generation: 2 },
+        Ask::Witness { checkpoint: b"note\n".to_vec() },
+        Ask::Debit { key: "a".parse().unwrap(), window: window(), limit: 1_000, want: 10 },
     ]
 }
 
@@ -229,11 +274,13 @@ fn replies() -> Vec<Reply> {
         Reply::Copied,
         Reply::Committed,
         Reply::Retired,
+        Reply::Witnessed,
         Reply::Deposited,
         Reply::Published { register: vec![1; 20] },
         Reply::Conflict { register: Some(held()) },
         Reply::Reported,
         Reply::Refused { reason: "no".to_owned(), lease_ended: true },
+        Reply::Debited { granted: 10, counted: 800 },
     ]
 }
 
@@ -256,13 +303,20 @@ fn outcomes() -> Vec<Outcome> {
         Outcome::Keys { keys: vec![description] },
         Outcome::Credential { credential: credential() },
         Outcome::CertificateRequest { der: vec![1; 20] },
-        Outcome::Settings { quota: Some(quota()), client_authentication: Some(client_authentication()) },
+        Outcome::Settings {
+            quota: Some(quota()),
+            client_authentication: Some(client_authentication()),
+            limits: Some(use_limits()),
+            budgets: Some(use_budgets()),
+            audit: Some(audit_settings()),
+        },
         Outcome::Tls {
             host_name: "xks.example.com".parse().unwrap(),
             public_key_sha256: [7; 32],
             chain: vec![DerCertificate(vec![1; 30])],
             renewal: Some(Box::new(RenewalState { order: acme_order(), progress: renewal_progress() })),
         },
+        Outcome::Policy { policy: Some(use_policy()), version: 7 },
     ]
 }
 
@@ -290,6 +344,15 @@ fn answers() -> Vec<QueryAnswer> {
         Answer::Result(ResultState::Ready(sealed_result())),
         Answer::Overlay { overlay: Some(vec![1; 20]) },
         Answer::Status(status),
+        Answer::AuditHeads(vec![AuditHead {
+            boot_id: BootId([4; 16]),
+            checkpoint: b"note\n".to_vec(),
+            audit_public_key: [5; 32],
+            evidence: vec![1; 20],
+            received_ms: NOW_MS,
+            contradiction: None,
+        }]),
+        Answer::Budgets(vec![BudgetCount { key: "a".parse().unwrap(), window: window(), counted: 800 }]),
     ]
     .map(|answer| QueryAnswer { query_sha256: asked_sha256(), answer })
     .into()
@@ -317,13 +380,22 @@ pub(super) fn messages(seeds: &mut Seeds) {
     add(
         b'k',
         1,
-        encoded(&Body { quota: None, client_authentication: None, external_keys: Vec::new(), renewal: None, ..body() }),
+        encoded(&Body {
+            quota: None,
+            client_authentication: None,
+            external_keys: Vec::new(),
+            renewal: None,
+            audit: None,
+            ..body()
+        }),
     );
     add(b'l', 0, encoded(&release_request()));
     add(b'm', 0, encoded(&party::manifest([3; 32])));
     add(b'n', 0, encoded(&ReleaseAnswer { policy_epoch: 1, sealed: sealed_bytes() }));
     add(b'p', 0, encoded(&result_content()));
     add(b'q', 0, encoded(&asked()));
+    add(b'q', 2, encoded(&Query { question: Question::AuditHeads(Some(BootId([4; 16]))), ..asked() }));
+    add(b'q', 3, encoded(&Query { question: Question::Budgets, ..asked() }));
     add(b'q', 1, encoded(&Query { question: Question::Result(CommandId([1; 16])), ..asked() }));
     add(b'r', 0, encoded(&entry(1, b"", None)));
     add(b'r', 1, encoded(&entry(2, b"", Some(BlobId([1; 32])))));

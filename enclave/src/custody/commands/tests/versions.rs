@@ -1,7 +1,8 @@
 //! Rotation, destruction, import, and the settings beside the keys.
 
+use holdfast_shared::audit::{AuditSettings, Auditor};
 use holdfast_shared::command::{VersionRun, seal_material};
-use holdfast_shared::keystore::{ExternalKeyRecord, Quota, VersionState};
+use holdfast_shared::keystore::{ExternalKeyRecord, KeyLimit, Quota, UseLimits, UsePolicy, VersionState};
 
 use super::*;
 
@@ -224,12 +225,40 @@ fn the_profile_goes_with_the_version_that_has_it() {
 }
 
 #[test]
+fn audit_settings_are_set_shown_and_cleared_and_name_keys_that_are_keys() {
+    let mut desk = Desk::new();
+    let auditor = |encryption_key| Auditor { name: "internal-audit".to_owned(), encryption_key };
+    let audit = |key| Some(AuditSettings { auditors: vec![auditor(key)], ..AuditSettings::default() });
+    let nobody = desk.order(Action::SetAudit { settings: audit(hpke::PublicKey([4; 97])) });
+    assert!(reason(&nobody).contains("no point of the curve"));
+    assert_eq!(desk.body.audit, None);
+    let reader = *hpke::PrivateKey::generate().unwrap().public_key();
+    assert_eq!(desk.order(Action::SetAudit { settings: audit(reader) }), DONE);
+    let shown = Effect::Answered(Outcome::Settings {
+        quota: None,
+        client_authentication: None,
+        limits: None,
+        budgets: None,
+        audit: audit(reader),
+    });
+    assert_eq!(desk.order(Action::ShowSettings), shown);
+    assert_eq!(desk.order(Action::SetAudit { settings: None }), DONE);
+    assert_eq!(desk.body.audit, None);
+}
+
+#[test]
 fn quota_and_client_authentication_are_set_and_cleared() {
     let mut desk = Desk::new();
     let quota = Some(Quota { requests_per_second: 10, burst: 5 });
     assert_eq!(desk.order(Action::SetQuota { quota }), DONE);
     assert_eq!(desk.body.quota, quota);
-    let shown = Effect::Answered(Outcome::Settings { quota, client_authentication: None });
+    let shown = Effect::Answered(Outcome::Settings {
+        quota,
+        client_authentication: None,
+        limits: None,
+        audit: None,
+        budgets: None,
+    });
     assert_eq!(desk.order(Action::ShowSettings), shown);
     assert_eq!(desk.order(Action::SetQuota { quota: None }), DONE);
     assert_eq!(desk.body.quota, None);
@@ -265,17 +294,67 @@ fn each_order_needs_the_signatures_of_its_kind() {
         (Action::EnableKey { id: key() }, 2),
         (Action::DisableKey { id: key() }, 2),
         (Action::SetQuota { quota: None }, 2),
+        (Action::SetPolicy { policy: None }, 2),
+        (Action::SetLimits { limits: None }, 2),
+        (Action::SetBudgets { budgets: None }, 2),
         (Action::CreateCredential, 3),
         (Action::ImportCredential { recipient: nobody, sealed }, 3),
         (Action::InstallCertificate { chain: vec![] }, 4),
         (Action::SetClientAuthentication { settings: None }, 4),
         (Action::SetRenewal { order: None }, 4),
+        (Action::SetAudit { settings: None }, 7),
         (Action::ListKeys, 1),
         (Action::RequestCertificate, 1),
         (Action::ShowSettings, 1),
+        (Action::ShowPolicy, 1),
         (Action::ShowTls, 1),
     ];
     for (action, expected) in table {
         assert_eq!(action.threshold(&thresholds), expected, "{action:?}");
     }
+}
+
+#[test]
+fn a_policy_is_set_where_it_is_valid_and_shown() {
+    let mut desk = Desk::new();
+    let policy = |text: &str| Some(UsePolicy { text: text.to_owned() });
+    let good = policy("permit (principal, action, resource);");
+    let shown = |policy| Effect::Answered(Outcome::Policy { policy, version: 3 });
+    assert_eq!(desk.order(Action::ShowPolicy), shown(None));
+    assert_eq!(desk.order(Action::SetPolicy { policy: good.clone() }), DONE);
+    assert_eq!(desk.body.policy, good);
+    for (text, place) in [
+        ("permit (principal, action, resource) when { principal.acount == \"1\" };", "line 1, column 45"),
+        ("// nothing", "there is no policy"),
+        ("permit (principal, action,", "unexpected end of input"),
+    ] {
+        let refused = desk.order(Action::SetPolicy { policy: policy(text) });
+        assert!(
+            reason(&refused).starts_with("the policy is not valid: ") && reason(&refused).contains(place),
+            "{refused:?}"
+        );
+        assert_eq!(desk.body.policy, good, "nothing changed");
+    }
+    assert_eq!(desk.order(Action::ShowPolicy), shown(good));
+    assert_eq!(desk.order(Action::SetPolicy { policy: None }), DONE);
+    assert_eq!(desk.body.policy, None);
+}
+
+#[test]
+fn limits_name_keys_that_are_there() {
+    let mut desk = Desk::new();
+    desk.order(Action::CreateKey { id: id("a"), usage: KeyUsage::ENCRYPT_DECRYPT });
+    let quota = Quota { requests_per_second: 10, burst: 5 };
+    let limits = |key: &str| {
+        let keys = vec![KeyLimit { id: id(key), quota }];
+        Some(UseLimits { per_key: None, keys, per_principal: Some(quota) })
+    };
+    assert_eq!(desk.order(Action::SetLimits { limits: limits("a") }), DONE);
+    let shown =
+        Outcome::Settings { quota: None, client_authentication: None, limits: limits("a"), audit: None, budgets: None };
+    assert_eq!(desk.order(Action::ShowSettings), Effect::Answered(shown));
+    assert_eq!(reason(&desk.order(Action::SetLimits { limits: limits("b") })), "there is no key b");
+    assert_eq!(desk.body.limits, limits("a"));
+    assert_eq!(desk.order(Action::SetLimits { limits: None }), DONE);
+    assert_eq!(desk.body.limits, None);
 }

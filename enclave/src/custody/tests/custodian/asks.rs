@@ -4,12 +4,13 @@ use core::num::NonZeroU32;
 use std::time::Duration;
 
 use holdfast_shared::api::RefusalCode;
+use holdfast_shared::audit::Checkpoint;
 use holdfast_shared::cbor;
 use holdfast_shared::channel::{self, Ask, ChannelMessage, Direction, Reply, Seen};
 use holdfast_shared::command::SealedResult;
 use holdfast_shared::hpke;
 use holdfast_shared::ids::BlobId;
-use holdfast_shared::keystore;
+use holdfast_shared::keystore::{self, granted};
 use holdfast_shared::labels;
 use holdfast_shared::limits::{COMMIT_WAIT_MS, WATCH_HOLD_MS};
 use holdfast_shared::provenance::share_set_sha256;
@@ -41,9 +42,14 @@ impl FakeCustodian {
             Ask::Copy { .. } => "copy",
             Ask::Commit { .. } => "commit",
             Ask::Retire { .. } => "retire",
+            Ask::Witness { .. } => "witness",
+            Ask::Debit { .. } => "debit",
         });
         if fault == Some(Fault::Lost) {
             return None;
+        }
+        if matches!(ask, Ask::Witness { .. }) && self.state().hostile.refuses_heads_openly {
+            return Some(Err(RefusalCode::NotFound));
         }
         let reply = if fault == Some(Fault::LeaseEnded) {
             self.state().leases.remove(&message.lease_id);
@@ -87,11 +93,34 @@ impl FakeCustodian {
             }
             Ask::Commit { version, blob_id } => self.commit(version, blob_id),
             Ask::Retire { generation } => self.retire(generation),
+            Ask::Witness { checkpoint } => self.witness(&checkpoint),
+            Ask::Debit { key, window, limit, want } => {
+                let mut state = self.state();
+                let extra = state.hostile.grants_more;
+                let counted = state.debited.entry((key, window)).or_default();
+                let granted = granted(limit, *counted, want);
+                *counted += granted;
+                Reply::Debited { granted: granted + extra, counted: *counted + extra }
+            }
             Ask::Report { results } => {
                 Self::keep(&mut self.state(), results);
                 Reply::Reported
             }
         }
+    }
+
+    fn witness(&self, checkpoint: &[u8]) -> Reply {
+        let head = Checkpoint::parse(core::str::from_utf8(checkpoint).unwrap()).unwrap();
+        let mut state = self.state();
+        if state.hostile.witnesses_nothing {
+            return refused("witnesses nothing");
+        }
+        if let Some(known) = state.heads.iter().rev().find(|known| known.log == head.log) {
+            assert!(!known.closed || head == *known, "nothing after the end");
+            assert!(head.size > known.size || head == *known, "never back, and never another of one size");
+        }
+        state.heads.push(head);
+        Reply::Witnessed
     }
 
     /// Takes a share that is on its way for so long that it comes just before the next version.

@@ -45,6 +45,12 @@ pub(in crate::custody::tests) struct Hostile {
     pub(in crate::custody::tests) withholds_blocks: bool,
     /// So many times yet the version is forgotten that is said to be committed.
     pub(in crate::custody::tests) forgets: usize,
+    /// No head of an audit log is acknowledged.
+    pub(in crate::custody::tests) witnesses_nothing: bool,
+    /// Heads of audit logs are refused as by somebody who does not know the lease, and without its keys.
+    pub(in crate::custody::tests) refuses_heads_openly: bool,
+    /// So many uses are granted beyond those that were wanted.
+    pub(in crate::custody::tests) grants_more: u32,
     /// Before the next copy the newest share makes room for others.
     pub(in crate::custody::tests) crowds_out: bool,
     /// The successors that it hands out, whatever is in force.

@@ -40,7 +40,7 @@ impl FakeCustodian {
             shares: if blocked || state.is_removed(self.id()) { Vec::new() } else { shares },
             overlay: state.signed_overlay.clone().filter(|_| !state.hostile.withholds_blocks),
             register: state.held(),
-            audit_heads: Vec::new(),
+            audit_heads: state.handed_out.clone(),
             successors: state.successors().into_iter().map(Into::into).collect(),
         };
         let binding = ReleaseBinding {

@@ -3,18 +3,20 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use holdfast_shared::audit::Checkpoint;
 use holdfast_shared::block::BlockOverlay;
 use holdfast_shared::cbor;
 use holdfast_shared::command::SealedResult;
+use holdfast_shared::external_key::ExternalKeyId;
 use holdfast_shared::hpke;
 use holdfast_shared::ids::{CommandId, CustodianId, LeaseId};
-use holdfast_shared::keystore;
+use holdfast_shared::keystore::{self, BudgetWindow};
 use holdfast_shared::limits::PROVISIONAL_SETS_MAX;
 use holdfast_shared::manifest::{ManifestId, VerifiedManifest};
 use holdfast_shared::provenance::{VersionUserData, share_set_sha256};
 use holdfast_shared::quorum::Quorum;
 use holdfast_shared::register::RegisterEntry;
-use holdfast_shared::release::{ChannelKeys, HeldEntry, HeldShare, ShareSet};
+use holdfast_shared::release::{ChannelKeys, EarlierHead, HeldEntry, HeldShare, ShareSet};
 
 use super::faults::{Fault, Hostile};
 use crate::custody::tests::read_document;
@@ -72,6 +74,14 @@ pub(in crate::custody::tests) struct State {
     pub(super) leases: HashMap<LeaseId, Arc<ChannelKeys>>,
     pub(super) first_release: Option<Vec<u8>>,
     pub(super) first_share: Option<HeldShare>,
+    /// What is debited of budgets.
+    pub(in crate::custody::tests) debited: HashMap<(ExternalKeyId, BudgetWindow), u32>,
+    /// Heads of audit logs that were told, oldest first.
+    pub(in crate::custody::tests) heads: Vec<Checkpoint>,
+    /// Heads of other boots, which are handed out with releases.
+    pub(in crate::custody::tests) handed_out: Vec<EarlierHead>,
+    /// TLS handshakes.
+    pub(in crate::custody::tests) handshakes: usize,
     /// A share that was on its way for too long.
     pub(in crate::custody::tests) late: Option<(ShareSet, hpke::Sealed)>,
 }

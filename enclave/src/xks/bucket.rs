@@ -1,4 +1,4 @@
-//! The quota of a key store: a token bucket without a lock.
+//! A token bucket without a lock.
 //!
 //! ```text
 //! 1 ms = requests_per_second ticks          1 request = 1000 ticks
@@ -7,85 +7,77 @@
 //! In these units the rate is exact, whatever it is. This is the generic cell rate algorithm (ITU-T I.371, annex A) on one atomic word.
 //!
 //! Guarantees: of any requests, from however many threads, no more pass in `t` ms than `burst + (t + 1) × requests_per_second / 1000`;
-//! a refused request spends nothing; no key store's bucket is another's. The clock counts milliseconds, so what comes in during one
-//! is added to the burst: otherwise 1,800 requests per second with a burst of 1 would be 1,000. Assumes: the caller keeps one
-//! [`Quotas`] for each key store over all its versions.
+//! a refused request spends nothing; what is given back in the millisecond in which it was taken is as if it had never been. Given back
+//! later, to a bucket that would have been full meanwhile, it is worth one request more. The clock counts milliseconds, so what comes in
+//! during one is added to the burst: otherwise 1,800 requests per second with a burst of 1 would be 1,000.
 
 use core::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use holdfast_shared::keystore::Quota;
-
-use super::guard::{Denial, Guard, OpenGuard, Question};
-use crate::clock::Clock;
 
 /// Ticks of one request.
 const REQUEST: u64 = 1000;
 
-/// A bucket that is full at first.
-#[derive(Debug)]
-pub(crate) struct Bucket {
-    spent_until: AtomicU64,
+/// How fast a bucket fills, and how much it holds. What is left in it stands in a word of its own, which is 0 at first.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rate {
     ticks_per_ms: u64,
     depth: u64,
 }
 
-impl Bucket {
+impl Rate {
     pub(crate) fn new(quota: Quota) -> Self {
         let ticks_per_ms = u64::from(quota.requests_per_second);
         let depth = u64::from(quota.burst).saturating_mul(REQUEST).saturating_add(ticks_per_ms);
-        Self { spent_until: AtomicU64::new(0), ticks_per_ms, depth }
+        Self { ticks_per_ms, depth }
+    }
+
+    /// The word after one more request, if there is one in the bucket.
+    fn after(self, spent_until: u64, now_ms: u64) -> Option<u64> {
+        let now = now_ms.saturating_mul(self.ticks_per_ms);
+        let next = spent_until.max(now).saturating_add(REQUEST);
+        (next <= now.saturating_add(self.depth)).then_some(next)
+    }
+
+    /// Whether there is one request in the bucket.
+    pub(crate) fn has(self, spent_until: &AtomicU64, now_ms: u64) -> bool {
+        self.after(spent_until.load(Ordering::Acquire), now_ms).is_some()
     }
 
     /// Takes one request out of the bucket, if there is one in it. `now_ms` may be older than what another thread saw.
+    pub(crate) fn take(self, spent_until: &AtomicU64, now_ms: u64) -> bool {
+        spent_until.fetch_update(Ordering::AcqRel, Ordering::Acquire, |spent| self.after(spent, now_ms)).is_ok()
+    }
+
+    /// Puts one request back that was taken.
+    pub(crate) fn give_back(spent_until: &AtomicU64) {
+        spent_until.fetch_sub(REQUEST, Ordering::AcqRel);
+    }
+}
+
+/// A bucket that is full at first.
+#[derive(Debug)]
+pub(crate) struct Bucket {
+    rate: Rate,
+    spent_until: AtomicU64,
+}
+
+impl Bucket {
+    pub(crate) fn new(quota: Quota) -> Self {
+        Self { rate: Rate::new(quota), spent_until: AtomicU64::new(0) }
+    }
+
+    /// Takes one request out of the bucket, if there is one in it.
     pub(crate) fn take(&self, now_ms: u64) -> bool {
-        let now = now_ms.saturating_mul(self.ticks_per_ms);
-        let full = now.saturating_add(self.depth);
-        let spend = |spent_until: u64| {
-            let next = spent_until.max(now).saturating_add(REQUEST);
-            (next <= full).then_some(next)
-        };
-        self.spent_until.fetch_update(Ordering::AcqRel, Ordering::Acquire, spend).is_ok()
-    }
-}
-
-/// Lets as many requests pass as the quota says.
-struct QuotaGuard {
-    quota: Quota,
-    bucket: Bucket,
-    clock: Arc<dyn Clock>,
-}
-
-impl Guard for QuotaGuard {
-    fn permit(&self, _: &Question<'_>) -> Result<(), Denial> {
-        if self.bucket.take(self.clock.monotonic_ms()) { Ok(()) } else { Err(Denial::Throttled) }
-    }
-}
-
-/// The guard of one key store over its versions: a new version with the same quota goes on with the same bucket.
-pub(crate) struct Quotas {
-    clock: Arc<dyn Clock>,
-    current: Mutex<Option<Arc<QuotaGuard>>>,
-}
-
-impl Quotas {
-    pub(crate) const fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, current: Mutex::new(None) }
+        self.rate.take(&self.spent_until, now_ms)
     }
 
-    /// The guard of a version with this quota.
-    pub(crate) fn guard(&self, quota: Option<Quota>) -> Arc<dyn Guard> {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(quota) = quota else {
-            *current = None;
-            return Arc::new(OpenGuard);
-        };
-        let kept = current.take().filter(|guard| guard.quota == quota);
-        let guard = kept.unwrap_or_else(|| {
-            Arc::new(QuotaGuard { quota, bucket: Bucket::new(quota), clock: Arc::clone(&self.clock) })
-        });
-        *current = Some(Arc::clone(&guard));
-        guard
+    pub(crate) const fn rate(&self) -> Rate {
+        self.rate
+    }
+
+    pub(crate) const fn cell(&self) -> &AtomicU64 {
+        &self.spent_until
     }
 }
 
@@ -93,30 +85,12 @@ impl Quotas {
 mod tests {
     use core::sync::atomic::AtomicU32;
 
-    use holdfast_shared::external_key::ExternalKeyId;
-    use holdfast_shared::ids::KeyStoreId;
-    use holdfast_shared::sigv4::AccessKeyId;
-    use holdfast_shared::xks::{self, Operation};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::clock::SteppedClock;
 
     const fn quota(requests_per_second: u32, burst: u32) -> Quota {
         Quota { requests_per_second, burst }
-    }
-
-    fn permits(guard: &dyn Guard) -> bool {
-        let body = br#"{"requestMetadata":{"awsPrincipalArn":"arn:aws:iam::123456789012:user/Alice","kmsOperation":"Encrypt","kmsRequestId":"1","kmsKeyArn":"arn:aws:kms:us-east-2:123456789012:/key/1"},"plaintext":"eA==","encryptionAlgorithm":"AES_GCM"}"#;
-        let request = xks::parse_encrypt(body).unwrap();
-        let question = Question {
-            key_store: KeyStoreId([1; 32]),
-            key: &ExternalKeyId::parse("a").unwrap(),
-            operation: Operation::Encrypt,
-            metadata: &request.metadata,
-            access_key_id: &AccessKeyId::parse("AAAAABBBBBCCCCCDDDDD").unwrap(),
-        };
-        guard.permit(&question).is_ok()
     }
 
     fn taken(bucket: &Bucket, now_ms: u64, asked: u32) -> u32 {
@@ -163,22 +137,17 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_outlives_versions_until_its_quota_changes() {
-        let clock = Arc::new(SteppedClock::at(0));
-        let quotas = Quotas::new(clock.clone());
-        let first = quotas.guard(Some(quota(1, 2)));
-        assert!(permits(&*first) && permits(&*first) && !permits(&*first));
-        let next = quotas.guard(Some(quota(1, 2)));
-        assert!(!permits(&*next), "a new version is no new burst");
-        let larger = quotas.guard(Some(quota(1, 3)));
-        assert!(permits(&*larger), "another quota is another bucket");
-        let none = quotas.guard(None);
-        assert!((0..100).all(|_| permits(&*none)));
-        clock.advance_ms(1000);
-        assert!(permits(&*first) && !permits(&*first), "requests that still hold an old version spend its bucket");
-
-        let other = Quotas::new(clock).guard(Some(quota(1, 2)));
-        assert!(permits(&*other), "another key store's bucket is full");
+    fn what_is_given_back_was_never_taken() {
+        let rate = Rate::new(quota(10, 3));
+        let (kept, other) = (AtomicU64::new(0), AtomicU64::new(0));
+        for now_ms in [0, 1, 150, 150, 151, 400, 5_000] {
+            let (before, passes) = (rate.has(&kept, now_ms), rate.has(&other, now_ms));
+            assert_eq!(before, passes);
+            if rate.take(&kept, now_ms) {
+                Rate::give_back(&kept);
+            }
+            assert_eq!(rate.take(&kept, now_ms), rate.take(&other, now_ms));
+        }
     }
 
     proptest! {

@@ -1,0 +1,121 @@
+//! Filling the purses of keys that have budgets: uses are debited at the home custodian before they are had.
+//!
+//! Guarantees: no request waits for this; a purse is credited with what one answer granted to it, once, and with no more than was wanted;
+//! what was asked for and not heard of is lost, and never had. While the home custodian is away the purses run out, and the keys that have
+//! budgets answer 429. Assumes: the home custodian counts rightly: it could grant too much.
+
+use core::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_client::Connect;
+use holdfast_link::control::Level;
+use holdfast_shared::channel::{Ask, Reply};
+use holdfast_shared::external_key::ExternalKeyId;
+use holdfast_shared::keystore::BudgetWindow;
+
+use super::ledger::{Ledger, Order};
+use super::{CustodyError, PAUSES};
+use crate::xks::{Purse, Want};
+
+/// How often windows that begin soon are looked for.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A budget of which at least 80 % are debited, by all enclaves together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct BudgetEvent {
+    key: ExternalKeyId,
+    window: BudgetWindow,
+    limit: u32,
+    counted: u32,
+}
+
+impl fmt::Display for BudgetEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, window, limit, counted } = self;
+        write!(f, "key {key}: {counted} of {limit} uses of this {} are debited", window.span.name())
+    }
+}
+
+/// Fills purses, without end.
+pub(super) async fn fill_purses<C: Connect + 'static>(ledger: &Ledger<C>) {
+    let low = Arc::clone(ledger.served.budgets().low());
+    let mut changes = ledger.changes();
+    let mut pause = PAUSES.0;
+    let mut is_failing = false;
+    loop {
+        match fill(ledger).await {
+            Ok(()) if is_failing => {
+                ledger.log(Level::Info, "budgets are debited at the home custodian again");
+                (pause, is_failing) = (PAUSES.0, false);
+            }
+            Ok(()) => {}
+            Err(error) => {
+                if !is_failing {
+                    ledger.log(Level::Warn, &format!("budgets cannot be debited at the home custodian: {error}"));
+                }
+                is_failing = true;
+                tokio::time::sleep(pause).await;
+                pause = PAUSES.1.min(pause.saturating_mul(2));
+                continue;
+            }
+        }
+        tokio::select! {
+            () = low.notified() => {}
+            _ = changes.changed(), if ledger.unsealed().is_none() => {}
+            () = tokio::time::sleep(LOOK), if !ledger.served.budgets().is_empty() => {}
+        }
+    }
+}
+
+/// Asks once for each purse that wants something. That one is refused keeps no other from being filled.
+async fn fill<C: Connect + 'static>(ledger: &Ledger<C>) -> Result<(), CustodyError> {
+    // Nothing is used before a version is in service, nor after its keys were dropped.
+    if ledger.unsealed().is_none() {
+        return Ok(());
+    }
+    let mut filled = Ok(());
+    for (key, purse) in ledger.served.budgets().purses() {
+        let Some(want) = purse.want(ledger.enclave.clock.wall_ms()) else { continue };
+        match debit(ledger, key, purse, want).await {
+            Ok(()) => {}
+            Err(error @ CustodyError::Refused(_)) => filled = Err(error),
+            Err(error) => return Err(error),
+        }
+    }
+    filled
+}
+
+async fn debit<C: Connect + 'static>(
+    ledger: &Ledger<C>,
+    key: &ExternalKeyId,
+    purse: &Purse,
+    Want { window, uses }: Want,
+) -> Result<(), CustodyError> {
+    let (home, session) = ledger.home()?;
+    let limit = purse.limit();
+    let (granted, counted) = match session.ask(&Ask::Debit { key: key.clone(), window, limit, want: uses }).await {
+        Ok((Reply::Debited { granted, counted }, _)) if granted <= uses => (granted, counted),
+        Ok((Reply::Refused { reason, .. }, _)) => return Err(CustodyError::Refused(reason)),
+        Ok(_) => return Err(CustodyError::OtherAnswer),
+        // What is said open, anybody could say: the lease goes on.
+        Err(CustodyError::LeaseEnded(reason)) => {
+            ledger.order(home, Order::Fail(CustodyError::LeaseEnded(reason.clone())));
+            return Err(CustodyError::LeaseEnded(reason));
+        }
+        Err(error) => return Err(error),
+    };
+    purse.credit(window, granted);
+    if granted < uses {
+        purse.exhaust(window);
+    }
+    if purse.announces(window, counted) {
+        announce(ledger, &BudgetEvent { key: key.clone(), window, limit, counted });
+    }
+    Ok(())
+}
+
+/// Where alarms about budgets begin.
+fn announce<C: Connect + 'static>(ledger: &Ledger<C>, event: &BudgetEvent) {
+    ledger.log(Level::Warn, &event.to_string());
+}
