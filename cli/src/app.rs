@@ -1,5 +1,6 @@
 //! From arguments to exit code.
 
+mod alarms;
 mod audit;
 mod custody;
 mod kill;
@@ -180,6 +181,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, AppError> {
         Command::Limit(command) => policy::run_limit(&home?, command, printer).await?,
         Command::Policy(command) => return policy::run_policy(home, command, printer).await,
         Command::ClientAuth(command) => orders::run_client_auth(&home?, command, printer).await?,
+        Command::Alarms(arguments) => alarms::run(&home?, arguments, printer).await?,
         Command::Audit(command) => return audit::run(&home?, command, printer).await,
         Command::Order(OrderCommand::Result { command_id, target, patience }) => {
             let completed = session(&home?, &target)?.result_of(command_id, wait(patience)).await?;

@@ -1,5 +1,6 @@
 //! The command line. Every default stands here and in `--help`.
 
+mod alarms;
 mod attest;
 mod audit;
 mod custody;
@@ -19,6 +20,7 @@ use holdfast_shared::external_key::{ExternalKeyId, KeyState};
 use holdfast_shared::ids::CommandId;
 use holdfast_shared::sigv4::AccessKeyId;
 
+pub use self::alarms::AlarmsArguments;
 pub use self::attest::{AttestArguments, HttpsUrl, Resolution};
 pub use self::audit::{
     AuditCommand, LogSource, ModeArgument, PastArguments, QueryArguments, ReconcileArguments, SetAuditArguments,
@@ -132,6 +134,13 @@ pub enum Command {
     /// AWS deprecated mTLS for external key stores in March 2026. Every request is authenticated by its signature in any case.
     #[command(subcommand, name = "client-auth")]
     ClientAuth(ClientAuthCommand),
+    /// What the home custodian found unusual about the use of keys, newest first
+    ///
+    /// docs/alarms.md says what raises each kind of alarm, what is missed, and what to do. Nothing is refused because of an alarm.
+    #[command(
+        after_long_help = "Example:\n  holdfast alarms --kind first-seen --kind unusual-rate\n  holdfast alarms --watch --json | jq -r .text"
+    )]
+    Alarms(AlarmsArguments),
     /// The record of every use of the keys: who reads it, whether it is whole, what it says
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -184,7 +193,8 @@ pub enum Command {
     /// What the custodians know: version, leases, waiting orders, blocks, policy; and where they differ
     ///
     /// The evidence behind each lease is verified here again, under the manifest's trust root and the release policy. The highest
-    /// version of each custodian is noted; one that offers less than before is a warning, and the exit code is 1.
+    /// version of each custodian is noted; one that offers less than before is a warning, and the exit code is 1. The home custodian
+    /// adds what is debited of budgets and the latest alarms, which change no exit code.
     #[command(
         after_long_help = "Example:\n  holdfast status\n  holdfast status --json | jq .leases[].expires_ms\n  holdfast status --watch"
     )]

@@ -4,6 +4,7 @@
 //! (`Display`) or a program (`Serialize`).
 
 pub mod admin;
+pub mod alarms;
 pub mod attest;
 pub mod attestation;
 pub mod audit;

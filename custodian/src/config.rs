@@ -7,6 +7,7 @@
 #![doc = include_str!("../custodian.example.toml")]
 //! ```
 
+mod alarms;
 mod database;
 mod key_encryption_key;
 
@@ -21,9 +22,11 @@ use holdfast_shared::manifest::is_printable;
 use serde::Deserialize;
 use toml::Spanned;
 
+use alarms::RawAlarms;
 use database::RawDatabase;
 use key_encryption_key::RawKeyEncryptionKey;
 
+pub use alarms::{AlarmsConfig, DESTINATIONS_MAX, SyslogAddress, SyslogConfig, WebhookConfig};
 pub use database::DatabaseConfig;
 pub use key_encryption_key::{
     KeyEncryptionKeyConfig, KeyPlaceConfig, KmipConfig, Pkcs11Config, Pkcs11Iv, TIMEOUT_DEFAULT, TransitConfig,
@@ -59,6 +62,8 @@ pub struct Config {
     pub database: Option<DatabaseConfig>,
     /// What wraps the shares.
     pub key_encryption_key: KeyEncryptionKeyConfig,
+    /// When alarms are raised, and where they go.
+    pub alarms: AlarmsConfig,
 }
 
 /// How the log is written.
@@ -131,6 +136,7 @@ struct RawConfig {
     tls: Option<Spanned<RawTls>>,
     database: Option<Spanned<RawDatabase>>,
     key_encryption_key: Option<Spanned<RawKeyEncryptionKey>>,
+    alarms: Option<RawAlarms>,
 }
 
 #[derive(Deserialize)]
@@ -198,6 +204,7 @@ impl Config {
             tls: source.tls(raw.tls, host)?,
             database: source.database(raw.database)?,
             key_encryption_key: source.key_encryption_key(raw.key_encryption_key)?,
+            alarms: source.alarms(raw.alarms)?,
         })
     }
 }
@@ -331,6 +338,7 @@ mod tests {
         let config = parse(&options).unwrap();
         assert!(config.ports_file.is_some() && config.emulated_root.is_some());
         assert!(matches!(config.tls, TlsSource::Files { .. }));
+        assert_eq!((config.alarms.key_stores.len(), config.alarms.destinations().len()), (1, 2));
     }
 
     #[test]

@@ -30,6 +30,7 @@ use crate::state::{StateDirectory, StateError};
 pub use file::FileKey;
 pub use kmip::KmipKey;
 pub use pkcs11::Pkcs11Key;
+pub(crate) use remote::{Connection, Endpoint, words};
 pub use storage::{StorageKey, StorageKeyError};
 pub use transit::TransitKey;
 

@@ -4,6 +4,7 @@
 //! Guarantees, assumptions and refusals stand at the head of each module; [`service`] is where to start. The program is
 //! [`program::run`]; everything else is a library, so that tests and the development kit drive the very same code.
 
+pub mod alarms;
 pub mod clock;
 pub mod config;
 pub mod http_api;

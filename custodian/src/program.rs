@@ -15,6 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
+use crate::alarms::{ReceiverError, Receivers};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, ConfigError, KeyPlaceConfig, LogFormat};
 use crate::init::{self, InitError, KeyState};
@@ -52,6 +53,11 @@ Configuration file (TOML; relative paths are relative to it):
                   time for one call to the key that wraps the shares            default: \"5s\"
   key_encryption_key.pkcs11, .transit, .kmip
                   where that key is                                             default: a file
+  alarms.learn_days, .factor, .least_uses, .refused_burst, .hours, .clock_drift_seconds, .quiet_hours
+                  when alarms are raised; also for one key store: alarms.key_store
+                                                                                default: 7, 3, 100, 50, none, 30, 6
+  alarms.webhook, alarms.syslog
+                  where alarms are delivered to                                 default: nowhere
 
 Environment:
   RUST_LOG        which log lines are written; default: info";
@@ -95,6 +101,22 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         to: PathBuf,
     },
+    /// Look after the delivery of alarms.
+    Alarms {
+        #[command(subcommand)]
+        command: AlarmsCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum AlarmsCommand {
+    /// Send a test to each webhook and syslog receiver of the configuration, and print what came of it.
+    ///
+    /// The service may be running. Fails when one of them did not take it, or there is none.
+    Test {
+        #[command(flatten)]
+        with: WithConfig,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -123,6 +145,12 @@ enum ProgramError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Service(#[from] ServiceError),
+    #[error(transparent)]
+    Receiver(#[from] ReceiverError),
+    #[error("{failed} of {all} receivers of alarms did not take the test")]
+    Undelivered { failed: usize, all: usize },
+    #[error("the configuration names no receiver of alarms; add [[alarms.webhook]] or [[alarms.syslog]]")]
+    NoReceivers,
     #[error("cannot listen on {listen}: {source}")]
     Listen { listen: SocketAddr, source: io::Error },
     #[error("{0}")]
@@ -137,6 +165,7 @@ impl ProgramError {
         matches!(
             self,
             Self::Config(_)
+                | Self::Receiver(_)
                 | Self::Kek(KekError::Misconfigured { .. } | KekError::File(_))
                 | Self::Init(InitError::Kek(KekError::Misconfigured { .. }))
                 | Self::Start(StartError::EmulatedRoot { .. } | StartError::Kek(KekError::Misconfigured { .. }))
@@ -189,6 +218,7 @@ async fn execute(command: Command) -> Result<(), ProgramError> {
             let config = Config::load(&with.config)?;
             back_up(&config, &to).await
         }
+        Command::Alarms { command: AlarmsCommand::Test { with } } => test_alarms(&Config::load(&with.config)?).await,
         Command::Serve { with, check_config } => {
             let config = Config::load(&with.config)?;
             if check_config {
@@ -204,12 +234,31 @@ async fn execute(command: Command) -> Result<(), ProgramError> {
 fn check(config: &Config) -> Result<(), ProgramError> {
     let emulated = service::read_emulated_root(config)?.is_some();
     tls::check_files(config)?;
+    Receivers::open(config)?;
     if config.key_encryption_key.place != KeyPlaceConfig::File {
         Kek::open(&config.key_encryption_key, &StateDirectory::new(config.state.clone()))?;
     }
     let warning = if emulated { "; WARNING: it trusts an emulated root" } else { "" };
     writeln!(io::stderr(), "{}: the configuration is good{warning}", config.file.display())?;
     Ok(())
+}
+
+/// Sends a test to each receiver of alarms, and says on standard output what came of it.
+async fn test_alarms(config: &Config) -> Result<(), ProgramError> {
+    let receivers = Receivers::open(config)?;
+    let results = receivers.test(SystemClock.now_ms()).await;
+    for (receiver, result) in &results {
+        match result {
+            Ok(()) => writeln!(io::stdout(), "sent: {receiver}")?,
+            Err(error) => writeln!(io::stdout(), "FAILED: {receiver}: {error}")?,
+        }
+    }
+    let failed = results.iter().filter(|(_, result)| result.is_err()).count();
+    match results.len() {
+        0 => Err(ProgramError::NoReceivers),
+        _ if failed == 0 => Ok(()),
+        all => Err(ProgramError::Undelivered { failed, all }),
+    }
 }
 
 /// Copies the database to a file that only its owner can read, and that is on disk when this returns.
@@ -251,6 +300,7 @@ async fn serve(config: &Config) -> Result<(), ProgramError> {
     {
         return Err(StateError::Io { file: file.clone(), source: error }.into());
     }
+    let receivers = Receivers::open(config)?;
     let custodian = Custodian::open(config, Arc::new(SystemClock)).await?;
     let tls = tls::server_config(config, &state, custodian.id(), SystemClock.now_ms())?;
     let failed = |source| ProgramError::Listen { listen: config.listen, source };
@@ -267,8 +317,10 @@ async fn serve(config: &Config) -> Result<(), ProgramError> {
         let custodian = Arc::clone(&custodian);
         tokio::spawn(async move { custodian.watch_key_encryption_key().await })
     };
+    let couriers = tokio::spawn(receivers.deliver(Arc::clone(custodian.store()), Arc::new(SystemClock)));
     server::serve(listener, tls, http_api::router(Arc::clone(&custodian)), Arc::clone(&custodian), stopped).await;
     watch.abort();
+    couriers.abort();
     custodian.close().await;
     drop(claim);
     tracing::info!("stopped");

@@ -1,7 +1,7 @@
 //! The custodian's work, independent of HTTP: bytes of a request in, bytes of an answer or a [`ServiceError`] out.
 //!
 //! ```text
-//! challenge ─nonce→ (enclave's document) ─→ release ─lease→ channel: watch, fetch, deposit, publish, copy, commit, report, retire, debit
+//! challenge ─nonce→ (enclave's document) ─→ release ─lease→ channel: watch, fetch, deposit, publish, copy, commit, report, retire, debit, tally
 //! administrators ─→ manifests, successors, commands, blocks, policies, approvals, queries
 //! ```
 //!
@@ -9,6 +9,7 @@
 //! while the key store is blocked; a request that changes something is carried through even if its sender hangs up. Assumes:
 //! the host's clock, the database and the key-encryption key are the owner's. Refuses: everything unproven, with a reason.
 
+mod alarms;
 mod approvals;
 mod audit;
 mod budgets;
@@ -47,7 +48,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{Semaphore, watch};
 
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{AlarmsConfig, Config};
 use crate::kek::{Kek, KekError, StorageKey, StorageKeyError};
 use crate::rate::RateLimit;
 use crate::state::{self, StateDirectory, StateError};
@@ -128,7 +129,8 @@ pub struct Custodian {
     roots: TrustRoots,
     kek: Kek,
     storage_key: StorageKey,
-    store: Store,
+    store: Arc<Store>,
+    alarms: AlarmsConfig,
     clock: Arc<dyn Clock>,
     rng: SystemRandom,
     challenges: Challenges,
@@ -154,7 +156,7 @@ impl Custodian {
         let signing_key = SigningKey::from_pkcs8(&state::read_private(&state.signing_key())?, &rng)?;
         let encryption_key = hpke::PrivateKey::from_bytes(&state::read_private_array(&state.encryption_key())?)?;
         let kek = Kek::open(&config.key_encryption_key, &state)?;
-        let store = Store::configured(config, &state).await?;
+        let store = Arc::new(Store::configured(config, &state).await?);
         let id = CustodianId(signing_key.verifying_key()?.fingerprint());
         store.claim(id).await?;
         let storage_key = StorageKey::open(&store, &kek, id).await?;
@@ -170,6 +172,7 @@ impl Custodian {
             kek,
             storage_key,
             store,
+            alarms: config.alarms.clone(),
             clock,
             rng,
             challenges,
@@ -274,9 +277,9 @@ impl Custodian {
         self.store.close().await;
     }
 
-    /// The database, for tests and tools that look at the record.
+    /// The database, for those who deliver alarms, and for tests and tools that look at the record.
     #[must_use]
-    pub const fn store(&self) -> &Store {
+    pub const fn store(&self) -> &Arc<Store> {
         &self.store
     }
 

@@ -5,11 +5,13 @@
 //! both kinds of database, and no type of the database shows outside. Assumes: secrets come wrapped. Refuses: a database of a
 //! newer version, and a PostgreSQL server that could lose what it acknowledged.
 
+mod alarms;
 mod audit;
 mod budgets;
 mod changes;
 mod commands;
 mod database;
+mod deliveries;
 mod group;
 mod leases;
 mod manifests;
@@ -19,19 +21,22 @@ mod records;
 mod schema;
 mod settings;
 mod shares;
+mod tallies;
 mod versions;
 mod window;
 
 use std::path::{Path, PathBuf};
 
 use holdfast_shared::ids::{CustodianId, KeyStoreId, LeaseId};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
+pub use alarms::NewAlarm;
 use audit::Witnesses;
 pub use audit::{NewAuditHead, StoredAuditHead, Witnessed};
 pub use budgets::{Debited, NewDebit, StoredCount};
 pub use changes::{Change, Changes};
 pub use commands::{Merged, Queued, StoredCommand};
+pub use deliveries::WaitingDelivery;
 pub use leases::{Granted, LeaseHolder, LeaseTimes, NewLease, StoredLease};
 pub use manifests::{
     JudgedOrders, ManifestMark, Replaced, Replacement, Staged, StoredKeyStore, StoredManifest, Successors,
@@ -40,6 +45,7 @@ pub use overlays::{JudgedBy, News, StoredOverlay};
 pub use policies::{Approved, NewApproval, StoredPolicy, WaitingRelease};
 pub use records::{ReleaseRecord, StoredRecord};
 pub use shares::{Deposited, NewShare, Retired, StoredShare};
+pub use tallies::NewTally;
 pub use versions::{Committed, Copied, HistoryEntry, NewVersion, Published, StoredBlob, StoredRegister, Version};
 pub use window::{ReplayWindow, Replayed};
 
@@ -140,11 +146,20 @@ pub struct Store {
     witnesses: Witnesses,
     /// Those that no group could keep.
     witnesses_alone: Semaphore,
+    /// To whom alarms are delivered.
+    destinations: Vec<String>,
+    alarms_recorded: watch::Sender<()>,
 }
 
 impl Store {
     fn of(database: Database) -> Self {
-        Self { database, witnesses: audit::witnesses(), witnesses_alone: Semaphore::new(audit::ALONE) }
+        Self {
+            database,
+            witnesses: audit::witnesses(),
+            witnesses_alone: Semaphore::new(audit::ALONE),
+            destinations: Vec::new(),
+            alarms_recorded: watch::Sender::new(()),
+        }
     }
 
     /// Makes the database file if there is none.
@@ -176,10 +191,11 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn configured(config: &Config, state: &StateDirectory) -> Result<Self, StoreError> {
-        match &config.database {
-            Some(database) => Self::connect(&database.server()?).await,
-            None => Self::open(&state.database()).await,
-        }
+        let store = match &config.database {
+            Some(database) => Self::connect(&database.server()?).await?,
+            None => Self::open(&state.database()).await?,
+        };
+        Ok(store.delivering_to(config.alarms.destinations()))
     }
 
     /// Whether other replicas can change it.

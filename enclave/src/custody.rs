@@ -50,6 +50,7 @@ mod commands;
 mod coordinator;
 mod docket;
 pub(crate) mod health;
+mod home;
 mod identity;
 mod kms;
 mod lease;
@@ -61,6 +62,7 @@ mod renewal;
 mod rotate;
 mod served;
 mod session;
+mod tally;
 mod unseal;
 mod upkeep;
 mod watch;
@@ -264,6 +266,7 @@ impl<C: Connect + Clone + 'static> Custody<C> {
             () = expiry(&ledger) => {}
             () = witness::sign_heads(&ledger) => {}
             () = budgets::fill_purses(&ledger) => {}
+            () = tally::tell_uses(&ledger) => {}
         }
     }
 }

@@ -31,6 +31,7 @@ pub use keys::{KeyRing, KeyRingError, KeySlot};
 use crate::audit::AuditLog;
 use crate::clock::Clock;
 pub use crate::custody::health::{CustodianHealth, FleetHealth};
+use crate::tally::UseTally;
 use crate::tls::expiry::CertificateInService;
 use crate::tls::{ClientSettings, TlsError, TlsIdentity, server_config};
 use crate::xks::{Bucket, Guard};
@@ -71,6 +72,8 @@ pub struct ServedKeyStore {
     pub fleet: Arc<FleetHealth>,
     /// Where each request is recorded: the same over all versions.
     pub audit: Arc<AuditLog>,
+    /// Who uses which key, for alarms: the same over all versions.
+    pub tally: Arc<UseTally>,
 }
 
 impl core::fmt::Debug for ServedKeyStore {

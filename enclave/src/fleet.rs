@@ -127,6 +127,13 @@ impl Fleet {
         self.tasks.insert(id, (tokio::spawn(custody.run()), served));
     }
 
+    /// Has each home custodian told who used keys lately: the enclave ends.
+    pub(crate) fn hurry_tallies(&self) {
+        for (_, served) in self.tasks.values() {
+            served.tally().hurry();
+        }
+    }
+
     fn refuse(&self, id: KeyStoreId, reason: &str) {
         let reason = Some(reason.to_owned());
         let report = StoreReport { state: KeyStoreState::Refused, version: None, lease_expires_ms: None, reason };
@@ -138,6 +145,7 @@ impl Fleet {
         let leaving: Vec<_> = ids.filter_map(|id| Some((id, self.tasks.remove(&id)?))).collect();
         for (_, (_, served)) in &leaving {
             served.withdraw();
+            served.tally().hurry();
         }
         let mut logs = JoinSet::new();
         for (_, (_, served)) in &leaving {

@@ -32,6 +32,7 @@ mod report;
 mod roster;
 mod run;
 pub mod server;
+pub mod tally;
 pub mod tls;
 pub mod xks;
 

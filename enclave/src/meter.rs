@@ -3,7 +3,7 @@
 //! ```text
 //! request ─▶ RequestEvent ─▶ Meter: histograms, outcomes by key store ──┐
 //!                             └ refused? ─▶ Reporter: a line            ├─▶ Gauges::snapshot ─▶ control connection ─▶ parent
-//! clock, NSM, audit logs, directory, custodians ────────────────────────┘
+//! clock, NSM, audit logs, directory, custodians, kinds of alarms ───────┘
 //! ```
 //!
 //! Guarantees: a request costs additions to atomics and one read of a table that is replaced, never changed: no lock, and no memory
@@ -203,6 +203,7 @@ impl Gauges {
             certificate_remaining_ms: store.tls.not_after_ms().saturating_sub(self.clock.wall_ms()),
             audit_queue_bytes: number(store.audit.queued_bytes()),
             audit_unwitnessed: store.audit.unwitnessed(),
+            alarms: store.tally.alarms().counts(),
             leases,
         }
     }
@@ -214,7 +215,8 @@ fn number(count: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use holdfast_link::control::{KeyStoreState, ToParent};
+    use holdfast_link::control::{ALARMS, KeyStoreState, ToParent};
+    use holdfast_shared::alarm::AlarmKind;
 
     use super::*;
     use crate::report::StoreReport;
@@ -246,6 +248,11 @@ mod tests {
         for name in ErrorName::ALL {
             assert_eq!(OUTCOMES[ended(Outcome::Error(name)).unwrap()], name.as_str());
         }
+    }
+
+    #[test]
+    fn kinds_of_alarms_are_those_of_the_link() {
+        assert_eq!(ALARMS, AlarmKind::ALL.map(AlarmKind::name));
     }
 
     #[test]

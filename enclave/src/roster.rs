@@ -261,6 +261,7 @@ mod tests {
             keys: Arc::new(KeySlot::new()),
             fleet: Arc::new(FleetHealth::new(vec![])),
             audit: audit_log(id(n)),
+            tally: Arc::default(),
         }
     }
 

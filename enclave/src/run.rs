@@ -150,6 +150,7 @@ async fn serve(platform: Platform) -> Result<(), RunError> {
         () = following => {}
     }
     // While custodians and the parent still hear it.
+    fleet.hurry_tallies();
     audit.close().await;
     drained_sender.send_replace(true);
     // The desk tells the parent; the parent then ends us. Locally the process ends by itself a moment later.

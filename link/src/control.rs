@@ -35,8 +35,8 @@ mod metrics;
 
 pub use credentials::AwsCredentials;
 pub use metrics::{
-    BOUNDS_US, Histogram, KeyStoreMetrics, LeaseMetrics, METRICS_FORMAT, Metrics, OPERATIONS, OUTCOMES, RefusedRequest,
-    STAGES,
+    ALARMS, BOUNDS_US, Histogram, KeyStoreMetrics, LeaseMetrics, METRICS_FORMAT, Metrics, OPERATIONS, OUTCOMES,
+    RefusedRequest, STAGES,
 };
 
 /// The protocol of this link. It changes with every change of a message; the form of `hello` and `refused` never does.

@@ -115,8 +115,8 @@ fn histogram() -> impl Strategy<Value = Histogram> {
 }
 
 fn metrics() -> impl Strategy<Value = Metrics> {
-    (histogram(), any::<([u8; 32], u64, u16, [u64; 13])>()).prop_map(
-        |(handshake, (id, number, custodian, requests))| Metrics {
+    (histogram(), any::<([u8; 32], u64, u16, [u64; 13], [u64; 7])>()).prop_map(
+        |(handshake, (id, number, custodian, requests, alarms))| Metrics {
             format: METRICS_FORMAT,
             handshake,
             latency: [[handshake; STAGES.len()]; OPERATIONS.len()],
@@ -126,6 +126,7 @@ fn metrics() -> impl Strategy<Value = Metrics> {
                 certificate_remaining_ms: number,
                 audit_queue_bytes: number,
                 audit_unwitnessed: number,
+                alarms,
                 leases: vec![LeaseMetrics { custodian, remaining_ms: number, granted_ms: number }],
             }],
             ..Metrics::default()

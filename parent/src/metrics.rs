@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use std::time::Instant;
 
 use holdfast_link::KeyStoreId;
-use holdfast_link::control::{KeyStoreMetrics, KeyStoreState, Metrics, OPERATIONS, OUTCOMES, STAGES, Status};
+use holdfast_link::control::{ALARMS, KeyStoreMetrics, KeyStoreState, Metrics, OPERATIONS, OUTCOMES, STAGES, Status};
 use holdfast_link::limits::{METRICS_FRESH, STATUS_FRESH};
 
 use crate::config::Slot;
@@ -190,6 +190,9 @@ fn of_key_store(text: &mut Text, slot: &str, label: &str, store: &KeyStoreMetric
     text.add(&families::CERTIFICATE, &values, Milliseconds(store.certificate_remaining_ms));
     text.add(&families::AUDIT_QUEUE, &values, store.audit_queue_bytes);
     text.add(&families::AUDIT_UNWITNESSED, &values, store.audit_unwitnessed);
+    for (kind, count) in ALARMS.iter().zip(store.alarms) {
+        text.add(&families::ALARMS, &[slot, label, kind], count);
+    }
     let leases: BTreeMap<_, _> = store.leases.iter().map(|lease| (lease.custodian, lease)).collect();
     for (custodian, lease) in leases {
         let values = [slot, label, &custodian.to_string()];

@@ -9,6 +9,7 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use ring::rand::SecureRandom;
 use zeroize::Zeroizing;
 
+use crate::alarm::{AlarmKind, Tally};
 use crate::block::BlockOverlay;
 use crate::cbor::{self, DecodeError, Message, message};
 use crate::command::SealedResult;
@@ -164,6 +165,9 @@ pub enum Ask {
         #[n(3)]
         want: u32,
     },
+    /// To the home custodian: who used keys lately, so that it can raise alarms ([`crate::alarm`]).
+    #[n(10)]
+    Tally(#[n(0)] Tally),
 }
 
 /// What an enclave has seen already.
@@ -296,6 +300,13 @@ pub enum Reply {
         #[n(1)]
         counted: u32,
     },
+    /// To [`Ask::Tally`]: it is counted durably.
+    #[n(12)]
+    Tallied {
+        /// The kinds of the alarms that it raised, one for each.
+        #[n(0)]
+        raised: Vec<AlarmKind>,
+    },
 }
 
 message!(Ask, limits::CHANNEL_MESSAGE_MAX, "channel request", |ask| match ask {
@@ -321,6 +332,7 @@ message!(Ask, limits::CHANNEL_MESSAGE_MAX, "channel request", |ask| match ask {
     Ask::Publish { results, .. } | Ask::Report { results } if results.len() > limits::PENDING_COMMANDS_MAX => {
         Err("carries too many results")
     }
+    Ask::Tally(tally) => tally.check(),
     _ => Ok(()),
 });
 
@@ -338,6 +350,7 @@ message!(Reply, limits::CHANNEL_MESSAGE_MAX, "channel answer", |reply| match rep
     Reply::Debited { granted, counted } if *granted > limits::BUDGET_SLICE_MAX || granted > counted => {
         Err("more uses are granted than were debited, or than can be wanted")
     }
+    Reply::Tallied { raised } if raised.len() > limits::TALLY_ALARMS_MAX => Err("raises too many alarms"),
     _ => Ok(()),
 });
 

@@ -4,6 +4,7 @@
 //! or an error that names the broken rule come out. Assumes: callers pass the time and the randomness. Refuses: every
 //! encoding but the one that we would write ourselves (see [`cbor`]), and every input over its bound in [`limits`].
 
+pub mod alarm;
 pub mod api;
 pub mod attestation;
 pub mod audit;

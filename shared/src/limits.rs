@@ -130,6 +130,32 @@ pub const BUDGET_WINDOWS_KEPT: u32 = 3;
 pub const BUDGET_NEARLY_SPENT_PERCENT: u64 = 80;
 /// How long before a window begins an enclave has a slice of it debited, in milliseconds: 4,096 keys at some 5 ms each are 20 s.
 pub const BUDGET_AHEAD_MS: u64 = 30_000;
+/// Users of whom one tally tells apart, and bytes of one's texts; those beyond are counted together.
+pub const TALLY_USES_MAX: usize = 64;
+/// Bytes of a principal, a service or a VPC in a tally and an alarm; longer ones are cut.
+pub const TALLY_TEXT_MAX: usize = 1024;
+/// Bytes of the texts of all users in one tally.
+pub const TALLY_TEXTS_MAX: usize = 32 * 1024;
+/// Bytes of a tally: the texts, as many keys' ids and numbers, and a lease of each custodian.
+pub const TALLY_MAX: usize = 64 * 1024;
+/// Time between two tallies of one key store, in milliseconds.
+pub const TALLY_INTERVAL_MS: u64 = 10_000;
+/// Time after which an enclave tells its clock though there is nothing else to tell, in milliseconds.
+pub const TALLY_SILENCE_MAX_MS: u64 = 60_000;
+/// Bytes of an alarm's text: two callers' texts of 256 characters, each shown in at most eleven bytes, and words.
+pub const ALARM_TEXT_MAX: usize = 4096;
+/// Bytes of an alarm.
+pub const ALARM_MAX: usize = 8 * 1024;
+/// Days of a principal's use that are remembered.
+pub const ALARM_DAYS_MAX: usize = 14;
+/// Principals with keys, and principals, services and VPCs, that a custodian remembers of one key store: some 400 bytes each.
+pub const ALARM_USERS_MAX: usize = 16 * 1024;
+/// Alarms of one key store that a custodian keeps; the oldest are forgotten first.
+pub const ALARMS_KEPT_MAX: u32 = 4096;
+/// Alarms in one answer.
+pub const ALARMS_PAGE_MAX: usize = 64;
+/// Alarms that one tally may raise: three for each user, and a few of the enclave.
+pub const TALLY_ALARMS_MAX: usize = 512;
 /// Principals whose requests are counted apart in one enclave and key store, on average: as many buckets, dealt by a hash (ADR 0026).
 pub const PRINCIPAL_BUCKETS: usize = 16 * 1024;
 /// Trust anchors of client certificates; all of them must fit into one command of [`COMMAND_MAX`].

@@ -7,6 +7,7 @@
 use minicbor::bytes::ByteVec;
 use ring::rand::SecureRandom;
 
+use crate::alarm::RaisedAlarm;
 use crate::attestation::Measurements;
 use crate::cbor::{self, DecodeError, message};
 use crate::channel::OverlayId;
@@ -81,6 +82,9 @@ pub enum Question {
     /// To the home custodian: what is debited of budgets in this hour and this day?
     #[n(9)]
     Budgets,
+    /// To the home custodian: which alarms were raised, before this one? 0: the newest.
+    #[n(10)]
+    Alarms(#[n(0)] u64),
 }
 
 /// The answer, bound to its query.
@@ -107,6 +111,12 @@ message!(QueryAnswer, limits::CHANNEL_MESSAGE_MAX, "query answer", |answer| matc
     {
         Err("lists at most 8192 counts of budgets, sorted by key and window, each once")
     }
+    Answer::Alarms(alarms)
+        if alarms.len() > limits::ALARMS_PAGE_MAX || !alarms.is_sorted_by(|newer, older| newer.id > older.id) =>
+    {
+        Err("lists at most 64 alarms, newest first")
+    }
+    Answer::Alarms(alarms) => alarms.iter().try_for_each(|raised| raised.alarm.check()),
     _ => Ok(()),
 });
 
@@ -147,6 +157,9 @@ pub enum Answer {
     /// To [`Question::Budgets`]: sorted by key and window; keys of which nothing is debited are not listed.
     #[n(9)]
     Budgets(#[n(0)] Vec<BudgetCount>),
+    /// To [`Question::Alarms`]: at most [`limits::ALARMS_PAGE_MAX`], newest first; none when there are no more.
+    #[n(10)]
+    Alarms(#[n(0)] Vec<RaisedAlarm>),
 }
 
 /// What is debited of a key's budget.

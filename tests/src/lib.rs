@@ -48,4 +48,5 @@ pub mod softhsm;
 pub mod system;
 pub mod tap;
 pub mod wait;
+pub mod webhook;
 pub mod witness;

@@ -63,6 +63,8 @@ pub struct Options {
     pub intercepted: bool,
     /// What stands in the custodians' configuration under `[key_encryption_key]`, if not the default.
     pub key_encryption_key: Option<String>,
+    /// What stands in the custodians' configuration under `[alarms]`, if not the default.
+    pub alarms: Option<String>,
     /// What the custodians' processes need to reach that key.
     pub environment: Vec<(&'static str, String)>,
     /// Whether the system's authority can prove host names to the enclave.
@@ -98,6 +100,7 @@ impl Default for Options {
             taps: false,
             intercepted: false,
             key_encryption_key: None,
+            alarms: None,
             environment: Vec::new(),
             provable: false,
             connections_max: None,
@@ -574,6 +577,7 @@ async fn start_custodian(
         emulated_root: Some(layout.path("nsm/root.pem")),
         intercepted: options.intercepted,
         key_encryption_key: options.key_encryption_key.clone(),
+        alarms: options.alarms.clone(),
         environment: options.environment.clone(),
     };
     CustodianProcess::init(&layout.path(&name), &layout.log(&name), told).await

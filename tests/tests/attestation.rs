@@ -147,6 +147,7 @@ impl Neighbour {
             emulated_root: Some(system.layout.path("nsm/root.pem")),
             intercepted: false,
             key_encryption_key: None,
+            alarms: None,
             environment: Vec::new(),
         };
         let folder = system.layout.path("neighbour");

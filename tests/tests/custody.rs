@@ -34,6 +34,7 @@ impl Owners {
                 emulated_root: Some(at("nsm/root.pem")),
                 intercepted: false,
                 key_encryption_key: None,
+                alarms: None,
                 environment: Vec::new(),
             };
             custodians.push(CustodianProcess::init(&at(name), &at(&format!("{name}.log")), options).await);

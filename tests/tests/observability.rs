@@ -1,5 +1,6 @@
 //! Metrics, alerts and dashboard: what is deployed fits what a real parent tells, judged by Debian's Prometheus.
 
+use holdfast_shared::alarm::AlarmKind;
 use holdfast_tests::prometheus::{Prometheus, dashboard_expressions, deployed, is_installed, metric_names, promtool};
 use holdfast_tests::system::{HOST_NAME, KEY, Options, System};
 use holdfast_tests::wait::until;
@@ -31,6 +32,11 @@ async fn what_is_deployed_reads_what_a_serving_parent_tells() {
         wanted.iter().all(|wanted| page.contains(wanted)).then_some(page)
     })
     .await;
+    // Of each kind, so that an alert sees the first alarm as growth.
+    for kind in AlarmKind::ALL {
+        let none = format!("alarms_total{{slot=\"first\",key_store=\"{label}\",kind=\"{}\"}} 0\n", kind.name());
+        assert!(page.contains(&none), "{none} in {page}");
+    }
     for secret in ["arn:", "nobody-knows", KEY, HOST_NAME, "key_store=\"\""] {
         assert!(!page.contains(secret), "{secret} in {page}");
     }

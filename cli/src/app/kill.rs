@@ -20,7 +20,7 @@ use crate::session::SessionError;
 const CLEAR: &str = "\u{1b}[H\u{1b}[J";
 
 /// Custodians are not asked more often than this.
-const EVERY_MIN: Duration = Duration::from_millis(500);
+pub(super) const EVERY_MIN: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(home: &Home, arguments: KillArguments, printer: Printer) -> Result<ExitCode, AppError> {
     let session = session(home, &arguments.target)?;

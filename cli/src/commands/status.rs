@@ -1,6 +1,7 @@
 //! `holdfast status`: what the custodians know, where they differ, and what their evidence proves.
 
 mod custodian;
+mod use_of_keys;
 mod warnings;
 
 use core::fmt;
@@ -11,6 +12,7 @@ use holdfast_shared::query::KeyStoreStatus;
 use serde::Serialize;
 
 pub use self::custodian::{CustodianLine, View};
+pub use self::use_of_keys::{DebitedLine, UseOfKeys};
 pub use self::warnings::Warning;
 use super::block::{BlockReport, nobody};
 use super::manifest::write_measurements;
@@ -51,6 +53,8 @@ pub struct StatusReport {
     pub manifest_sequence: u32,
     /// Each custodian, in the manifest's order.
     pub custodians: Vec<CustodianLine>,
+    /// What the home custodian says of budgets and alarms.
+    pub alarms: UseOfKeys,
     /// What somebody must look into.
     pub warnings: Vec<Warning>,
 }
@@ -95,7 +99,7 @@ pub struct LeaseLine {
 /// [`SessionError`]; where there is one custodian, its own words.
 pub async fn status(session: &Session) -> Result<StatusReport, SessionError> {
     let known = session.known_overlay();
-    let (heard, overlays) = tokio::join!(session.statuses(), session.overlays());
+    let (heard, overlays, alarms) = tokio::join!(session.statuses(), session.overlays(), UseOfKeys::ask(session));
     let answered = || heard.iter().filter_map(|(contact, said)| Some((contact, said.as_ref()?.as_ref().ok()?)));
     let Some((first, _)) = answered().next() else { return Err(nobody(heard)) };
     let store = up_to_date(session, answered().map(|(_, status)| status)).await;
@@ -107,7 +111,8 @@ pub async fn status(session: &Session) -> Result<StatusReport, SessionError> {
         .collect();
     let id = store.manifest.id();
     let seen = session.home().seen(id);
-    let warnings = warnings::of(&custodians, &blocked, &seen, session.quorum());
+    let mut warnings = warnings::of(&custodians, &blocked, &seen, session.quorum());
+    warnings.extend(warnings::alarms(alarms.of_this_hour()));
     if let Some(seen) = warnings::newly_seen(&custodians, &seen, now_ms()) {
         session.home().note_seen(id, &seen)?;
     }
@@ -134,6 +139,7 @@ pub async fn status(session: &Session) -> Result<StatusReport, SessionError> {
             .unwrap_or(0),
         manifest_sequence: store.manifest.sequence(),
         custodians,
+        alarms,
         warnings,
     })
 }
@@ -187,6 +193,7 @@ impl fmt::Display for StatusReport {
         if self.custodians.len() > 1 {
             custodian::write_table(f, &self.custodians)?;
         }
+        write!(f, "{}", self.alarms)?;
         self.warnings.iter().try_for_each(|warning| write!(f, "\nWARNING  {}", printable(&warning.text)))
     }
 }
@@ -250,6 +257,7 @@ mod tests {
             waiting_releases: 0,
             manifest_sequence: 1,
             custodians: Vec::new(),
+            alarms: UseOfKeys::default(),
             warnings: Vec::new(),
         }
     }

@@ -1,4 +1,4 @@
-//! How keys on servers are reached: one TLS connection for each call.
+//! How keys on servers, and receivers of alarms, are reached: one TLS connection for each call.
 //!
 //! Guarantees: TLS 1.2 or 1.3 to a certificate under the configured roots; no session is kept, so that no answer can be taken
 //! for that of another call; a few connections at a time. Assumes: the caller keeps the time. Refuses: connections without
@@ -23,23 +23,23 @@ use crate::state;
 
 /// Connections at once. A release needs one for some milliseconds; more would only queue at the server.
 const CONNECTIONS_MAX: usize = 8;
-/// Bytes of a file with certificates: some dozens of them.
-const CERTIFICATES_MAX: u64 = 256 * 1024;
+/// Bytes of a file with certificates: some dozens of them, or all roots of an operating system, which have some 250 KiB.
+const CERTIFICATES_MAX: u64 = 1024 * 1024;
 
 /// A byte stream to the server.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// A connection, and the turn that it takes.
-pub(super) struct Connection<'a> {
-    pub(super) stream: Box<dyn Stream>,
+pub(crate) struct Connection<'a> {
+    pub(crate) stream: Box<dyn Stream>,
     /// Held for as long as the stream is used.
-    pub(super) turn: SemaphorePermit<'a>,
+    pub(crate) turn: SemaphorePermit<'a>,
 }
 
 /// A server: where it is, and what it must prove.
-pub(super) struct Endpoint {
+pub(crate) struct Endpoint {
     address: String,
     tls: Option<(ServerName<'static>, Arc<ClientConfig>)>,
     turns: Semaphore,
@@ -47,9 +47,9 @@ pub(super) struct Endpoint {
 
 /// What we prove to the server: files with a certificate and its key.
 #[derive(Clone, Copy)]
-pub(super) struct Identity<'a> {
-    pub(super) certificate: &'a Path,
-    pub(super) private_key: &'a Path,
+pub(crate) struct Identity<'a> {
+    pub(crate) certificate: &'a Path,
+    pub(crate) private_key: &'a Path,
 }
 
 impl Endpoint {
@@ -57,7 +57,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// [`KekError::Misconfigured`] and [`KekError::File`], for files that cannot be used.
-    pub(super) fn tls(address: &str, roots: &Path, identity: Option<Identity<'_>>) -> Result<Self, KekError> {
+    pub(crate) fn tls(address: &str, roots: &Path, identity: Option<Identity<'_>>) -> Result<Self, KekError> {
         let (host, _) = split(address).ok_or_else(|| unusable(address))?;
         let name = ServerName::try_from(host.to_owned()).map_err(|_| unusable(address))?;
         let mut store = RootCertStore::empty();
@@ -87,7 +87,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// [`KekError::Misconfigured`] when it is not at a loopback address, by number.
-    pub(super) fn loopback(address: &str) -> Result<Self, KekError> {
+    pub(crate) fn loopback(address: &str) -> Result<Self, KekError> {
         let (host, _) = split(address).ok_or_else(|| unusable(address))?;
         // `localhost` is a name like others: who answers for it is for the resolver to say.
         let ip: Option<IpAddr> = host.parse().ok();
@@ -105,7 +105,7 @@ impl Endpoint {
     }
 
     /// `host:port`.
-    pub(super) fn address(&self) -> &str {
+    pub(crate) fn address(&self) -> &str {
         &self.address
     }
 
@@ -113,7 +113,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// [`KekError::Unavailable`].
-    pub(super) async fn connect(&self) -> Result<Connection<'_>, KekError> {
+    pub(crate) async fn connect(&self) -> Result<Connection<'_>, KekError> {
         let turn = self.turns.acquire().await.map_err(|_| self.unavailable("no more calls are made", "restart"))?;
         let tcp = TcpStream::connect(&self.address).await.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
         let tcp = tcp.map_err(|error| {
@@ -176,7 +176,7 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, KekError> {
 }
 
 /// What somebody else said, fit for a log: printable ASCII on one line, `max` characters at most.
-pub(super) fn words(text: &str, max: usize) -> String {
+pub(crate) fn words(text: &str, max: usize) -> String {
     let printable = text.chars().map(|character| match character {
         ' '..='~' => character,
         _ => ' ',

@@ -80,6 +80,7 @@ impl Custodian {
                 let debit = Debit { key, window, limit, want };
                 Box::pin(async move { custodian.debit(&held, debit, origin).await })
             }
+            Ask::Tally(tally) => Box::pin(async move { custodian.tally(&held, &tally, origin).await }),
             Ask::Retire { generation } => Box::pin(async move { custodian.retire(&held, generation, origin).await }),
         };
         self.change(lease, change).await
@@ -96,7 +97,7 @@ impl Custodian {
 
     /// Ends a lease whose enclave the policy in force does not accept.
     pub(super) async fn end(&self, lease: &Lease, reason: &str) -> Result<Reply, ServiceError> {
-        self.store.end_lease(lease.key_store.id(), lease.id).await?;
+        self.store.end_lease(lease.id, &self.lease_ended(lease, reason)).await?;
         lease.key_store.wake();
         self.leases().remove(&lease.id);
         tracing::warn!(key_store_id = %lease.key_store.id(), lease_id = %lease.id, boot_id = %lease.boot_id,

@@ -46,6 +46,7 @@ impl Custodian {
             Question::Records(before) => Answer::Records(self.record(id, before).await?),
             Question::AuditHeads(after) => Answer::AuditHeads(self.audit_heads(id, after).await?),
             Question::Budgets => Answer::Budgets(self.budget_counts(id, now_ms).await?),
+            Question::Alarms(before) => Answer::Alarms(self.alarms(id, before).await?),
             Question::WaitingReleases => Answer::WaitingReleases(self.waiting(&key_store, now_ms).await?),
         };
         let signed =

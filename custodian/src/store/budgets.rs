@@ -2,13 +2,16 @@
 //!
 //! Guarantees: of a window no more is ever granted than the highest limit that was named for it, whichever replica is asked, over
 //! restarts, and whatever the clock here does: a count is forgotten only when [`limits::BUDGET_WINDOWS_KEPT`] newer windows began, and
-//! from then on nothing is granted in its window. A message is acted on once. Assumes: the caller judged the window by its clock.
+//! from then on nothing is granted in its window. A message is acted on once. The debit that reaches
+//! [`limits::BUDGET_NEARLY_SPENT_PERCENT`] of a limit raises an alarm, once in a window. Assumes: the caller judged the window by its clock.
 
+use holdfast_shared::alarm::{Alarm, AlarmKind};
 use holdfast_shared::external_key::ExternalKeyId;
 use holdfast_shared::ids::KeyStoreId;
 use holdfast_shared::keystore::{BudgetSpan, BudgetWindow, granted};
 use holdfast_shared::limits;
 
+use super::alarms::{NewAlarm, boot_of, raise_in};
 use super::database::{Lock, Transaction, Value, write_transaction};
 use super::leases::count_message;
 use super::{Origin, Store, StoreError};
@@ -60,12 +63,16 @@ pub struct StoredCount {
 }
 
 impl Store {
-    /// Debits uses of a key's budget, as many as are left.
+    /// Debits uses of a key's budget, as many as are left, and records an alarm when few are.
     ///
     /// # Errors
     /// [`StoreError`], [`StoreError::LeaseEnded`] and [`StoreError::Replayed`] among them.
     pub async fn debit(&self, new: &NewDebit, origin: Origin) -> Result<Debited, StoreError> {
-        write_transaction!(self, Lock::KeyStore(new.key_store_id), debit(new, origin))
+        let done: Result<(Debited, Vec<AlarmKind>), StoreError> =
+            write_transaction!(self, Lock::KeyStore(new.key_store_id), debit_and_tell(new, origin, &self.destinations));
+        let (debited, raised) = done?;
+        self.tell_of_alarms(new.key_store_id, &raised);
+        Ok(debited)
     }
 
     /// What is debited in these windows, sorted by key and window; at most [`limits::BUDGET_COUNTS_MAX`].
@@ -121,6 +128,36 @@ fn small(value: i64) -> Result<u32, StoreError> {
     u32::try_from(value).map_err(|_| StoreError::Damaged("count of a budget"))
 }
 
+async fn debit_and_tell(
+    transaction: &mut Transaction,
+    new: &NewDebit,
+    origin: Origin,
+    destinations: &[String],
+) -> Result<(Debited, Vec<AlarmKind>), StoreError> {
+    let debited = debit(transaction, new, origin).await?;
+    let Some(alarm) = nearly_spent(new, debited) else { return Ok((debited, Vec::new())) };
+    let boot_id = boot_of(transaction, origin.lease_id).await?;
+    // A window has a name of its own: once is enough.
+    let new = NewAlarm { key_store_id: new.key_store_id, boot_id, alarm, at_ms: origin.now_ms, quiet_ms: u64::MAX };
+    Ok((debited, raise_in(transaction, &new, destinations).await?))
+}
+
+/// An alarm, when a debit comes to where a budget counts as nearly spent.
+fn nearly_spent(new: &NewDebit, debited: Debited) -> Option<Alarm> {
+    let Debited::Granted { granted, counted } = debited else { return None };
+    let is_nearly_spent = |counted: u32| {
+        u64::from(counted).saturating_mul(100)
+            >= u64::from(new.limit).saturating_mul(limits::BUDGET_NEARLY_SPENT_PERCENT)
+    };
+    if is_nearly_spent(counted.saturating_sub(granted)) || !is_nearly_spent(counted) {
+        return None;
+    }
+    let span = new.window.span.name();
+    let text = format!("{counted} of {} uses of key {} in this {span} are debited", new.limit, new.key);
+    let who = format!("{span} {}", new.window.number);
+    Some(Alarm { kind: AlarmKind::Budget, key: Some(new.key.clone()), who, text })
+}
+
 async fn debit(transaction: &mut Transaction, new: &NewDebit, origin: Origin) -> Result<Debited, StoreError> {
     count_message(transaction, origin).await?;
     let (store, window) = (Value::from(new.key_store_id.as_bytes()), new.window);
@@ -172,4 +209,32 @@ async fn debit(transaction: &mut Transaction, new: &NewDebit, origin: Origin) ->
         )
         .await?;
     Ok(Debited::Granted { granted, counted })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alarm_comes_with_the_debit_that_passes_four_fifths() {
+        let window = BudgetWindow { span: BudgetSpan::Hour, number: 472_222 };
+        let debit =
+            |limit| NewDebit { key_store_id: KeyStoreId([1; 32]), key: "a".parse().unwrap(), window, limit, want: 1 };
+        for (limit, granted, counted, is_told) in [
+            (10, 8, 8, true),
+            (10, 7, 7, false),
+            (10, 1, 8, true),
+            (10, 1, 9, false),
+            (10, 0, 10, false),
+            (1, 1, 1, true),
+            (1_000_000_000, 1, 800_000_000, true),
+            (1_000_000_000, 1, 799_999_999, false),
+            (5, 0, 9, false),
+        ] {
+            let alarm = nearly_spent(&debit(limit), Debited::Granted { granted, counted });
+            assert_eq!(alarm.is_some(), is_told, "{granted} make {counted} of {limit}");
+            assert!(alarm.is_none_or(|alarm| alarm.who == "hour 472222"));
+        }
+        assert_eq!(nearly_spent(&debit(10), Debited::Past), None);
+    }
 }

@@ -2,11 +2,13 @@
 
 use core::num::NonZeroU32;
 
+use holdfast_shared::alarm::AlarmKind;
 use holdfast_shared::cbor;
 use holdfast_shared::ids::{BootId, KeyStoreId, LeaseId};
 use holdfast_shared::limits;
 use holdfast_shared::query::Obeyed;
 
+use super::alarms::{NewAlarm, raise_in};
 use super::database::{Lock, Transaction, write_transaction};
 use super::overlays::overlay_epoch;
 use super::policies::{forget_waiting, policy_epoch};
@@ -243,12 +245,16 @@ impl Store {
         write_transaction!(self, Lock::Nothing, note_obeyed(lease_id, obeyed))
     }
 
-    /// Ends a lease.
+    /// Ends a lease, and records an alarm of it.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn end_lease(&self, key_store_id: KeyStoreId, lease_id: LeaseId) -> Result<(), StoreError> {
-        write_transaction!(self, Lock::KeyStore(key_store_id), end_lease(key_store_id, lease_id))
+    pub async fn end_lease(&self, lease_id: LeaseId, because: &NewAlarm) -> Result<(), StoreError> {
+        let key_store_id = because.key_store_id;
+        let raised: Result<Vec<AlarmKind>, StoreError> =
+            write_transaction!(self, Lock::KeyStore(key_store_id), end_lease(lease_id, because, &self.destinations));
+        self.tell_of_alarms(key_store_id, &raised?);
+        Ok(())
     }
 }
 
@@ -380,11 +386,14 @@ async fn note_obeyed(transaction: &mut Transaction, lease_id: LeaseId, obeyed: O
 
 async fn end_lease(
     transaction: &mut Transaction,
-    key_store_id: KeyStoreId,
     lease_id: LeaseId,
-) -> Result<(), StoreError> {
-    transaction.execute("DELETE FROM leases WHERE lease_id = $1", &[lease_id.as_bytes().into()]).await?;
-    transaction.announce(key_store_id).await
+    because: &NewAlarm,
+    destinations: &[String],
+) -> Result<Vec<AlarmKind>, StoreError> {
+    let ended = transaction.execute("DELETE FROM leases WHERE lease_id = $1", &[lease_id.as_bytes().into()]).await?;
+    transaction.announce(because.key_store_id).await?;
+    // One that another replica ended was told of there.
+    if ended == 0 { Ok(Vec::new()) } else { raise_in(transaction, because, destinations).await }
 }
 
 /// Uses the counter of a message that changes something, so that it is acted on once: after a restart, and at whichever replica.

@@ -10,7 +10,7 @@ use sqlx::sqlite::SqlitePool;
 use super::StoreError;
 
 /// Step `i` brings version `i` to `i + 1`.
-const STEPS: [&str; 3] = [STEP_1, STEP_2, STEP_3];
+const STEPS: [&str; 4] = [STEP_1, STEP_2, STEP_3, STEP_4];
 
 /// What SQLite's dialect has and PostgreSQL's has under another name.
 const POSTGRES_NAMES: [(&str, &str); 4] = [
@@ -220,6 +220,60 @@ CREATE TABLE budget_counts (
     counted      INTEGER NOT NULL CHECK (counted >= 0),
     PRIMARY KEY (key_store_id, span, number, key_id)
 ) STRICT;
+";
+
+const STEP_4: &str = "
+-- Since when a key store is used, and how many requests were refused in the newest ten minutes, counted from 1970.
+CREATE TABLE alarm_watches (
+    key_store_id BLOB PRIMARY KEY REFERENCES key_stores,
+    since_ms     INTEGER NOT NULL,
+    ten_minutes  INTEGER NOT NULL,
+    refused      INTEGER NOT NULL CHECK (refused >= 0)
+) STRICT;
+
+-- What is remembered of a principal's use of a key; the digest is of both.
+CREATE TABLE alarm_users (
+    key_store_id BLOB NOT NULL REFERENCES key_stores,
+    digest       BLOB NOT NULL CHECK (length(digest) = 32),
+    history      BLOB NOT NULL,
+    last_ms      INTEGER NOT NULL,
+    PRIMARY KEY (key_store_id, digest)
+) STRICT;
+
+-- Who was seen: 0 is a principal, 1 a service, 2 a VPC. The last time is right to a day.
+CREATE TABLE alarm_seen (
+    key_store_id BLOB NOT NULL REFERENCES key_stores,
+    what         INTEGER NOT NULL CHECK (what IN (0, 1, 2)),
+    digest       BLOB NOT NULL CHECK (length(digest) = 32),
+    first_ms     INTEGER NOT NULL,
+    last_ms      INTEGER NOT NULL,
+    PRIMARY KEY (key_store_id, what, digest)
+) STRICT;
+
+-- The digest is of kind, key and whom it is about, by which the same alarm is known.
+CREATE TABLE alarms (
+    id           INTEGER PRIMARY KEY AUTOINCREMENT,
+    key_store_id BLOB NOT NULL REFERENCES key_stores,
+    at_ms        INTEGER NOT NULL,
+    boot_id      BLOB,
+    kind         INTEGER NOT NULL,
+    digest       BLOB NOT NULL CHECK (length(digest) = 32),
+    alarm        BLOB NOT NULL
+) STRICT;
+CREATE INDEX alarms_of_key_store ON alarms (key_store_id, id);
+CREATE INDEX alarms_by_digest ON alarms (key_store_id, digest, at_ms);
+
+-- What still has to be delivered, and to whom: a row goes when the alarm arrived, or is forgotten. Whoever moves its time delivers it.
+CREATE TABLE alarm_deliveries (
+    alarm_id    INTEGER NOT NULL REFERENCES alarms ON DELETE CASCADE,
+    destination TEXT NOT NULL,
+    attempts    INTEGER NOT NULL,
+    next_ms     INTEGER NOT NULL,
+    -- Whether the receiver takes this one badly; others pass it.
+    refused     INTEGER NOT NULL CHECK (refused IN (0, 1)),
+    PRIMARY KEY (alarm_id, destination)
+) STRICT;
+CREATE INDEX alarm_deliveries_in_order ON alarm_deliveries (destination, refused, alarm_id);
 ";
 
 fn for_postgres(step: &str) -> String {

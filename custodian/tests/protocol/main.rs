@@ -8,6 +8,7 @@
     reason = "helpers of tests fail the test as tests do"
 )]
 
+mod alarms;
 mod audit;
 mod budgets;
 mod channel;

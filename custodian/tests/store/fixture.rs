@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use holdfast_custodian::store::{
-    Deposited, Granted, JudgedBy, NewLease, NewShare, NewVersion, Origin, ReleaseRecord, Store, StoredCommand,
-    StoredManifest, Version,
+    Deposited, Granted, JudgedBy, NewAlarm, NewLease, NewShare, NewVersion, Origin, ReleaseRecord, Store,
+    StoredCommand, StoredManifest, Version,
 };
+use holdfast_shared::alarm::{Alarm, AlarmKind};
 use holdfast_shared::ids::{BlobId, BootId, CommandId, KeyStoreId, LeaseId};
 use holdfast_shared::manifest::ManifestId;
 use holdfast_shared::sha256;
@@ -38,6 +39,19 @@ impl Place {
         let server = cluster.database();
         let (one, two) = tokio::join!(Store::connect(&server), Store::connect(&server));
         Self { one: Arc::new(one.unwrap()), two: Arc::new(two.unwrap()), _directory: None }
+    }
+
+    /// With these receivers of alarms. Nobody else holds the handles yet.
+    pub(crate) fn delivering_to(self, destinations: &[&str]) -> Self {
+        let names: Vec<_> = destinations.iter().map(|name| (*name).to_owned()).collect();
+        let Self { one, two, _directory } = self;
+        if Arc::ptr_eq(&one, &two) {
+            drop(two);
+            let one = Arc::new(Arc::into_inner(one).unwrap().delivering_to(names));
+            return Self { two: Arc::clone(&one), one, _directory };
+        }
+        let [one, two] = [one, two].map(|store| Arc::new(Arc::into_inner(store).unwrap().delivering_to(names.clone())));
+        Self { one, two, _directory }
     }
 
     /// A handle for each of several that race.
@@ -180,4 +194,10 @@ pub(crate) fn command(byte: u8, envelope: &[u8]) -> StoredCommand {
         signers: 1,
         expires_ms: NOW_MS + 1_000,
     }
+}
+
+/// An alarm that stays quiet for an hour.
+pub(crate) fn alarm(kind: AlarmKind, who: &str) -> NewAlarm {
+    let alarm = Alarm { kind, key: None, who: who.to_owned(), text: "what was seen".to_owned() };
+    NewAlarm { key_store_id: KEY_STORE, boot_id: Some(BOOT), alarm, at_ms: NOW_MS, quiet_ms: 3_600_000 }
 }

@@ -7,10 +7,11 @@ use holdfast_custodian::store::{
     Approved, Granted, LeaseTimes, NewApproval, NewLease, Origin, StoreError, StoredOverlay, StoredPolicy,
     WaitingRelease,
 };
+use holdfast_shared::alarm::AlarmKind;
 use holdfast_shared::ids::{AdministratorId, BootId, LeaseId};
 use holdfast_shared::limits;
 
-use crate::fixture::{BOOT, KEY_STORE, LEASE, NOW_MS, Place, judged_by, lease, message, record};
+use crate::fixture::{BOOT, KEY_STORE, LEASE, NOW_MS, Place, alarm, judged_by, lease, message, record};
 
 const KEPT: Granted = Granted::Kept { ended: None };
 
@@ -172,7 +173,10 @@ pub(crate) async fn a_lease_ends(place: Place) {
     assert!(matches!(late, Err(StoreError::LeaseEnded)), "{late:?}");
     // By order.
     assert_eq!(two.live_leases(NOW_MS).await.unwrap(), [LEASE]);
-    one.end_lease(KEY_STORE, LEASE).await.unwrap();
+    let ended = alarm(AlarmKind::LeaseTrouble, "boot");
+    one.end_lease(LEASE, &ended).await.unwrap();
+    two.end_lease(LEASE, &ended).await.unwrap();
+    assert_eq!(two.alarms(KEY_STORE, None, 9).await.unwrap().len(), 1);
     assert!(two.live_leases(NOW_MS).await.unwrap().is_empty());
     assert!(matches!(two.report(KEY_STORE, &[], message(3)).await, Err(StoreError::LeaseEnded)));
 }

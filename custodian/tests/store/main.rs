@@ -8,6 +8,7 @@
     reason = "helpers of tests fail the test as tests do"
 )]
 
+mod alarms;
 mod audit;
 mod budgets;
 mod custody;
@@ -46,6 +47,16 @@ macro_rules! cases {
 }
 
 cases! {
+    alarms:
+        those_who_are_new_after_learning_are_told_of_once,
+        the_same_alarm_keeps_quiet_for_a_while,
+        a_tally_counts_once,
+        tallies_that_race_are_all_counted,
+        what_is_told_beside_uses_is_judged,
+        a_budget_is_told_of_once_in_each_window,
+        alarms_come_in_pages_of_their_key_store,
+        one_replica_delivers_what_is_oldest,
+        two_weeks_of_use_are_remembered;
     audit:
         the_newest_checkpoint_is_kept_and_the_first_contradiction,
         of_many_heads_the_newest_are_handed_over,

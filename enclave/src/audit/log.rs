@@ -113,7 +113,14 @@ struct Writing {
 
 /// Proof that a record is in the tree, and on the parent's disk where that is asked for.
 #[derive(Debug)]
-pub struct Receipt(());
+pub struct Receipt(Record);
+
+impl Receipt {
+    /// Of which record.
+    pub(crate) const fn record(&self) -> &Record {
+        &self.0
+    }
+}
 
 /// A record in the tree, which may not be on the parent's disk yet.
 #[derive(Debug)]
@@ -122,6 +129,7 @@ pub struct Pending<'l> {
     log: &'l AuditLog,
     index: u64,
     mode: AuditMode,
+    record: Record,
 }
 
 impl Pending<'_> {
@@ -131,12 +139,12 @@ impl Pending<'_> {
     /// [`Unrecorded::Full`] if the parent does not store it in time. The record stays.
     pub async fn kept(self) -> Result<Receipt, Unrecorded> {
         match self.mode {
-            AuditMode::Relaxed => Ok(Receipt(())),
+            AuditMode::Relaxed => Ok(Receipt(self.record)),
             AuditMode::Strict => {
                 let mut stored = self.log.stored.subscribe();
                 let stored = stored.wait_for(|next| *next > self.index);
                 let in_time = tokio::time::timeout(Duration::from_millis(AUDIT_DURABLE_WAIT_MS), stored).await;
-                if matches!(in_time, Ok(Ok(_))) { Ok(Receipt(())) } else { Err(Unrecorded::Full) }
+                if matches!(in_time, Ok(Ok(_))) { Ok(Receipt(self.record)) } else { Err(Unrecorded::Full) }
             }
         }
     }
@@ -191,7 +199,7 @@ impl AuditLog {
         }
         drop(state);
         self.shared.grew(self.id.key_store_id, is_awaited);
-        Ok(Pending { log: self, index, mode })
+        Ok(Pending { log: self, index, mode, record })
     }
 
     /// Records a request that is refused, or counts it with others like it. The answer waits for nothing.

@@ -82,11 +82,6 @@ impl AttestedClock {
         let age_ms = self.monotonic_ms().saturating_sub(self.anchored_ms.load(Ordering::Relaxed));
         (self.drift_ms.load(Ordering::Relaxed), age_ms)
     }
-
-    /// Whether the last anchor agreed with the one before.
-    pub fn is_healthy(&self) -> bool {
-        self.healthy.load(Ordering::SeqCst)
-    }
 }
 
 impl Clock for AttestedClock {
@@ -97,6 +92,10 @@ impl Clock for AttestedClock {
 
     fn wall_ms(&self) -> u64 {
         self.offset_ms.load(Ordering::Relaxed).saturating_add(self.monotonic_ms())
+    }
+
+    fn is_healthy(&self) -> bool {
+        self.healthy.load(Ordering::SeqCst)
     }
 }
 

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use holdfast_client::Connect;
 use holdfast_link::control::Level;
+use holdfast_shared::alarm::AlarmKind;
 use holdfast_shared::channel::{Ask, Reply};
 use holdfast_shared::external_key::ExternalKeyId;
 use holdfast_shared::keystore::BudgetWindow;
 
-use super::ledger::{Ledger, Order};
+use super::ledger::Ledger;
 use super::{CustodyError, PAUSES};
 use crate::xks::{Purse, Want};
 
@@ -92,18 +93,10 @@ async fn debit<C: Connect + 'static>(
     purse: &Purse,
     Want { window, uses }: Want,
 ) -> Result<(), CustodyError> {
-    let (home, session) = ledger.home()?;
     let limit = purse.limit();
-    let (granted, counted) = match session.ask(&Ask::Debit { key: key.clone(), window, limit, want: uses }).await {
-        Ok((Reply::Debited { granted, counted }, _)) if granted <= uses => (granted, counted),
-        Ok((Reply::Refused { reason, .. }, _)) => return Err(CustodyError::Refused(reason)),
-        Ok(_) => return Err(CustodyError::OtherAnswer),
-        // What is said open, anybody could say: the lease goes on.
-        Err(CustodyError::LeaseEnded(reason)) => {
-            ledger.order(home, Order::Fail(CustodyError::LeaseEnded(reason.clone())));
-            return Err(CustodyError::LeaseEnded(reason));
-        }
-        Err(error) => return Err(error),
+    let (granted, counted) = match ledger.ask_home(&Ask::Debit { key: key.clone(), window, limit, want: uses }).await? {
+        Reply::Debited { granted, counted } if granted <= uses => (granted, counted),
+        _ => return Err(CustodyError::OtherAnswer),
     };
     purse.credit(window, granted);
     if granted < uses {
@@ -115,7 +108,8 @@ async fn debit<C: Connect + 'static>(
     Ok(())
 }
 
-/// Where alarms about budgets begin.
+/// Tells the parent. The home custodian raises the alarm by itself when it debits.
 fn announce<C: Connect + 'static>(ledger: &Ledger<C>, event: &BudgetEvent) {
+    ledger.served.tally().alarms().raise(AlarmKind::Budget);
     ledger.log(Level::Warn, &event.to_string());
 }

@@ -19,6 +19,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use holdfast_shared::alarm::OverdueLease;
+use holdfast_shared::ids::CustodianId;
 use holdfast_shared::limits::{EKM_FLEET_MAX, HEALTH_AGE_MAX_MS};
 use holdfast_shared::manifest::Custodian;
 use holdfast_shared::release::PROTOCOL;
@@ -157,6 +159,20 @@ impl FleetHealth {
         custodians.all.iter().map(lease).collect()
     }
 
+    /// Leases of which less than half is left at `now_ms`, monotonic, sorted by custodian. One that was never granted is none.
+    #[must_use]
+    pub fn overdue(&self, now_ms: u64) -> Vec<OverdueLease> {
+        let custodians = self.custodians.load();
+        let ids = custodians.all.iter().map(|custodian| custodian.id.parse::<CustodianId>());
+        let leases =
+            ids.zip(self.leases(now_ms)).filter(|(_, (left_ms, granted_ms))| *left_ms < granted_ms.div_ceil(2));
+        let mut overdue: Vec<_> =
+            leases.filter_map(|(id, (left_ms, _))| Some(OverdueLease { custodian_id: id.ok()?, left_ms })).collect();
+        overdue.sort_by_key(|lease| lease.custodian_id);
+        overdue.dedup_by_key(|lease| lease.custodian_id);
+        overdue
+    }
+
     /// `xksProxyFleetSize` at `now_ms`, monotonic. Of others we know from the custodian alone: without its word there is this one.
     #[must_use]
     pub fn enclaves(&self, now_ms: u64) -> NonZeroU32 {
@@ -249,6 +265,31 @@ mod tests {
         let fleet = FleetHealth::new(custodians.into());
         assert_eq!(fleet.leases(40), [(60, 90), (0, 0)]);
         assert_eq!(fleet.leases(101), [(0, 90), (0, 0)]);
+    }
+
+    #[test]
+    fn a_lease_is_overdue_when_less_than_half_is_left() {
+        for (expires_ms, granted_ms, left_ms) in [
+            (0, 0, None),
+            (1_060, 60, None),
+            (1_030, 60, None),
+            (1_029, 60, Some(29)),
+            (1_030, 61, Some(30)),
+            (1_000, 60, Some(0)),
+            (0, 60, Some(0)),
+        ] {
+            let custodians = [2, 1].map(|n| {
+                let custodian = CustodianHealth::named(CustodianId([n; 32]).to_string(), "vault");
+                custodian.set_lease(expires_ms);
+                custodian.granted(granted_ms);
+                custodian
+            });
+            let overdue = FleetHealth::new(custodians.into()).overdue(1_000);
+            let lease = |n, left_ms| OverdueLease { custodian_id: CustodianId([n; 32]), left_ms };
+            let expected: Vec<_> =
+                left_ms.into_iter().flat_map(|left_ms| [lease(1, left_ms), lease(2, left_ms)]).collect();
+            assert_eq!(overdue, expected, "{expires_ms} {granted_ms}");
+        }
     }
 
     #[test]

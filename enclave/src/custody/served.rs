@@ -28,6 +28,7 @@ use crate::audit::{AuditLog, NextSegment, VersionInService};
 use crate::clock::Clock;
 use crate::directory::{Blocks, Gate, KeyRing, KeySlot, ServedKeyStore};
 use crate::roster::{Challenge, Claim, Roster};
+use crate::tally::UseTally;
 use crate::tls::{TlsIdentity, challenge_config};
 use crate::xks::{Budgets, PolicyInForce, UseGuards, UseRules, thread_time};
 
@@ -46,6 +47,7 @@ struct Parts {
     keys: Arc<KeySlot>,
     fleet: Arc<FleetHealth>,
     audit: Arc<AuditLog>,
+    tally: Arc<UseTally>,
     has_certificate: AtomicBool,
     /// The certificate in service, so that a new version with the same one keeps its TLS sessions.
     tls: Mutex<Option<InService>>,
@@ -102,6 +104,7 @@ impl ServedStore {
             keys: Arc::new(KeySlot::new()),
             fleet: Arc::new(fleet),
             audit,
+            tally: Arc::default(),
             has_certificate: AtomicBool::new(false),
             tls: Mutex::default(),
         }))
@@ -115,6 +118,11 @@ impl ServedStore {
     /// Where requests and changes are recorded.
     pub(crate) fn audit(&self) -> &Arc<AuditLog> {
         &self.0.audit
+    }
+
+    /// Who uses which key, and which alarms were raised.
+    pub(crate) fn tally(&self) -> &UseTally {
+        &self.0.tally
     }
 
     /// What is left of the uses that were debited for the newest version.
@@ -181,6 +189,7 @@ impl ServedStore {
             keys: Arc::clone(&self.0.keys),
             fleet: Arc::clone(&self.0.fleet),
             audit: Arc::clone(&self.0.audit),
+            tally: Arc::clone(&self.0.tally),
         };
         Ok(Prepared { ring, audited, store: Some(store), claim, is_proven, challenge, caveat })
     }

@@ -42,6 +42,7 @@ mod quorum;
 mod races;
 mod renewals;
 mod succession;
+mod tally;
 
 const NOW_MS: u64 = 1_790_000_000_000;
 

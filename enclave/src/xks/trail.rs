@@ -1,4 +1,4 @@
-//! What the audit log is told of a request: gathered while it passes the stations, recorded at its end.
+//! What the audit log, and the tally for alarms, are told of a request: gathered while it passes the stations, recorded at its end.
 //!
 //! Guarantees: a request whose signature was verified is recorded whatever came of it; where that is not possible, it is answered
 //! with 503 and nothing else. No plaintext, no ciphertext and no secret gets here.
@@ -16,10 +16,12 @@ use super::observer::LoggedRequestId;
 use super::request::AuthenticatedRequest;
 use super::stages::{Note, Stage, Stopwatch};
 use crate::audit::{AuditLog, Receipt};
+use crate::tally::UseTally;
 
 /// See the module.
 pub(super) struct Trail {
     log: Arc<AuditLog>,
+    tally: Arc<UseTally>,
     arrived: Instant,
     record: RequestRecord,
     watch: Stopwatch,
@@ -33,7 +35,8 @@ impl Trail {
         if let Target::Key { id, .. } = path.target() {
             record.key = Some(id.clone());
         }
-        Self { log: Arc::clone(&store.audit), arrived: *arrived, record, watch }
+        let (log, tally) = (Arc::clone(&store.audit), Arc::clone(&store.tally));
+        Self { log, tally, arrived: *arrived, record, watch }
     }
 
     /// Takes what KMS says about the request.
@@ -70,19 +73,22 @@ impl Trail {
         Note { kms_request_id, watch: self.watch }
     }
 
-    /// Records a success.
+    /// Records a success, and counts it for alarms.
     ///
     /// # Errors
     /// 503 if there is no record that is safe enough.
     pub(super) async fn succeeded(self, log: &AuditLog) -> Result<Receipt, XksError> {
         let record = RequestRecord { latency_us: self.latency_us(), ..self.record };
         let pending = log.success(record).map_err(|_| NOT_RECORDED)?;
-        pending.kept().await.map_err(|_| NOT_RECORDED)
+        let receipt = pending.kept().await.map_err(|_| NOT_RECORDED)?;
+        self.tally.used(&receipt);
+        Ok(receipt)
     }
 
-    /// Records a refusal. Returns what to answer.
+    /// Counts a refusal for alarms, and records it. Returns what to answer.
     pub(super) fn refused(self, error: XksError) -> XksError {
         let record = RequestRecord { latency_us: self.latency_us(), error: Some(error.name), ..self.record };
+        self.tally.refused(&record);
         match self.log.refusal(record) {
             Ok(()) => error,
             Err(_) => NOT_RECORDED,

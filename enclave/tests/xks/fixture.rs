@@ -180,6 +180,7 @@ pub(crate) fn key_store(id: u8, owner: u8, host: &str, prefix: &str, tls: &Arc<T
         keys: Arc::new(KeySlot::new()),
         fleet: Arc::new(FleetHealth::new(Vec::new())),
         audit: audit_log(KeyStoreId([id; 32]), &hpke::PrivateKey::generate().unwrap(), AuditMode::Relaxed).log,
+        tally: Arc::default(),
     }
 }
 
@@ -232,6 +233,10 @@ impl World {
         let nsm = Nsm::start(Box::new(device.clone())).unwrap();
         let observer = Arc::default();
         Self { clock, directory, gate, keys, guard, observer, ca, device, audit, reader, nsm }
+    }
+
+    pub(crate) fn store(&self) -> Arc<ServedKeyStore> {
+        self.directory.store(&HOST.parse().unwrap(), &PREFIX.parse().unwrap()).unwrap()
     }
 
     pub(crate) fn context(&self) -> Arc<ServerContext> {

@@ -11,7 +11,7 @@ use crate::limits::{METRICS_KEY_STORES_MAX, METRICS_LEASES_MAX, REQUEST_ID_MAX, 
 use crate::text::{KeyStoreId, PrintableText};
 
 /// The form of a snapshot. It changes with every change of what a place means.
-pub const METRICS_FORMAT: u32 = 1;
+pub const METRICS_FORMAT: u32 = 2;
 
 /// Operations of the XKS API: the places of [`KeyStoreMetrics::requests`] and [`Metrics::latency`].
 pub const OPERATIONS: [&str; 4] = ["GetKeyMetadata", "Encrypt", "Decrypt", "GetHealthStatus"];
@@ -35,6 +35,10 @@ pub const OUTCOMES: [&str; 13] = [
     "DependencyTimeoutException",
     "InternalException",
 ];
+
+/// Kinds of alarms: the places of [`KeyStoreMetrics::alarms`].
+pub const ALARMS: [&str; 7] =
+    ["first-seen", "unusual-rate", "off-hours", "budget", "clock-drift", "lease-trouble", "refused-burst"];
 
 /// Upper bounds of a histogram's buckets, in microseconds; one more bucket is above all. AWS KMS waits for 250 ms.
 pub const BOUNDS_US: [u64; 16] = [
@@ -97,6 +101,8 @@ pub struct KeyStoreMetrics {
     pub audit_queue_bytes: u64,
     /// Entries of its audit log without enough witnesses.
     pub audit_unwitnessed: u64,
+    /// Alarms that were raised, by [`ALARMS`]. What they are about is not for the parent.
+    pub alarms: [u64; ALARMS.len()],
     /// Its leases.
     pub leases: Vec<LeaseMetrics>,
 }
@@ -132,7 +138,7 @@ pub struct RefusedRequest {
 impl Metrics {
     pub(super) fn check(&self) -> Result<(), LimitError> {
         if self.format != METRICS_FORMAT {
-            return Err(LimitError { field: "metrics.format", max: 1 });
+            return Err(LimitError { field: "metrics.format", max: 2 });
         }
         LimitError::unless("metrics.key_stores", self.key_stores.len(), METRICS_KEY_STORES_MAX)?;
         let leases = self.key_stores.iter().map(|store| store.leases.len()).sum();
@@ -158,6 +164,7 @@ mod tests {
             certificate_remaining_ms: 1 << 48,
             audit_queue_bytes: 1 << 48,
             audit_unwitnessed: 1 << 48,
+            alarms: [1 << 45; ALARMS.len()],
             leases: vec![lease; METRICS_LEASES_MAX / METRICS_KEY_STORES_MAX],
         };
         Metrics {
@@ -186,7 +193,8 @@ mod tests {
             change(&mut metrics);
             ToParent::Metrics(Box::new(metrics)).check().unwrap_err().field
         };
-        assert_eq!(refused(|metrics| metrics.format = 2), "metrics.format");
+        assert_eq!(refused(|metrics| metrics.format = 1), "metrics.format");
+        assert_eq!(refused(|metrics| metrics.format = 3), "metrics.format");
         assert_eq!(refused(|metrics| metrics.key_stores.push(metrics.key_stores[0].clone())), "metrics.key_stores");
         assert_eq!(
             refused(|metrics| {

@@ -99,6 +99,8 @@ families! {
     AUDIT_QUEUE: Gauge "holdfast_key_store_audit_queue_bytes" ["slot", "key_store"],
     /// Audit entries that too few custodians have witnessed.
     AUDIT_UNWITNESSED: Gauge "holdfast_key_store_audit_unwitnessed_entries" ["slot", "key_store"],
+    /// Alarms that this enclave heard of when it told the home custodian who used keys, or that it raised itself while that one was away.
+    ALARMS: Counter "holdfast_key_store_alarms_total" ["slot", "key_store", "kind"],
     /// Requests by how they ended: success, or the error name of the XKS API. Of rarer errors there are series from the first such request on.
     REQUESTS: Counter "holdfast_key_store_requests_total" ["slot", "key_store", "operation", "outcome"],
 }

@@ -25,6 +25,7 @@ fn store(id: KeyStoreId) -> KeyStoreMetrics {
         certificate_remaining_ms: 1_000,
         audit_queue_bytes: 9,
         audit_unwitnessed: 2,
+        alarms: [3, 0, 0, 0, 0, 0, 1],
         leases: vec![lease, lease],
     }
 }
@@ -68,6 +69,8 @@ fn a_fresh_enclave_is_shown_with_its_key_stores() {
         "holdfast_key_store_lease_remaining_seconds{slot=\"first\",key_store=\"abababab\"} 7.500",
         "holdfast_key_store_requests_total{slot=\"first\",key_store=\"abababab\",operation=\"Decrypt\",outcome=\"success\"} 0",
         "holdfast_key_store_requests_total{slot=\"first\",key_store=\"abababab\",operation=\"Decrypt\",outcome=\"AccessDeniedException\"} 4",
+        "holdfast_key_store_alarms_total{slot=\"first\",key_store=\"abababab\",kind=\"first-seen\"} 3",
+        "holdfast_key_store_alarms_total{slot=\"first\",key_store=\"abababab\",kind=\"off-hours\"} 0",
         "holdfast_parent_control_connected_total 0",
     ] {
         assert!(page.lines().any(|other| other == line), "{line} in\n{page}");

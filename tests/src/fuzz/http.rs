@@ -83,6 +83,7 @@ static SERVICE: LazyLock<Service> = LazyLock::new(|| {
         keys: Arc::new(KeySlot::new()),
         fleet: Arc::new(FleetHealth::new(vec![custodian])),
         audit: Arc::clone(&audit),
+        tally: Arc::default(),
     };
     let version = ExternalKeyVersion::new(1, Secret::take(&mut [1; 32])).unwrap();
     let usage = KeyUsage::ENCRYPT_DECRYPT;

@@ -25,6 +25,8 @@ pub struct CustodianOptions {
     pub intercepted: bool,
     /// What stands in its configuration under `[key_encryption_key]`, if not the default.
     pub key_encryption_key: Option<String>,
+    /// What stands in its configuration under `[alarms]`, if not the default.
+    pub alarms: Option<String>,
     /// What its process needs to reach that key.
     pub environment: Vec<(&'static str, String)>,
 }
@@ -167,6 +169,9 @@ impl CustodianProcess {
         }
         if let Some(key) = &self.options.key_encryption_key {
             writeln!(text, "[key_encryption_key]\n{key}").unwrap();
+        }
+        if let Some(alarms) = &self.options.alarms {
+            writeln!(text, "[alarms]\n{alarms}").unwrap();
         }
         if let Some(TlsFiles { certificate, private_key, roots }) = &self.tls {
             let [certificate, key, roots] = [certificate, private_key, roots].map(|path| path.display());

@@ -259,6 +259,7 @@ impl System {
                 emulated_root: Some(root.clone()),
                 intercepted: options.intercepted,
                 key_encryption_key: None,
+                alarms: None,
                 environment: Vec::new(),
             };
             let log = self.layout.log(&format!("custodian-{}", options.name));

@@ -57,6 +57,12 @@ pub(super) fn of(custodians: &[CustodianLine], blocked: &BlockReport, seen: &[Se
     found
 }
 
+/// Alarms are looked into; nothing waits for that.
+pub(super) fn alarms(of_this_hour: usize) -> Option<Warning> {
+    (of_this_hour > 0)
+        .then(|| warning(false, format!("{of_this_hour} of these alarms are of the last hour; see: holdfast alarms")))
+}
+
 fn versions(views: &[(&str, &View)], seen: &[Seen], found: &mut Vec<Warning>) {
     let highest = views.iter().filter_map(|(_, view)| Some(view.version.as_ref()?.version)).max().unwrap_or(0);
     for (place, (name, view)) in views.iter().enumerate() {

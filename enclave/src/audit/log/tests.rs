@@ -410,6 +410,10 @@ impl crate::clock::Clock for Corrected {
     fn wall_ms(&self) -> u64 {
         1_790_000_000_000 - self.0.fetch_add(1, Ordering::SeqCst)
     }
+
+    fn is_healthy(&self) -> bool {
+        true
+    }
 }
 
 #[test]

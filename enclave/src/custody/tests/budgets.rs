@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use holdfast_shared::alarm::AlarmKind;
 use holdfast_shared::keystore::{Budget, BudgetSpan, BudgetWindow, UseBudgets};
 
 use super::*;
@@ -49,6 +50,7 @@ async fn a_lost_answer_is_a_lost_slice_and_a_raise_goes_on_from_what_is_debited(
     };
     world.until("all uses but a slice", uses_up_to(297)).await;
     assert_eq!(world.debited(), 300);
+    assert_eq!(world.served.tally().alarms().counts()[AlarmKind::Budget.number()], 1);
     // Nobody asks again for what is not there.
     world.until("the task rests", |world| world.use_up() == 0).await;
     tokio::time::sleep(Duration::from_secs(5)).await;

@@ -78,6 +78,8 @@ impl FakeCustodian {
                 first_share: None,
                 late: None,
                 debited: HashMap::new(),
+                tallies: Vec::new(),
+                raises: Vec::new(),
                 heads: Vec::new(),
                 handed_out: Vec::new(),
                 handshakes: 0,
@@ -236,8 +238,8 @@ impl FakeCustodian {
         if state.hostile.is_away {
             return Some(Fault::Lost);
         }
-        // Watches come when they like; all else comes in a certain order.
-        if !matches!(name, "watch" | "renew")
+        // Watches and tallies come when they like; all else comes in a certain order.
+        if !matches!(name, "watch" | "renew" | "tally")
             && let Some(fault) = state.hostile.fuse.as_ref().and_then(|fuse| fuse.burn())
         {
             return Some(fault);

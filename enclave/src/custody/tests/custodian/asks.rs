@@ -44,6 +44,7 @@ impl FakeCustodian {
             Ask::Retire { .. } => "retire",
             Ask::Witness { .. } => "witness",
             Ask::Debit { .. } => "debit",
+            Ask::Tally(_) => "tally",
         });
         if fault == Some(Fault::Lost) {
             return None;
@@ -101,6 +102,11 @@ impl FakeCustodian {
                 let granted = granted(limit, *counted, want);
                 *counted += granted;
                 Reply::Debited { granted: granted + extra, counted: *counted + extra }
+            }
+            Ask::Tally(tally) => {
+                let mut state = self.state();
+                state.tallies.push(tally);
+                Reply::Tallied { raised: core::mem::take(&mut state.raises) }
             }
             Ask::Report { results } => {
                 Self::keep(&mut self.state(), results);

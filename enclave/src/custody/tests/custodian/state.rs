@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use holdfast_shared::alarm::{AlarmKind, Tally};
 use holdfast_shared::audit::Checkpoint;
 use holdfast_shared::block::BlockOverlay;
 use holdfast_shared::cbor;
@@ -76,6 +77,10 @@ pub(in crate::custody::tests) struct State {
     pub(super) first_share: Option<HeldShare>,
     /// What is debited of budgets.
     pub(in crate::custody::tests) debited: HashMap<(ExternalKeyId, BudgetWindow), u32>,
+    /// What was told of uses, oldest first.
+    pub(in crate::custody::tests) tallies: Vec<Tally>,
+    /// The alarms that the next tally raises.
+    pub(in crate::custody::tests) raises: Vec<AlarmKind>,
     /// Heads of audit logs that were told, oldest first.
     pub(in crate::custody::tests) heads: Vec<Checkpoint>,
     /// Heads of other boots, which are handed out with releases.
