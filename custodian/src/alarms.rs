@@ -72,7 +72,7 @@ pub enum DeliveryError {
 
 /// A place that takes alarms.
 enum Channel {
-    Webhook(Webhook),
+    Webhook(Box<Webhook>),
     Syslog(Syslog),
 }
 
@@ -109,7 +109,8 @@ impl Receivers {
     pub fn open(config: &Config) -> Result<Self, ReceiverError> {
         let mut receivers = Vec::new();
         for webhook in &config.alarms.webhooks {
-            receivers.push(Receiver { name: webhook.name(), channel: Channel::Webhook(Webhook::open(webhook)?) });
+            receivers
+                .push(Receiver { name: webhook.name(), channel: Channel::Webhook(Box::new(Webhook::open(webhook)?)) });
         }
         let host = config.address.rsplit_once(':').map_or("-", |(host, _)| host);
         for syslog in &config.alarms.syslog {

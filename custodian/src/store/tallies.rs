@@ -277,15 +277,13 @@ impl Memory {
             )
             .await?;
         match row {
-            Some((last,)) => {
-                if self.now_ms.saturating_sub(from_integer(last, "time")?) >= DAY_MS {
-                    transaction
-                        .execute(
-                            "UPDATE alarm_seen SET last_ms = $4 WHERE key_store_id = $1 AND what = $2 AND digest = $3",
-                            &place,
-                        )
-                        .await?;
-                }
+            Some((last,)) if self.now_ms.saturating_sub(from_integer(last, "time")?) >= DAY_MS => {
+                transaction
+                    .execute(
+                        "UPDATE alarm_seen SET last_ms = $4 WHERE key_store_id = $1 AND what = $2 AND digest = $3",
+                        &place,
+                    )
+                    .await?;
             }
             None if self.take_place(transaction, Table::Seen).await? => {
                 transaction
@@ -296,7 +294,7 @@ impl Memory {
                     )
                     .await?;
             }
-            None => {}
+            Some(_) | None => {}
         }
         self.seen.insert((what, digest));
         Ok(row.is_some())

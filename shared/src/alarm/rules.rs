@@ -131,7 +131,7 @@ pub struct Known {
 /// Counts what a user did, and finds what is worth an alarm. Whoever calls leaves out what was raised a short time ago.
 #[must_use]
 pub fn judge(tallied: &TalliedUse, known: &mut Known, now_ms: u64, rules: &Rules) -> Vec<Alarm> {
-    let (user, used) = (&tallied.user, tallied.count.used);
+    let (user, count) = (&tallied.user, tallied.count.used);
     let principal = user.principal.as_deref().unwrap_or(NOBODY);
     let mut alarms = Vec::new();
     if now_ms.saturating_sub(known.since_ms) >= rules.learn_ms {
@@ -146,10 +146,10 @@ pub fn judge(tallied: &TalliedUse, known: &mut Known, now_ms: u64, rules: &Rules
             }
         }
     }
-    if used == 0 {
+    if count == 0 {
         return alarms;
     }
-    known.history.add(now_ms, used);
+    known.history.add(now_ms, count);
     if let Some(text) = unusual(&known.history, now_ms, rules) {
         let text = format!("{} used key {} {text}", shown(principal), user.key);
         alarms.push(alarm(AlarmKind::UnusualRate, Some(&user.key), principal, text));

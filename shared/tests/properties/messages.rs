@@ -2,6 +2,9 @@
 
 use core::num::NonZeroU32;
 
+use holdfast_shared::alarm::{
+    Alarm, AlarmKind, DayPast, OverdueLease, RaisedAlarm, TalliedUse, Tally, UseCount, UseHistory, User,
+};
 use holdfast_shared::api::{Refusal, RefusalCode};
 use holdfast_shared::block::BlockOverlay;
 use holdfast_shared::channel::{Ask, ChannelMessage, OverlayId, Reply, Seen};
@@ -10,7 +13,7 @@ use holdfast_shared::command::{
 };
 use holdfast_shared::ids::{BlobId, BootId, CommandId, CustodianId, KeyStoreId, LeaseId};
 use holdfast_shared::labels;
-use holdfast_shared::limits::{BUDGET_SLICE_MAX, BUDGET_USES};
+use holdfast_shared::limits::{ALARM_DAYS_MAX, BUDGET_SLICE_MAX, BUDGET_USES};
 use holdfast_shared::query::{
     Answer, AuditHead, BudgetCount, KeyStoreStatus, LeaseInfo, Obeyed, Query, QueryAnswer, Question, ResultState,
     VersionInfo,
@@ -132,6 +135,65 @@ fn outcome() -> impl Strategy<Value = Outcome> {
     ]
 }
 
+fn use_count() -> impl Strategy<Value = UseCount> {
+    any::<(u32, u32)>().prop_map(|(used, refused)| UseCount { used, refused })
+}
+
+fn tally() -> impl Strategy<Value = Tally> {
+    let user = (key_id(), any::<[Option<String>; 3]>()).prop_map(|(key, [principal, service, vpc])| User {
+        key,
+        principal,
+        service,
+        vpc,
+    });
+    let tallied = prop::collection::btree_map(user, use_count(), 0..4);
+    let overdue = prop::collection::btree_map(any::<[u8; 32]>(), any::<u64>(), 0..3);
+    (any::<u64>(), tallied, use_count(), overdue).prop_map(|(at_ms, tallied, others, overdue)| Tally {
+        at_ms,
+        uses: tallied.into_iter().map(|(user, count)| TalliedUse { user, count }).collect(),
+        others,
+        overdue: overdue
+            .into_iter()
+            .map(|(id, left_ms)| OverdueLease { custodian_id: CustodianId(id), left_ms })
+            .collect(),
+    })
+}
+
+fn alarm_kind() -> impl Strategy<Value = AlarmKind> {
+    prop::sample::select(&AlarmKind::ALL)
+}
+
+fn alarm() -> impl Strategy<Value = Alarm> {
+    (alarm_kind(), option::of(key_id()), any::<(String, String)>()).prop_map(|(kind, key, (who, text))| Alarm {
+        kind,
+        key,
+        who,
+        text,
+    })
+}
+
+fn raised_alarms() -> impl Strategy<Value = Vec<RaisedAlarm>> {
+    let raised = (any::<(u64, Option<[u8; 16]>, bool)>(), alarm());
+    prop::collection::btree_map(any::<u64>(), raised, 0..4).prop_map(|alarms| {
+        let newest_first = alarms.into_iter().rev().map(|(id, ((at_ms, boot, is_delivered), alarm))| RaisedAlarm {
+            id,
+            at_ms,
+            boot_id: boot.map(BootId),
+            alarm,
+            is_delivered,
+        });
+        newest_first.collect()
+    })
+}
+
+fn use_history() -> impl Strategy<Value = UseHistory> {
+    let past = prop::collection::btree_map(any::<u32>(), any::<(u32, u32)>(), 0..=ALARM_DAYS_MAX);
+    (any::<(u64, [u32; 4])>(), past).prop_map(|((first_ms, [hour, in_hour, in_day, busiest_today]), past)| {
+        let past = past.into_iter().map(|(day, (busiest_hour, uses))| DayPast { day, busiest_hour, uses });
+        UseHistory { first_ms, hour, in_hour, in_day, busiest_today, past: past.collect() }
+    })
+}
+
 fn ask() -> impl Strategy<Value = Ask> {
     let results = || vec(sealed_result(), 0..3);
     let blob_id = || any::<[u8; 32]>().prop_map(BlobId);
@@ -156,6 +218,7 @@ fn ask() -> impl Strategy<Value = Ask> {
         bytes(60).prop_map(|checkpoint| Ask::Witness { checkpoint }),
         (key_id(), budget_window(), BUDGET_USES, 1..=BUDGET_SLICE_MAX)
             .prop_map(|(key, window, limit, want)| Ask::Debit { key, window, limit, want }),
+        tally().prop_map(Ask::Tally),
     ]
 }
 
@@ -181,6 +244,7 @@ fn reply() -> impl Strategy<Value = Reply> {
         any::<()>().prop_map(|()| Reply::Witnessed),
         (0..=BUDGET_SLICE_MAX, any::<u32>())
             .prop_map(|(granted, counted)| Reply::Debited { granted, counted: counted.max(granted) }),
+        vec(alarm_kind(), 0..8).prop_map(|raised| Reply::Tallied { raised }),
         any::<()>().prop_map(|()| Reply::Deposited),
         bytes(60).prop_map(|register| Reply::Published { register }),
         option::of(held_entry()).prop_map(|register| Reply::Conflict { register }),
@@ -237,6 +301,7 @@ fn answer() -> impl Strategy<Value = Answer> {
             let count = |((key, window), counted)| BudgetCount { key, window, counted };
             Answer::Budgets(counts.into_iter().map(count).collect())
         }),
+        raised_alarms().prop_map(Answer::Alarms),
         status.prop_map(
             |(([now_ms, overlay_epoch, policy_epoch], holds_share, emulated_root), version, leases, pending)| {
                 Answer::Status(KeyStoreStatus {
@@ -265,6 +330,7 @@ fn question() -> impl Strategy<Value = Question> {
         Just(Question::Status),
         Just(Question::Budgets),
         option::of(any::<[u8; 16]>().prop_map(BootId)).prop_map(Question::AuditHeads),
+        any::<u64>().prop_map(Question::Alarms),
     ]
 }
 
@@ -339,6 +405,13 @@ proptest! {
         };
         holds(&query, change)?;
         holds(&QueryAnswer { query_sha256: store.0, answer }, change)?;
+    }
+
+    #[test]
+    fn what_is_remembered_and_raised(tally in tally(), alarm in alarm(), history in use_history(), change: Change) {
+        holds(&tally, change)?;
+        holds(&alarm, change)?;
+        holds(&history, change)?;
     }
 
     #[test]

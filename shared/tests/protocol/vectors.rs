@@ -3,6 +3,9 @@
 
 use std::path::PathBuf;
 
+use holdfast_shared::alarm::{
+    Alarm, AlarmKind, DayPast, OverdueLease, RaisedAlarm, TalliedUse, Tally, UseCount, UseHistory, User,
+};
 use holdfast_shared::audit::{AuditMode, AuditSettings, Auditor, MaxUnwitnessed};
 use holdfast_shared::block::BlockOverlay;
 use holdfast_shared::cbor::{self, Message};
@@ -18,7 +21,7 @@ use holdfast_shared::keystore::{
 };
 use holdfast_shared::labels;
 use holdfast_shared::manifest::DerCertificate;
-use holdfast_shared::query::{Answer, BudgetCount, QueryAnswer};
+use holdfast_shared::query::{Answer, BudgetCount, Query, QueryAnswer, Question};
 use holdfast_shared::register::RegisterEntry;
 use holdfast_shared::release::{ChallengeRequest, ReleaseUserData};
 use holdfast_shared::secrets::{Secret, SecretBytes};
@@ -276,6 +279,58 @@ fn orders_about_budgets_and_debits() {
     holds("reply-debited.hex", &Reply::Debited { granted: 200, counted: 16_000 });
     let counts = vec![BudgetCount { key, window, counted: 16_000 }];
     holds("answer-budgets.hex", &QueryAnswer { query_sha256: [0x99; 32], answer: Answer::Budgets(counts) });
+}
+
+#[test]
+fn tallies_and_alarms() {
+    let key = || ExternalKeyId::parse("ward-7.db").unwrap();
+    let role = "arn:aws:sts::111122223333:assumed-role/app";
+    let user = |principal: Option<&str>, service: Option<&str>, vpc: Option<&str>| User {
+        key: key(),
+        principal: principal.map(str::to_owned),
+        service: service.map(str::to_owned),
+        vpc: vpc.map(str::to_owned),
+    };
+    let by_service = user(Some(role), Some("s3.eu-central-1.amazonaws.com"), None);
+    let tallied = vec![
+        TalliedUse { user: user(None, None, None), count: UseCount { used: 1, refused: 0 } },
+        TalliedUse { user: user(Some(role), None, Some("vpc-0123abcd")), count: UseCount { used: 0, refused: 3 } },
+        TalliedUse { user: by_service, count: UseCount { used: 300, refused: 2 } },
+    ];
+    let overdue = vec![OverdueLease { custodian_id: CustodianId([0x22; 32]), left_ms: 61_000 }];
+    let tally = Tally { at_ms: 1_790_000_000_000, uses: tallied, others: UseCount { used: 7, refused: 1 }, overdue };
+    holds("ask-tally.hex", &Ask::Tally(tally));
+    holds("ask-tally-empty.hex", &Ask::Tally(Tally { at_ms: 1_790_000_000_000, ..Tally::default() }));
+    holds("reply-tallied.hex", &Reply::Tallied { raised: AlarmKind::ALL.to_vec() });
+    let query = Query {
+        label: labels::QUERY.to_owned(),
+        key_store_id: ID,
+        custodian_id: CustodianId([0x22; 32]),
+        nonce: [0x44; 16],
+        issued_ms: 1_790_000_000_000,
+        question: Question::Alarms(17),
+    };
+    holds("query-alarms.hex", &query);
+    let unusual = Alarm {
+        kind: AlarmKind::UnusualRate,
+        key: Some(key()),
+        who: role.to_owned(),
+        text: "used 300 times in this hour".to_owned(),
+    };
+    let burst = Alarm { kind: AlarmKind::RefusedBurst, key: None, who: String::new(), text: "60 refused".to_owned() };
+    let (at_ms, boot_id) = (1_790_000_000_000, Some(BootId([0x33; 16])));
+    let alarms = vec![
+        RaisedAlarm { id: 16, at_ms, boot_id, alarm: unusual.clone(), is_delivered: true },
+        RaisedAlarm { id: 9, at_ms, boot_id: None, alarm: burst, is_delivered: false },
+    ];
+    holds("answer-alarms.hex", &QueryAnswer { query_sha256: [0x99; 32], answer: Answer::Alarms(alarms) });
+    // As custodians keep them in their databases.
+    holds("alarm.hex", &unusual);
+    let past =
+        vec![DayPast { day: 20_716, busiest_hour: 30, uses: 400 }, DayPast { day: 20_717, busiest_hour: 31, uses: 9 }];
+    let history =
+        UseHistory { first_ms: 1_789_000_000_000, hour: 497_222, in_hour: 5, in_day: 70, busiest_today: 40, past };
+    holds("use-history.hex", &history);
 }
 
 #[test]

@@ -20,13 +20,13 @@ async fn answered(system: &System, encrypted: &holdfast_tests::system::Encrypted
 /// same order brings it to all.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_block_that_one_custodian_missed_stays_in_force() {
-    missed(&[(&["--key", KEY], &[0]), (&["--store"], &[1])]).await;
+    Box::pin(missed(&[(&["--key", KEY], &[0]), (&["--store"], &[1])])).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn long_a_block_that_one_custodian_missed_stays_in_force() {
     let each: &[usize] = &[0, 1];
-    missed(&[(&["--key", KEY], each), (&["--store"], each), (&["--all"], each)]).await;
+    Box::pin(missed(&[(&["--key", KEY], each), (&["--store"], each), (&["--all"], each)])).await;
 }
 
 /// What is blocked while custodian 3 is away, and who is away when that one is back.

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 
+use holdfast_shared::alarm::{Alarm, AlarmKind, OverdueLease, RaisedAlarm, TalliedUse, Tally, UseCount, User};
 use holdfast_shared::api::{Refusal, RefusalCode};
 use holdfast_shared::audit::{AuditMode, AuditSettings, Auditor};
 use holdfast_shared::block::BlockOverlay;
@@ -13,7 +14,7 @@ use holdfast_shared::command::{
 };
 use holdfast_shared::external_key::{KeyState, KeyUsage};
 use holdfast_shared::hpke;
-use holdfast_shared::ids::{BlobId, BootId, CommandId, LeaseId};
+use holdfast_shared::ids::{BlobId, BootId, CommandId, CustodianId, LeaseId};
 use holdfast_shared::keystore::{
     AcmeOrder, Body, Budget, BudgetSpan, BudgetWindow, ClientAuthentication, CredentialRecord, ExecutedCommand,
     ExternalKeyRecord, Header, KeyBudget, KeyLimit, KeyVersionRecord, Quota, RenewalAttempt, RenewalProgress,
@@ -228,6 +229,37 @@ fn release() -> ReleaseContent {
     }
 }
 
+fn tally() -> Tally {
+    let tallied = |principal: Option<&str>, count| TalliedUse {
+        user: User {
+            key: "a".parse().unwrap(),
+            principal: principal.map(str::to_owned),
+            service: Some("s3".to_owned()),
+            vpc: principal.map(|_| "vpc-1".to_owned()),
+        },
+        count,
+    };
+    Tally {
+        at_ms: NOW_MS,
+        uses: vec![
+            tallied(None, UseCount { used: 1, refused: 0 }),
+            tallied(Some("arn:aws:iam::1:user/ann"), UseCount { used: 0, refused: 2 }),
+        ],
+        others: UseCount { used: 3, refused: 0 },
+        overdue: vec![OverdueLease { custodian_id: CustodianId([2; 32]), left_ms: 5 }],
+    }
+}
+
+fn raised(id: u64) -> RaisedAlarm {
+    let alarm = Alarm {
+        kind: AlarmKind::UnusualRate,
+        key: Some("a".parse().unwrap()),
+        who: "ann".to_owned(),
+        text: "often".to_owned(),
+    };
+    RaisedAlarm { id, at_ms: NOW_MS, boot_id: Some(BootId([4; 16])), alarm, is_delivered: false }
+}
+
 fn asks() -> Vec<Ask> {
     vec![
         Ask::Watch {
@@ -255,6 +287,7 @@ fn asks() -> Vec<Ask> {
         Ask::Retire { generation: 2 },
         Ask::Witness { checkpoint: b"note\n".to_vec() },
         Ask::Debit { key: "a".parse().unwrap(), window: window(), limit: 1_000, want: 10 },
+        Ask::Tally(tally()),
     ]
 }
 
@@ -281,6 +314,7 @@ fn replies() -> Vec<Reply> {
         Reply::Reported,
         Reply::Refused { reason: "no".to_owned(), lease_ended: true },
         Reply::Debited { granted: 10, counted: 800 },
+        Reply::Tallied { raised: vec![AlarmKind::FirstSeen, AlarmKind::UnusualRate] },
     ]
 }
 
@@ -353,6 +387,7 @@ fn answers() -> Vec<QueryAnswer> {
             contradiction: None,
         }]),
         Answer::Budgets(vec![BudgetCount { key: "a".parse().unwrap(), window: window(), counted: 800 }]),
+        Answer::Alarms(vec![raised(8), raised(7)]),
     ]
     .map(|answer| QueryAnswer { query_sha256: asked_sha256(), answer })
     .into()
@@ -396,6 +431,7 @@ pub(super) fn messages(seeds: &mut Seeds) {
     add(b'q', 0, encoded(&asked()));
     add(b'q', 2, encoded(&Query { question: Question::AuditHeads(Some(BootId([4; 16]))), ..asked() }));
     add(b'q', 3, encoded(&Query { question: Question::Budgets, ..asked() }));
+    add(b'q', 4, encoded(&Query { question: Question::Alarms(8), ..asked() }));
     add(b'q', 1, encoded(&Query { question: Question::Result(CommandId([1; 16])), ..asked() }));
     add(b'r', 0, encoded(&entry(1, b"", None)));
     add(b'r', 1, encoded(&entry(2, b"", Some(BlobId([1; 32])))));
