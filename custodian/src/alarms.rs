@@ -21,7 +21,6 @@ use tokio::task::JoinSet;
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::kek::KekError;
 use crate::state::StateError;
 use crate::store::{Store, StoreError, WaitingDelivery};
 use message::Message;
@@ -43,8 +42,13 @@ const PAUSE_MAX_MS: u64 = 5 * 60_000;
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiverError {
     /// What it takes to connect.
-    #[error("alarms: {0}")]
-    Endpoint(#[from] KekError),
+    #[error("alarms.webhook: {what}; {remedy}")]
+    Endpoint {
+        /// What is wrong.
+        what: String,
+        /// What to do.
+        remedy: String,
+    },
     /// The file that signs bodies.
     #[error("alarms.webhook.secret_file: {0}")]
     File(#[from] StateError),
@@ -109,18 +113,27 @@ impl Receivers {
     pub fn open(config: &Config) -> Result<Self, ReceiverError> {
         let mut receivers = Vec::new();
         for webhook in &config.alarms.webhooks {
-            receivers
-                .push(Receiver { name: webhook.name(), channel: Channel::Webhook(Box::new(Webhook::open(webhook)?)) });
+            let channel = Channel::Webhook(Box::new(Webhook::open(webhook)?));
+            receivers.push(Receiver { name: webhook.name.clone(), channel });
         }
         let host = config.address.rsplit_once(':').map_or("-", |(host, _)| host);
         for syslog in &config.alarms.syslog {
-            receivers.push(Receiver { name: syslog.name(), channel: Channel::Syslog(Syslog::new(syslog, host)) });
+            let channel = Channel::Syslog(Syslog::new(syslog, host));
+            receivers.push(Receiver { name: syslog.name.clone(), channel });
         }
         Ok(Self { custodian: config.name.clone(), receivers })
     }
 
     /// Delivers what is waiting in the tables, and what comes. It ends when it is dropped.
     pub async fn deliver(self, store: Arc<Store>, clock: Arc<dyn Clock>) {
+        match store.deliveries_left_over().await {
+            Ok(0) => {}
+            Ok(deliveries) => tracing::warn!(
+                deliveries,
+                "alarms wait for receivers that the configuration does not name any more; they get them when they are named again"
+            ),
+            Err(error) => tracing::warn!("cannot look for alarms that nobody waits for: {error}"),
+        }
         let mut couriers = JoinSet::new();
         for receiver in self.receivers {
             tracing::info!(receiver = receiver.name, "alarms are delivered");

@@ -130,7 +130,7 @@ impl Post {
 }
 
 /// A receiver that answers with these statuses in their order, and then with 204.
-async fn receiver(listener: TcpListener, statuses: &[u16]) -> mpsc::UnboundedReceiver<Post> {
+fn receiver(listener: TcpListener, statuses: &[u16]) -> mpsc::UnboundedReceiver<Post> {
     let (sender, posts) = mpsc::unbounded_channel();
     let statuses = Arc::new(std::sync::Mutex::new(statuses.to_vec()));
     let handler = move |method: Method, uri: Uri, headers: HeaderMap, body: Bytes| async move {
@@ -171,7 +171,7 @@ fn write_private(file: &Path, text: &str) {
 #[tokio::test]
 async fn a_webhook_gets_signed_json_in_order() {
     let (listener, port) = listen().await;
-    let mut posts = receiver(listener, &[]).await;
+    let mut posts = receiver(listener, &[]);
     let place = Place::new(&format!(
         "[[alarms.webhook]]\nurl = \"http://127.0.0.1:{port}/hook?team=keys\"\nsecret_file = \"secret\"\n"
     ))
@@ -213,16 +213,16 @@ async fn a_webhook_gets_signed_json_in_order() {
 #[tokio::test]
 async fn what_fails_is_tried_again_and_stays_first() {
     let (listener, port) = listen().await;
-    let mut posts = receiver(listener, &[500, 307]).await;
+    let mut posts = receiver(listener, &[500, 307]);
     let place = Place::new(&format!("[[alarms.webhook]]\nurl = \"http://127.0.0.1:{port}/\"\n")).await;
     let store = place.store().await;
     raise(&store, "a").await;
     raise(&store, "b").await;
     let _couriers = place.deliver(&store);
     for who in ["a", "a", "a", "b"] {
-        let post = next(&mut posts).await;
-        assert_eq!((post.who().as_str(), post.path.as_str()), (who, "/"));
-        assert!(post.headers.get("holdfast-signature").is_none());
+        let came = next(&mut posts).await;
+        assert_eq!((came.who().as_str(), came.path.as_str()), (who, "/"));
+        assert!(came.headers.get("holdfast-signature").is_none());
     }
     all_delivered(&store).await;
 }
@@ -230,7 +230,7 @@ async fn what_fails_is_tried_again_and_stays_first() {
 #[tokio::test]
 async fn one_that_is_taken_badly_lets_others_pass() {
     let (listener, port) = listen().await;
-    let mut posts = receiver(listener, &[422]).await;
+    let mut posts = receiver(listener, &[422]);
     let place = Place::new(&format!("[[alarms.webhook]]\nurl = \"http://127.0.0.1:{port}/\"\n")).await;
     let store = place.store().await;
     raise(&store, "a").await;
@@ -273,7 +273,7 @@ async fn what_was_recorded_before_a_restart_is_delivered_after_it() {
     let store = place.store().await;
     raise(&store, "b").await;
     let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
-    let mut posts = receiver(listener, &[]).await;
+    let mut posts = receiver(listener, &[]);
     let _couriers = place.deliver(&store);
     assert_eq!(next(&mut posts).await.who(), "a");
     assert_eq!(next(&mut posts).await.who(), "b");
@@ -283,7 +283,7 @@ async fn what_was_recorded_before_a_restart_is_delivered_after_it() {
 #[tokio::test]
 async fn of_two_replicas_one_delivers() {
     let (listener, port) = listen().await;
-    let mut posts = receiver(listener, &[]).await;
+    let mut posts = receiver(listener, &[]);
     let place = Place::new(&format!("[[alarms.webhook]]\nurl = \"http://127.0.0.1:{port}/\"\n")).await;
     let (one, two) = (place.store().await, place.store().await);
     let _couriers = [place.deliver(&one), place.deliver(&two)];
@@ -425,7 +425,7 @@ async fn a_test_goes_to_every_receiver_and_says_what_came_of_it() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("names no receiver"), "{output:?}");
 
     let (listener, port) = listen().await;
-    let mut posts = receiver(listener, &[200, 503]).await;
+    let mut posts = receiver(listener, &[200, 503]);
     let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let hook = format!("[[alarms.webhook]]\nurl = \"http://127.0.0.1:{port}/token\"\n");
     let log = format!("[[alarms.syslog]]\naddress = \"udp://{}\"\n", udp.local_addr().unwrap());

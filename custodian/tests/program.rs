@@ -64,7 +64,9 @@ fn help_names_commands_fields_and_exit_codes() {
     let output = program().arg("--help").output().unwrap();
     assert!(output.status.success());
     let text = String::from_utf8(output.stdout).unwrap();
-    for word in ["init", "serve", "Exit codes", "emulated_root", "administrators", "ports_file", "alarms.webhook", "RUST_LOG"] {
+    for word in
+        ["init", "serve", "Exit codes", "emulated_root", "administrators", "ports_file", "alarms.webhook", "RUST_LOG"]
+    {
         assert!(text.contains(word), "{word} is missing in:\n{text}");
     }
 }

@@ -2,19 +2,20 @@
 //!
 //! ```text
 //! request ─▶ its record ─▶ UseTally ─ each 10 s ─▶ home custodian
-//!                           │  ▲ what did not arrive ┘   │ kinds
+//!                           │  ▲                         │ kinds
 //!                           │  └─────────────────────────┘
 //!                           └─▶ meter: kinds and counts ─▶ parent
 //! ```
 //!
 //! Guarantees: memory is bounded whatever callers send, and those beyond the bounds are counted together; a user who is known already
 //! is found by borrowed texts, so that counting takes a short lock and no memory; a use counts with the [`Receipt`] of its record only.
-//! Assumes: whoever takes a tally tells it to the home custodian or puts it back. Refuses: nothing: no request fails because of this.
+//! Assumes: whoever takes what is counted tells it to the home custodian. Refuses: nothing: no request fails because of this.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use holdfast_shared::alarm::{Tally, UseCount};
+use holdfast_shared::alarm::{TalliedUse, UseCount};
 use holdfast_shared::audit::{Event, Operation, RequestRecord};
+use holdfast_shared::xks::ErrorName;
 use tokio::sync::Notify;
 
 use crate::audit::Receipt;
@@ -58,9 +59,11 @@ impl UseTally {
         }
     }
 
-    /// Counts a request with a valid signature that is refused, if it names a key. A fault of ours is no refusal.
+    /// Counts a request with a valid signature that is refused, if it names a key. A fault of ours is no refusal, and limits and budgets
+    /// have alarms and metrics of their own.
     pub(crate) fn refused(&self, record: &RequestRecord) {
-        if record.error.is_some_and(|error| error.status() < FAULTS) {
+        let is_refusal = |error: ErrorName| error.status() < FAULTS && error != ErrorName::ThrottlingException;
+        if record.error.is_some_and(is_refusal) {
             self.count(record, ONE_REFUSED);
         }
     }
@@ -71,20 +74,10 @@ impl UseTally {
         }
     }
 
-    /// What was counted since the last time, told at `at_ms`, milliseconds since 1970; nothing if there was nothing.
+    /// What was counted since the last time: by user, and of those beyond the bounds.
     #[must_use]
-    pub fn take(&self, at_ms: u64) -> Option<Tally> {
-        let uses = core::mem::take(&mut *self.lock());
-        (!uses.is_empty()).then(|| uses.told(at_ms))
-    }
-
-    /// Counts what was taken and did not arrive with what came meanwhile. Overdue leases are looked for anew.
-    pub fn put_back(&self, tally: &Tally) {
-        let mut uses = self.lock();
-        for tallied in &tally.uses {
-            uses.add(Who::of_user(&tallied.user), tallied.count);
-        }
-        uses.add_others(tally.others);
+    pub fn take(&self) -> (Vec<TalliedUse>, UseCount) {
+        core::mem::take(&mut *self.lock()).told()
     }
 
     /// The kinds of the alarms that were raised.

@@ -23,17 +23,23 @@ use crate::limits;
 #[derive(Clone, Debug, Default, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
 #[cbor(array)]
 pub struct Tally {
-    /// The enclave's clock, milliseconds since 1970.
+    /// Grows with each tally of a boot. One that was not answered is told again under its number, and counts once.
     #[n(0)]
-    pub at_ms: u64,
-    /// By user and key, sorted, each once.
+    pub number: u64,
+    /// The enclave's clock when this was sent, milliseconds since 1970.
     #[n(1)]
+    pub at_ms: u64,
+    /// Since when the uses were counted, milliseconds since 1970.
+    #[n(2)]
+    pub since_ms: u64,
+    /// By user and key, sorted, each once.
+    #[n(3)]
     pub uses: Vec<TalliedUse>,
     /// Of users beyond the bound.
-    #[n(2)]
+    #[n(4)]
     pub others: UseCount,
     /// Leases that are overdue.
-    #[n(3)]
+    #[n(5)]
     pub overdue: Vec<OverdueLease>,
 }
 
@@ -48,6 +54,14 @@ message!(Tally, limits::TALLY_MAX, "tally", |tally| {
     }
     tally.uses.iter().try_for_each(|tallied| tallied.user.check())
 });
+
+impl Tally {
+    /// The time in which the uses were counted, in milliseconds.
+    #[must_use]
+    pub const fn span_ms(&self) -> u64 {
+        self.at_ms.saturating_sub(self.since_ms)
+    }
+}
 
 /// Who used which key, and from where.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, minicbor::Encode, minicbor::Decode)]
@@ -104,6 +118,16 @@ impl UseCount {
     pub fn add(&mut self, other: Self) {
         self.used = self.used.saturating_add(other.used);
         self.refused = self.refused.saturating_add(other.refused);
+    }
+
+    /// Its part in the last `length_ms`, where it was counted in `span_ms`: what was held back counts as if it had come evenly.
+    #[must_use]
+    pub fn within(self, length_ms: u64, span_ms: u64) -> Self {
+        let part = |count: u32| {
+            let part = u128::from(count).saturating_mul(length_ms.min(span_ms).into()).checked_div(span_ms.into());
+            part.and_then(|part| u32::try_from(part).ok()).unwrap_or(count)
+        };
+        Self { used: part(self.used), refused: part(self.refused) }
     }
 
     /// Whether there is nothing to tell.
@@ -279,6 +303,21 @@ mod tests {
             assert_eq!(kind.number(), number);
             assert_eq!(kind.name().parse::<f64>().ok(), None);
         }
+    }
+
+    #[test]
+    fn what_was_held_back_counts_evenly() {
+        let count = UseCount { used: 600, refused: 6 };
+        for (length_ms, span_ms, expected) in [
+            (10, 10, count),
+            (10, 0, count),
+            (60, 10, count),
+            (10, 60, UseCount { used: 100, refused: 1 }),
+            (1, u64::MAX, UseCount::default()),
+        ] {
+            assert_eq!(count.within(length_ms, span_ms), expected, "{length_ms} of {span_ms}");
+        }
+        assert_eq!(UseCount { used: u32::MAX, refused: 0 }.within(u64::MAX, u64::MAX).used, u32::MAX);
     }
 
     #[test]

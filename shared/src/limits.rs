@@ -154,7 +154,7 @@ pub const ALARM_USERS_MAX: usize = 16 * 1024;
 pub const ALARMS_KEPT_MAX: u32 = 4096;
 /// Alarms in one answer.
 pub const ALARMS_PAGE_MAX: usize = 64;
-/// Alarms that one tally may raise: three for each user, and a few of the enclave.
+/// Alarms that one tally may raise: five for each user, and a few of the enclave.
 pub const TALLY_ALARMS_MAX: usize = 512;
 /// Principals whose requests are counted apart in one enclave and key store, on average: as many buckets, dealt by a hash (ADR 0026).
 pub const PRINCIPAL_BUCKETS: usize = 16 * 1024;

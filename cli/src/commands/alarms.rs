@@ -189,10 +189,7 @@ mod tests {
             is_delivered: false,
         };
         let line = AlarmLine::from(raised);
-        assert_eq!(
-            line.to_string(),
-            "2026-11-22T21:30:00.000Z  off-hours      ann?[2J used key a  (not delivered yet)"
-        );
+        assert_eq!(line.to_string(), "2026-11-22T21:30:00Z  off-hours      ann?[2J used key a  (not delivered yet)");
         let report = AlarmsReport { alarms: vec![AlarmLine { delivered: true, ..line }], more: true };
         assert!(report.to_string().ends_with("key a\nthere are older ones; see them with --limit"), "{report}");
         assert_eq!(AlarmsReport { alarms: Vec::new(), more: false }.to_string(), "no alarms");

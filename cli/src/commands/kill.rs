@@ -179,8 +179,10 @@ pub async fn stopped(session: &Session, order: &BlockOverlay, sent: Instant, wai
     }
 }
 
+/// An older one that blocked as much may have been lifted since.
 fn blocks_as_much(overlay: &BlockOverlay, order: &BlockOverlay) -> bool {
-    overlay.store || (!order.store && order.keys.iter().all(|key| overlay.keys.contains(key)))
+    overlay.epoch >= order.epoch
+        && (overlay.store || (!order.store && order.keys.iter().all(|key| overlay.keys.contains(key))))
 }
 
 #[derive(Default)]

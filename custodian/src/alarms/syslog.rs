@@ -99,7 +99,8 @@ mod tests {
     fn a_line_is_of_rfc_5424() {
         for (facility, priority) in [(10, 84), (16, 132), (0, 4), (23, 188)] {
             let address = SyslogAddress::Udp("127.0.0.1:514".to_owned());
-            let syslog = Syslog::new(&SyslogConfig { address, facility }, "vault-1.example.com");
+            let syslog =
+                Syslog::new(&SyslogConfig { name: address.to_string(), address, facility }, "vault-1.example.com");
             let message = Message::test("vault-1", 1_700_000_000_123);
             let line = String::from_utf8(syslog.line(&message)).unwrap();
             let expected = format!(

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use super::message::Message;
 use super::{DeliveryError, ReceiverError};
 use crate::config::WebhookConfig;
-use crate::kek::{Connection, Endpoint, words};
+use crate::kek::{Connection, Endpoint, KekError, words};
 use crate::state;
 
 /// Bytes of an answer's head.
@@ -46,11 +46,16 @@ pub(super) struct Webhook {
 impl Webhook {
     pub(super) fn open(config: &WebhookConfig) -> Result<Self, ReceiverError> {
         let endpoint = if config.is_https {
-            let roots = config.roots.clone().or_else(system_roots).ok_or(ReceiverError::NoRoots)?;
-            Endpoint::tls(&config.address, &roots, None)?
+            match &config.roots {
+                Some(roots) => Endpoint::tls(&config.address, roots, None),
+                None => {
+                    Endpoint::tls_under_system_roots(&config.address, &system_roots().ok_or(ReceiverError::NoRoots)?)
+                }
+            }
         } else {
-            Endpoint::loopback(&config.address)?
+            Endpoint::loopback(&config.address)
         };
+        let endpoint = endpoint.map_err(unusable)?;
         let port = if config.is_https { ":443" } else { ":80" };
         let host = config.address.strip_suffix(port).unwrap_or(&config.address).to_owned();
         let secret = config.secret_file.as_deref().map(secret).transpose()?;
@@ -60,7 +65,7 @@ impl Webhook {
     pub(super) async fn send(&self, message: &Message) -> Result<(), DeliveryError> {
         let failed = DeliveryError::Failed;
         let request = self.request(message).map_err(|error| failed(error.to_string()))?;
-        let Connection { stream, turn } = self.endpoint.connect().await.map_err(|error| failed(error.to_string()))?;
+        let Connection { stream, turn } = self.endpoint.connect().await.map_err(|error| failed(unreachable(error)))?;
         let broke_off =
             |error: hyper::Error| failed(format!("the request broke off: {}", words(&error.to_string(), 200)));
         let (mut sender, connection) = http1::Builder::new()
@@ -92,6 +97,22 @@ impl Webhook {
     }
 }
 
+/// An endpoint's words, without those about the key-encryption key, for which it was made first.
+fn unusable(error: KekError) -> ReceiverError {
+    match error {
+        KekError::Misconfigured { what, remedy } => ReceiverError::Endpoint { what, remedy },
+        error => ReceiverError::Endpoint { what: error.to_string(), remedy: "look at its URL and files".to_owned() },
+    }
+}
+
+/// See [`unusable`].
+fn unreachable(error: KekError) -> String {
+    match error {
+        KekError::Unavailable { what, remedy } => format!("{what}; {remedy}"),
+        error => error.to_string(),
+    }
+}
+
 fn signature(secret: &hmac::Key, body: &[u8]) -> String {
     format!("sha256={}", hex::encode(hmac::sign(secret, body)))
 }
@@ -101,8 +122,8 @@ fn judge(status: StatusCode) -> Result<(), DeliveryError> {
     let number = status.as_u16();
     match number {
         200..=299 => Ok(()),
-        // Bad Request, Content Too Large, Unsupported Media Type, Unprocessable Content.
-        400 | 413 | 415 | 422 => Err(DeliveryError::Refused(format!("status {number}"))),
+        // Bad Request, Not Acceptable, Content Too Large, Unsupported Media Type, Unprocessable Content.
+        400 | 406 | 413 | 415 | 422 => Err(DeliveryError::Refused(format!("status {number}"))),
         300..=399 => Err(DeliveryError::Failed(format!(
             "status {number}: the receiver sends us elsewhere; name that place by its own URL"
         ))),
@@ -135,6 +156,27 @@ mod tests {
         assert_eq!(signature(&key, b"what do ya want for nothing?"), expected);
     }
 
+    #[tokio::test]
+    async fn nothing_is_said_of_keys_where_a_receiver_fails() {
+        let config = |address: &str, roots: Option<&str>| WebhookConfig {
+            name: "webhook".to_owned(),
+            is_https: roots.is_some(),
+            address: address.to_owned(),
+            path: "/".to_owned(),
+            secret_file: None,
+            roots: roots.map(PathBuf::from),
+        };
+        let error = Webhook::open(&config("a.example:443", Some("/nonexistent/roots.pem"))).err().unwrap().to_string();
+        assert!(error.starts_with("alarms.webhook: /nonexistent/roots.pem: "), "{error}");
+        // Port 1 of this machine.
+        let webhook = Webhook::open(&config("127.0.0.1:1", None)).unwrap();
+        let DeliveryError::Failed(said) = webhook.send(&Message::test("vault-1", 0)).await.unwrap_err() else {
+            panic!()
+        };
+        assert!(said.starts_with("127.0.0.1:1: cannot connect: "), "{said}");
+        assert!(!(error + &said).contains("key"));
+    }
+
     #[test]
     fn only_what_is_said_of_the_alarm_lets_others_pass() {
         for status in [200, 201, 202, 204, 299] {
@@ -146,7 +188,9 @@ mod tests {
             (401, false),
             (403, false),
             (404, false),
+            (406, true),
             (413, true),
+            (415, true),
             (422, true),
             (429, false),
             (500, false),

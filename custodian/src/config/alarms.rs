@@ -3,6 +3,7 @@
 //! Refuses: rules that would tell of everything or of nothing, webhooks without TLS to other machines, secrets in the configuration
 //! itself: what signs a webhook's body comes from a file of mode 0600.
 
+use core::fmt;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -17,6 +18,8 @@ use super::{ConfigError, Source, host_of};
 
 /// Webhooks, and as many syslog receivers: each has a connection of its own while something is delivered.
 pub const DESTINATIONS_MAX: usize = 8;
+/// Characters of a receiver's name.
+const NAME_MAX: usize = 64;
 /// Characters of a webhook's URL.
 const URL_MAX: usize = 2048;
 /// Bytes of the path of a Unix socket (unix(7): 108 with a zero at the end).
@@ -67,13 +70,17 @@ impl AlarmsConfig {
     /// Names of all receivers, by which the database knows what they have.
     #[must_use]
     pub fn destinations(&self) -> Vec<String> {
-        self.webhooks.iter().map(WebhookConfig::name).chain(self.syslog.iter().map(SyslogConfig::name)).collect()
+        let syslog = self.syslog.iter().map(|receiver| receiver.name.clone());
+        self.webhooks.iter().map(|receiver| receiver.name.clone()).chain(syslog).collect()
     }
 }
 
 /// An HTTP receiver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebhookConfig {
+    /// For the database and the log: `webhook` and the configured name, or scheme, host and port. The path is not in it, which may
+    /// change, and is what lets one in with some receivers.
+    pub name: String,
     /// Whether with TLS.
     pub is_https: bool,
     /// `host:port`.
@@ -86,36 +93,15 @@ pub struct WebhookConfig {
     pub roots: Option<PathBuf>,
 }
 
-impl WebhookConfig {
-    /// For the database and the log. The path is in it by a hash only: with some receivers it is what lets one in.
-    #[must_use]
-    pub fn name(&self) -> String {
-        let mut digest = hex::encode(holdfast_shared::sha256(&[self.path.as_bytes()]));
-        digest.truncate(8);
-        let scheme = if self.is_https { "https" } else { "http" };
-        format!("webhook {scheme}://{} ({digest})", self.address)
-    }
-}
-
 /// A syslog receiver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyslogConfig {
+    /// For the database and the log: `syslog` and the configured name, or the address.
+    pub name: String,
     /// Where it is.
     pub address: SyslogAddress,
     /// Number of the facility, 0 to 23.
     pub facility: u8,
-}
-
-impl SyslogConfig {
-    /// For the database and the log.
-    #[must_use]
-    pub fn name(&self) -> String {
-        match &self.address {
-            SyslogAddress::Unix(path) => format!("syslog unix:{}", path.display()),
-            SyslogAddress::Udp(address) => format!("syslog udp://{address}"),
-            SyslogAddress::Tcp(address) => format!("syslog tcp://{address}"),
-        }
-    }
 }
 
 /// Where a syslog receiver is.
@@ -127,6 +113,16 @@ pub enum SyslogAddress {
     Udp(String),
     /// `host:port`, messages with their lengths before them.
     Tcp(String),
+}
+
+impl fmt::Display for SyslogAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Udp(address) => write!(f, "udp://{address}"),
+            Self::Tcp(address) => write!(f, "tcp://{address}"),
+        }
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -164,6 +160,7 @@ struct RawKeyStore {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawWebhook {
+    name: Option<Spanned<String>>,
     url: Spanned<String>,
     secret_file: Option<PathBuf>,
     roots: Option<PathBuf>,
@@ -172,6 +169,7 @@ struct RawWebhook {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawSyslog {
+    name: Option<Spanned<String>>,
     address: Spanned<String>,
     facility: Option<Spanned<String>>,
 }
@@ -231,8 +229,8 @@ impl Source<'_> {
         for raw in raw.webhook {
             let span = raw.span();
             let webhook = self.webhook(&raw.into_inner())?;
-            if !names.insert(webhook.name()) {
-                return Err(self.error(Some(span), "alarms.webhook.url", "is there twice"));
+            if !names.insert(webhook.name.clone()) {
+                return Err(self.error(Some(span), "alarms.webhook", twice(&webhook.name)));
             }
             webhooks.push(webhook);
         }
@@ -240,8 +238,8 @@ impl Source<'_> {
         for raw in raw.syslog {
             let span = raw.span();
             let receiver = self.syslog(&raw.into_inner())?;
-            if !names.insert(receiver.name()) {
-                return Err(self.error(Some(span), "alarms.syslog.address", "is there twice"));
+            if !names.insert(receiver.name.clone()) {
+                return Err(self.error(Some(span), "alarms.syslog", twice(&receiver.name)));
             }
             syslog.push(receiver);
         }
@@ -288,7 +286,10 @@ impl Source<'_> {
             let reason = "takes `roots` for https:// only; over http:// there is no certificate";
             return Err(self.error(Some(raw.url.span()), "alarms.webhook.url", reason));
         }
+        let scheme = if is_https { "https" } else { "http" };
+        let name = self.receiver_name(raw.name.as_ref(), "alarms.webhook.name", || format!("{scheme}://{address}"))?;
         Ok(WebhookConfig {
+            name: format!("webhook {name}"),
             is_https,
             address,
             path,
@@ -312,8 +313,33 @@ impl Source<'_> {
                 )
             })?,
         };
-        Ok(SyslogConfig { address, facility })
+        let name = self.receiver_name(raw.name.as_ref(), "alarms.syslog.name", || address.to_string())?;
+        Ok(SyslogConfig { name: format!("syslog {name}"), address, facility })
     }
+
+    /// A receiver's own name, or what stands for it.
+    fn receiver_name(
+        &self,
+        own: Option<&Spanned<String>>,
+        field: &str,
+        default: impl FnOnce() -> String,
+    ) -> Result<String, ConfigError> {
+        let Some(own) = own else { return Ok(default()) };
+        self.check(own, field, |name| {
+            let fits = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
+            if fits && (1..=NAME_MAX).contains(&name.len()) {
+                Ok(name.to_owned())
+            } else {
+                Err("must have 1 to 64 letters, digits, '-', '_' or '.'")
+            }
+        })
+    }
+}
+
+fn twice(name: &str) -> String {
+    format!(
+        "two receivers have the name \"{name}\", by which it is known what they have; give one of them another by `name`"
+    )
 }
 
 /// Scheme, `host:port`, and path with query.
@@ -425,11 +451,34 @@ mod tests {
         let facilities: Vec<_> = config.syslog.iter().map(|receiver| receiver.facility).collect();
         assert_eq!(facilities, [10, 16, 3]);
         let names = config.destinations();
-        assert!(names[0].starts_with("webhook https://alerts.example.com:443 ("), "{names:?}");
-        assert!(!names[0].contains("T0"), "a path can be a secret: {names:?}");
         assert_eq!(
-            names[2..],
-            ["syslog unix:/dev/log", "syslog udp://log.example.com:514", "syslog tcp://[2001:db8::1]:601"]
+            names,
+            [
+                // A path can be a secret.
+                "webhook https://alerts.example.com:443",
+                "webhook http://[::1]:8080",
+                "syslog unix:/dev/log",
+                "syslog udp://log.example.com:514",
+                "syslog tcp://[2001:db8::1]:601"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_receiver_is_known_by_its_name_whatever_else_changes() {
+        let names = |section: &str| parse(section).unwrap().destinations();
+        let one = names("[[alarms.webhook]]\nname = \"pager\"\nurl = \"https://a.example/1\"\nsecret_file = \"one\"\n");
+        assert_eq!(one, ["webhook pager"]);
+        assert_eq!(one, names("[[alarms.webhook]]\nname = \"pager\"\nurl = \"https://b.example/2\"\n"));
+        let unnamed = |path: &str| names(&format!("[[alarms.webhook]]\nurl = \"https://a.example/{path}\"\n"));
+        assert_eq!(unnamed("1"), unnamed("2"));
+        let two = "[[alarms.webhook]]\nurl = \"https://a.example/1\"\n\
+                   [[alarms.webhook]]\nname = \"x-1_.\"\nurl = \"https://a.example/2\"\n\
+                   [[alarms.syslog]]\nname = \"x-1_.\"\naddress = \"unix:/dev/log\"\n\
+                   [[alarms.syslog]]\naddress = \"unix:/dev/log\"\n";
+        assert_eq!(
+            names(two),
+            ["webhook https://a.example:443", "webhook x-1_.", "syslog x-1_.", "syslog unix:/dev/log"]
         );
     }
 
@@ -464,8 +513,15 @@ mod tests {
             (webhook("http://127.0.0.1/") + "roots = \"r.pem\"\n", "alarms.webhook.url: takes `roots`"),
             (
                 webhook("https://a.example/") + &webhook("https://a.example:443/"),
-                "toml:8: alarms.webhook.url: is there twice",
+                "toml:8: alarms.webhook: two receivers have the name \"webhook https://a.example:443\"",
             ),
+            (
+                (1..=2).map(|n| webhook(&format!("https://{n}.example/")) + "name = \"a\"\n").collect(),
+                "toml:9: alarms.webhook: two receivers have the name \"webhook a\"",
+            ),
+            (webhook("https://a.example/") + "name = \"\"\n", "toml:8: alarms.webhook.name: must have 1 to 64"),
+            (syslog("unix:/dev/log") + "name = \"a b\"\n", "toml:8: alarms.syslog.name: must have 1 to 64"),
+            (syslog("unix:/dev/log") + &format!("name = \"{}\"\n", "x".repeat(65)), "alarms.syslog.name: must have"),
             (webhook("https://a.example/") + "secret = \"x\"\n", "toml:8: secret: unknown field"),
             ((0..9).map(|n| webhook(&format!("https://a.example/{n}"))).collect(), "alarms.webhook: there may be 8"),
             ((1..=9).map(|n| syslog(&format!("udp://127.0.0.{n}:514"))).collect(), "alarms.syslog: there may be 8"),
@@ -473,7 +529,7 @@ mod tests {
             (syslog("udp://log.example.com"), "alarms.syslog.address: "),
             (syslog("tls://log.example.com:6514"), "alarms.syslog.address: "),
             (syslog("udp://127.0.0.1:0"), "alarms.syslog.address: "),
-            (syslog("unix:/dev/log") + &syslog("unix:/dev/log"), "toml:8: alarms.syslog.address: is there twice"),
+            (syslog("unix:/dev/log") + &syslog("unix:/dev/log"), "toml:8: alarms.syslog: two receivers have the name"),
             (syslog("unix:/dev/log") + "facility = \"10\"\n", "toml:8: alarms.syslog.facility: must be a facility"),
         ];
         for (section, expected) in table {

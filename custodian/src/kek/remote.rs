@@ -58,12 +58,39 @@ impl Endpoint {
     /// # Errors
     /// [`KekError::Misconfigured`] and [`KekError::File`], for files that cannot be used.
     pub(crate) fn tls(address: &str, roots: &Path, identity: Option<Identity<'_>>) -> Result<Self, KekError> {
-        let (host, _) = split(address).ok_or_else(|| unusable(address))?;
-        let name = ServerName::try_from(host.to_owned()).map_err(|_| unusable(address))?;
         let mut store = RootCertStore::empty();
         for root in certificates(roots)? {
             store.add(root).map_err(|error| bad_file(roots, &error.to_string()))?;
         }
+        Self::under(address, store, roots, identity)
+    }
+
+    /// The same, under those roots of an operating system's file that can be read: one that cannot is nobody's fault here.
+    ///
+    /// # Errors
+    /// [`KekError::Misconfigured`], for a file without any.
+    pub(crate) fn tls_under_system_roots(address: &str, roots: &Path) -> Result<Self, KekError> {
+        let bytes = certificate_file(roots)?;
+        let mut store = RootCertStore::empty();
+        let found = CertificateDer::pem_slice_iter(&bytes).filter_map(Result::ok);
+        let (_, unreadable) = store.add_parsable_certificates(found);
+        if store.is_empty() {
+            return Err(bad_file(roots, "it holds no certificate in PEM that can be read"));
+        }
+        if unreadable > 0 {
+            tracing::warn!(file = %roots.display(), unreadable, "some of the operating system's roots cannot be read");
+        }
+        Self::under(address, store, roots, None)
+    }
+
+    fn under(
+        address: &str,
+        store: RootCertStore,
+        roots: &Path,
+        identity: Option<Identity<'_>>,
+    ) -> Result<Self, KekError> {
+        let (host, _) = split(address).ok_or_else(|| unusable(address))?;
+        let name = ServerName::try_from(host.to_owned()).map_err(|_| unusable(address))?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -163,12 +190,16 @@ fn bad_file(file: &Path, reason: &str) -> KekError {
     }
 }
 
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, KekError> {
+fn certificate_file(file: &Path) -> Result<Vec<u8>, KekError> {
     let length = fs::metadata(file).map_err(|error| bad_file(file, &error.to_string()))?.len();
     if length > CERTIFICATES_MAX {
         return Err(bad_file(file, &format!("it is longer than {CERTIFICATES_MAX} bytes")));
     }
-    let bytes = fs::read(file).map_err(|error| bad_file(file, &error.to_string()))?;
+    fs::read(file).map_err(|error| bad_file(file, &error.to_string()))
+}
+
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, KekError> {
+    let bytes = certificate_file(file)?;
     let found: Vec<_> = CertificateDer::pem_slice_iter(&bytes)
         .collect::<Result<_, _>>()
         .map_err(|error| bad_file(file, &error.to_string()))?;
@@ -221,5 +252,29 @@ mod tests {
         let garbage = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         fs::write(&file, garbage).unwrap();
         assert!(refused().contains("roots.pem"), "{}", refused());
+    }
+
+    #[test]
+    fn of_the_operating_systems_roots_those_count_that_can_be_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("roots.pem");
+        let key = rcgen::KeyPair::generate().unwrap();
+        let good = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap().self_signed(&key).unwrap().pem();
+        let block = |text: &str| format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n");
+        let (no_base64, no_certificate) = (block("!!!!"), block("AAAA"));
+        for (text, taken) in [
+            (format!("{no_base64}{no_certificate}{good}"), true),
+            (format!("{good}{no_base64}{no_certificate}"), true),
+            (format!("{good}-----BEGIN CERTIFICATE-----\nAAAA"), true),
+            (format!("{no_base64}{no_certificate}"), false),
+            (String::new(), false),
+        ] {
+            fs::write(&file, &text).unwrap();
+            assert_eq!(Endpoint::tls_under_system_roots("localhost:1", &file).is_ok(), taken, "{text}");
+            assert!(
+                Endpoint::tls("localhost:1", &file, None).is_err(),
+                "a file that is named is taken whole or not at all"
+            );
+        }
     }
 }

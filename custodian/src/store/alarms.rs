@@ -2,8 +2,10 @@
 //!
 //! Guarantees: an alarm is recorded in the transaction of what it is about, together with a delivery for each receiver that the
 //! configuration names; the same alarm (kind, key and whom it is about) is not recorded again within the time that the caller names,
-//! whichever replica is asked. Of each key store the newest [`limits::ALARMS_KEPT_MAX`] are kept; with an alarm its deliveries go.
+//! whichever replica is asked. Of each key store [`IN_HOUR_MAX`] are recorded in an hour, and the newest
+//! [`limits::ALARMS_KEPT_MAX`] are kept; with an alarm its deliveries go.
 
+use core::cmp::Ordering;
 use std::collections::HashSet;
 
 use holdfast_shared::alarm::{Alarm, AlarmKind, RaisedAlarm};
@@ -14,7 +16,15 @@ use holdfast_shared::{limits, sha256};
 use tokio::sync::watch;
 
 use super::database::{Lock, Transaction, write_transaction};
+use super::deliveries::add_deliveries;
 use super::{Store, StoreError, array, from_integer, to_bytes, to_integer};
+
+const HOUR_MS: u64 = 3_600_000;
+/// Alarms of a key store in one hour of the clock, but for one that says that there are more. At this rate an alarm is on record for sixteen
+/// hours, and keeps the same quiet for as long.
+const IN_HOUR_MAX: i64 = 256;
+/// Whom the alarm is about that stands for the others.
+const STORM: &str = "alarms";
 
 /// An alarm to be recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,12 +101,7 @@ impl Store {
                 &[id.into(), oldest.into(), newest.into()],
             )
             .await?;
-        // Whoever was taken out of the configuration is not waited for.
-        let waiting: HashSet<i64> = waiting
-            .into_iter()
-            .filter(|(_, destination)| self.destinations.contains(destination))
-            .map(|(alarm_id, _)| alarm_id)
-            .collect();
+        let waiting = awaited(waiting, &self.destinations);
         rows.into_iter().map(|row| row.into_raised(&waiting)).collect()
     }
 
@@ -120,61 +125,125 @@ impl Store {
 impl Raising<'_> {
     /// Records an alarm, if the same was not recorded a short time ago.
     pub(super) async fn raise(&mut self, transaction: &mut Transaction, alarm: &Alarm) -> Result<(), StoreError> {
-        let id = self.key_store_id.as_bytes();
-        let digest = name_of(alarm);
+        if self.is_quiet(transaction, alarm).await? { Ok(()) } else { self.record(transaction, alarm).await }
+    }
+
+    /// Whether the same alarm was recorded a short time ago.
+    pub(super) async fn is_quiet(&self, transaction: &mut Transaction, alarm: &Alarm) -> Result<bool, StoreError> {
         // What a clock wrote that was far ahead keeps nobody quiet.
         let (since, until) = (self.at_ms.saturating_sub(self.quiet_ms), self.at_ms.saturating_add(self.quiet_ms));
         let (since, until) = (to_integer(since, "time")?, i64::try_from(until).unwrap_or(i64::MAX));
         let (same,): (i64,) = transaction
             .fetch_one(
                 "SELECT count(*) FROM alarms WHERE key_store_id = $1 AND digest = $2 AND at_ms > $3 AND at_ms < $4",
-                &[id.into(), (&digest).into(), since.into(), until.into()],
+                &[self.key_store_id.as_bytes().into(), (&name_of(alarm)).into(), since.into(), until.into()],
             )
             .await?;
-        if same > 0 {
-            return Ok(());
+        Ok(same > 0)
+    }
+
+    /// Records an alarm. Of too many in one hour none is, but for one that says so.
+    pub(super) async fn record(&mut self, transaction: &mut Transaction, alarm: &Alarm) -> Result<(), StoreError> {
+        match self.in_this_hour(transaction).await?.cmp(&IN_HOUR_MAX) {
+            Ordering::Less => self.insert(transaction, alarm).await,
+            Ordering::Equal => self.insert(transaction, &storm()).await,
+            Ordering::Greater => Ok(()),
         }
+    }
+
+    async fn in_this_hour(&self, transaction: &mut Transaction) -> Result<i64, StoreError> {
+        let start = self.at_ms.saturating_sub(self.at_ms % HOUR_MS);
+        let (count,): (i64,) = transaction
+            .fetch_one(
+                "SELECT count(*) FROM alarms WHERE key_store_id = $1 AND at_ms >= $2 AND at_ms < $3",
+                &[
+                    self.key_store_id.as_bytes().into(),
+                    to_integer(start, "time")?.into(),
+                    to_integer(start.saturating_add(HOUR_MS), "time")?.into(),
+                ],
+            )
+            .await?;
+        Ok(count)
+    }
+
+    async fn insert(&mut self, transaction: &mut Transaction, alarm: &Alarm) -> Result<(), StoreError> {
         let encoded = cbor::encode(alarm);
         let (alarm_id,): (i64,) = transaction
             .fetch_one(
                 "INSERT INTO alarms (key_store_id, at_ms, boot_id, kind, digest, alarm) VALUES ($1, $2, $3, $4, $5, $6) \
                  RETURNING id",
                 &[
-                    id.into(),
+                    self.key_store_id.as_bytes().into(),
                     to_integer(self.at_ms, "time")?.into(),
                     to_bytes(self.boot_id.as_ref().map(BootId::as_bytes)).into(),
                     kind_code(alarm.kind)?.into(),
-                    (&digest).into(),
+                    (&name_of(alarm)).into(),
                     encoded.as_slice().into(),
                 ],
             )
             .await?;
-        for destination in self.destinations {
-            transaction
-                .execute(
-                    "INSERT INTO alarm_deliveries (alarm_id, destination, attempts, next_ms, refused) \
-                     VALUES ($1, $2, 0, 0, 0)",
-                    &[alarm_id.into(), destination.as_str().into()],
-                )
-                .await?;
-        }
+        add_deliveries(transaction, alarm_id, self.destinations).await?;
         self.raised.push(alarm.kind);
         Ok(())
     }
 
     /// Forgets the oldest alarms beyond those that are kept, if any came.
     pub(super) async fn finish(self, transaction: &mut Transaction) -> Result<Vec<AlarmKind>, StoreError> {
-        if !self.raised.is_empty() {
-            transaction
-                .execute(
-                    "DELETE FROM alarms WHERE key_store_id = $1 AND id <= (SELECT id FROM alarms \
-                     WHERE key_store_id = $1 ORDER BY id DESC LIMIT 1 OFFSET $2)",
-                    &[self.key_store_id.as_bytes().into(), limits::ALARMS_KEPT_MAX.into()],
-                )
-                .await?;
+        if self.raised.is_empty() {
+            return Ok(self.raised);
         }
+        let id = self.key_store_id.as_bytes();
+        let newest: Option<(i64,)> = transaction
+            .fetch_optional(
+                "SELECT id FROM alarms WHERE key_store_id = $1 ORDER BY id DESC LIMIT 1 OFFSET $2",
+                &[id.into(), limits::ALARMS_KEPT_MAX.into()],
+            )
+            .await?;
+        let Some((newest,)) = newest else { return Ok(self.raised) };
+        self.warn_of_forgotten(transaction, newest).await?;
+        transaction
+            .execute("DELETE FROM alarms WHERE key_store_id = $1 AND id <= $2", &[id.into(), newest.into()])
+            .await?;
         Ok(self.raised)
     }
+
+    /// Says how many alarms up to this one somebody waits for in vain.
+    async fn warn_of_forgotten(&self, transaction: &mut Transaction, newest: i64) -> Result<(), StoreError> {
+        let waiting: Vec<(i64, String)> = transaction
+            .fetch_all(
+                "SELECT alarm_id, destination FROM alarm_deliveries JOIN alarms ON alarms.id = alarm_deliveries.alarm_id \
+                 WHERE key_store_id = $1 AND alarm_id <= $2",
+                &[self.key_store_id.as_bytes().into(), newest.into()],
+            )
+            .await?;
+        let undelivered = awaited(waiting, self.destinations).len();
+        if undelivered > 0 {
+            tracing::warn!(
+                key_store_id = %self.key_store_id,
+                undelivered,
+                "alarms are forgotten that were not delivered: the newest {} are kept; look at what the receivers refuse",
+                limits::ALARMS_KEPT_MAX
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The alarms that receivers wait for. Whoever was taken out of the configuration is not waited for.
+fn awaited(waiting: Vec<(i64, String)>, destinations: &[String]) -> HashSet<i64> {
+    waiting
+        .into_iter()
+        .filter(|(_, destination)| destinations.contains(destination))
+        .map(|(alarm_id, _)| alarm_id)
+        .collect()
+}
+
+/// What is told instead of the alarm that is one too many.
+fn storm() -> Alarm {
+    let text = format!(
+        "{IN_HOUR_MAX} alarms were raised in this hour (of the clock); further ones are not told in it, so look at the audit log"
+    );
+    Alarm { kind: AlarmKind::UnusualRate, key: None, who: STORM.to_owned(), text }
 }
 
 /// Records one alarm within a transaction that holds the lock of its key store.

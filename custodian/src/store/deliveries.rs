@@ -1,15 +1,19 @@
 //! What is not delivered yet of alarms.
 //!
 //! Guarantees: of several replicas one delivers an alarm to a receiver, as long as it is done by the time that it named; receivers get
-//! alarms in the order in which they were recorded, but for those that they took badly. What was not delivered waits over restarts, until
+//! alarms in the order in which they were recorded, but for those that they took badly: these come after others, in turn. What was not delivered waits over restarts, until
 //! the alarm is forgotten.
 
 use holdfast_shared::alarm::Alarm;
 use holdfast_shared::cbor;
 use holdfast_shared::ids::{BootId, KeyStoreId};
 
-use super::database::{Lock, Transaction, write_transaction};
+use super::database::{Lock, Transaction, Value, write_transaction};
 use super::{Store, StoreError, array, from_integer, to_integer};
+use crate::config::DESTINATIONS_MAX;
+
+/// Receivers whose deliveries one statement adds: as many as a configuration has.
+const ADDED_AT_ONCE: usize = 2 * DESTINATIONS_MAX;
 
 /// An alarm that a receiver does not have yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,11 +49,26 @@ impl Store {
             .fetch_optional(
                 "SELECT alarm_id, key_store_id, at_ms, boot_id, alarm, attempts, next_ms FROM alarm_deliveries \
                  JOIN alarms ON alarms.id = alarm_deliveries.alarm_id WHERE destination = $1 \
-                 ORDER BY refused, alarm_id LIMIT 1",
+                 ORDER BY refused, CASE refused WHEN 1 THEN next_ms ELSE 0 END, alarm_id LIMIT 1",
                 &[destination.into()],
             )
             .await?;
         row.map(|row| row.into_waiting(destination)).transpose()
+    }
+
+    /// How many deliveries wait for receivers that are not those of [`Store::delivering_to`].
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn deliveries_left_over(&self) -> Result<u64, StoreError> {
+        let rows: Vec<(String, i64)> = self
+            .database
+            .read()
+            .await?
+            .fetch_all("SELECT destination, count(*) FROM alarm_deliveries GROUP BY destination", &[])
+            .await?;
+        let others = rows.into_iter().filter(|(destination, _)| !self.destinations.contains(destination));
+        from_integer(others.map(|(_, count)| count).sum(), "count of deliveries")
     }
 
     /// Takes a delivery over until `until_ms`, and counts the attempt. False: somebody else did, or it is done.
@@ -80,6 +99,29 @@ impl Store {
     ) -> Result<(), StoreError> {
         write_transaction!(self, Lock::Nothing, put_off(waiting, next_ms, refused))
     }
+}
+
+/// Notes who is to have an alarm.
+pub(super) async fn add_deliveries(
+    transaction: &mut Transaction,
+    alarm_id: i64,
+    destinations: &[String],
+) -> Result<(), StoreError> {
+    for names in destinations.chunks(ADDED_AT_ONCE) {
+        let name = |place: usize| Value::Text(names.get(place).map(String::as_str));
+        let values: Vec<Value<'_>> =
+            core::iter::once(Value::Integer(alarm_id)).chain((0..ADDED_AT_ONCE).map(name)).collect();
+        // Both databases call the column so.
+        transaction
+            .execute(
+                "INSERT INTO alarm_deliveries (alarm_id, destination, attempts, next_ms, refused) \
+                 SELECT $1, column1, 0, 0, 0 FROM (VALUES ($2), ($3), ($4), ($5), ($6), ($7), ($8), ($9), ($10), ($11), \
+                 ($12), ($13), ($14), ($15), ($16), ($17)) AS names WHERE column1 IS NOT NULL",
+                &values,
+            )
+            .await?;
+    }
+    Ok(())
 }
 
 async fn claim(transaction: &mut Transaction, waiting: &WaitingDelivery, until_ms: u64) -> Result<bool, StoreError> {

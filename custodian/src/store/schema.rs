@@ -231,6 +231,15 @@ CREATE TABLE alarm_watches (
     refused      INTEGER NOT NULL CHECK (refused >= 0)
 ) STRICT;
 
+-- The newest tally of a boot that was counted. Rows that are a day old go.
+CREATE TABLE alarm_tallies (
+    key_store_id BLOB NOT NULL REFERENCES key_stores,
+    boot_id      BLOB NOT NULL CHECK (length(boot_id) = 16),
+    number       INTEGER NOT NULL,
+    last_ms      INTEGER NOT NULL,
+    PRIMARY KEY (key_store_id, boot_id)
+) STRICT;
+
 -- What is remembered of a principal's use of a key; the digest is of both.
 CREATE TABLE alarm_users (
     key_store_id BLOB NOT NULL REFERENCES key_stores,
@@ -261,6 +270,7 @@ CREATE TABLE alarms (
     alarm        BLOB NOT NULL
 ) STRICT;
 CREATE INDEX alarms_of_key_store ON alarms (key_store_id, id);
+CREATE INDEX alarms_by_time ON alarms (key_store_id, at_ms);
 CREATE INDEX alarms_by_digest ON alarms (key_store_id, digest, at_ms);
 
 -- What still has to be delivered, and to whom: a row goes when the alarm arrived, or is forgotten. Whoever moves its time delivers it.
@@ -273,7 +283,7 @@ CREATE TABLE alarm_deliveries (
     refused     INTEGER NOT NULL CHECK (refused IN (0, 1)),
     PRIMARY KEY (alarm_id, destination)
 ) STRICT;
-CREATE INDEX alarm_deliveries_in_order ON alarm_deliveries (destination, refused, alarm_id);
+CREATE INDEX alarm_deliveries_in_order ON alarm_deliveries (destination, refused, next_ms, alarm_id);
 ";
 
 fn for_postgres(step: &str) -> String {
@@ -328,4 +338,58 @@ pub(super) async fn migrate_postgres(pool: &PgPool) -> Result<(), StoreError> {
     }
     transaction.commit().await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_shared::ids::{BootId, KeyStoreId, LeaseId};
+    use sqlx::sqlite::SqliteConnectOptions;
+
+    use super::*;
+    use crate::store::{Origin, Store};
+
+    const KEY_STORE: KeyStoreId = KeyStoreId([1; 32]);
+
+    /// As the release before alarms left it.
+    async fn version_3(file: &std::path::Path) {
+        let options = SqliteConnectOptions::new().filename(file).create_if_missing(true);
+        let pool = SqlitePool::connect_with(options).await.unwrap();
+        for step in [STEP_1, STEP_2, STEP_3] {
+            sqlx::raw_sql(step).execute(&pool).await.unwrap();
+        }
+        let rows = format!(
+            "INSERT INTO key_stores (key_store_id, enrolled_ms, changes) VALUES (x'{key_store}', 1, 1);
+             INSERT INTO leases (lease_id, key_store_id, boot_id, module_id, audit_public_key, evidence, document, channel_keys, \
+                 policy_epoch, granted_ms, expires_ms, seen_ms, counter, used) \
+             VALUES (x'{lease}', x'{key_store}', x'{boot}', 'i-1-enc1', x'{key_store}', x'04', x'05', x'06', 1, 10, 99, 10, 0, 0);
+             INSERT INTO settings (name, value) VALUES ('one', x'07');
+             PRAGMA user_version = 3;",
+            key_store = "01".repeat(32),
+            lease = "07".repeat(16),
+            boot = "08".repeat(16),
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(rows)).execute(&pool).await.unwrap();
+        pool.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_database_of_version_3_keeps_what_it_has() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("custodian.sqlite");
+        version_3(&file).await;
+        let store = Store::open(&file).await.unwrap();
+        assert_eq!(store.key_store_ids().await.unwrap(), [KEY_STORE]);
+        assert_eq!(store.setting("one", b"other").await.unwrap(), [7]);
+        let lease = store.lease(LeaseId([7; 16]), 50).await.unwrap().unwrap();
+        assert_eq!((lease.key_store_id, lease.boot_id), (KEY_STORE, BootId([8; 16])));
+        // What came with version 4 works for it.
+        let tally = holdfast_shared::alarm::Tally { at_ms: 1_000_000, ..Default::default() };
+        let rules = holdfast_shared::alarm::Rules::default();
+        let new = crate::store::NewTally { key_store_id: KEY_STORE, tally: &tally, rules: &rules };
+        let origin = Origin { lease_id: LeaseId([7; 16]), counter: 1, now_ms: 50 };
+        assert_eq!(store.tally(new, origin).await.unwrap().len(), 1, "the clock");
+        assert_eq!(store.alarms(KEY_STORE, None, 9).await.unwrap()[0].boot_id, Some(BootId([8; 16])));
+        store.close().await;
+        assert_eq!(Store::open(&file).await.unwrap().alarms(KEY_STORE, None, 9).await.unwrap().len(), 1);
+    }
 }

@@ -1,32 +1,36 @@
-//! What is remembered of who uses keys, and what a tally makes of it.
+//! What a tally makes of what is remembered of who uses keys.
 //!
-//! Guarantees: a tally is counted, judged and its alarms recorded in one transaction; one that comes again under its counter changes
-//! nothing. Of a key store at most [`limits::ALARM_USERS_MAX`] principals with keys are remembered, and as many principals, services and
-//! VPCs: where there are more, those not seen for a quarter of a year are forgotten, and if that does not help, an alarm says that others
-//! are not remembered. Assumes: the tally was checked when it was decoded. The database holds hashes of those who were seen; names are in
-//! alarms alone.
+//! Guarantees: a user is counted and judged, and the alarms of it are recorded, in one transaction. A tally takes several, of
+//! [`USERS_AT_ONCE`] users each, so that debits of the same key store come between. One that comes again under its counter changes nothing,
+//! and one that comes again under its number counts no use again: the number is written with the last transaction, so that only a crash
+//! before it lets the first users count twice. Of a key store at most [`limits::ALARM_USERS_MAX`] principals with keys are remembered, and
+//! as many principals, services and VPCs: where there are more, those not seen for a quarter of a year are forgotten, and if that does not
+//! help, an alarm says that others are not remembered. Assumes: the tally was checked when it was decoded. The database holds hashes of
+//! those who were seen; names are in alarms alone.
 
-use std::collections::{HashMap, HashSet};
+mod memory;
 
-use holdfast_shared::alarm::{
-    Alarm, AlarmKind, Known, OverdueLease, Rules, TalliedUse, Tally, UseCount, UseHistory, judge, shown,
-};
-use holdfast_shared::cbor;
+use holdfast_shared::alarm::{Alarm, AlarmKind, OverdueLease, Rules, TalliedUse, Tally, UseCount, judge, shown};
 use holdfast_shared::ids::{BootId, KeyStoreId};
 use holdfast_shared::limits;
 
-use super::alarms::{Raising, boot_of, digest_of};
+use super::alarms::{Raising, boot_of};
 use super::database::{Lock, Transaction, write_transaction};
 use super::leases::count_message;
 use super::{Origin, Store, StoreError, from_integer, to_integer};
+use memory::Memory;
 
 const DAY_MS: u64 = 24 * 3_600_000;
-/// Whoever was not seen for so long makes room for others.
-const FORGOTTEN_MS: u64 = 90 * DAY_MS;
+/// Users of one transaction: some forty statements, behind which a debit waits.
+const USERS_AT_ONCE: usize = 8;
 /// In which refused requests are counted.
 const TEN_MINUTES_MS: u64 = 600_000;
-/// Rows of those who were seen that one user may add: a principal, a service, a VPC.
-const WHATS: usize = 3;
+/// The number of a boot's newest tally is kept for so long.
+const NUMBER_KEPT_MS: u64 = DAY_MS;
+/// Those seen for the first time in one tally who have alarms of their own.
+const FIRST_SEEN_MAX: usize = 16;
+/// Whom the alarm is about that stands for the others.
+const SUMMED_UP: &str = "first seen at once";
 /// Whom alarms are about that are raised because too many are to be remembered.
 const UNREMEMBERED: &str = "users remembered";
 
@@ -45,292 +49,273 @@ impl Store {
     /// Counts a tally, and records the alarms that come of it: their kinds, one for each.
     ///
     /// # Errors
-    /// [`StoreError`], [`StoreError::LeaseEnded`] and [`StoreError::Replayed`] among them.
+    /// [`StoreError`], [`StoreError::LeaseEnded`] and [`StoreError::Replayed`] among them: with these two, nothing was changed.
     pub async fn tally(&self, new: NewTally<'_>, origin: Origin) -> Result<Vec<AlarmKind>, StoreError> {
-        let raised: Result<Vec<AlarmKind>, StoreError> =
-            write_transaction!(self, Lock::KeyStore(new.key_store_id), tally(new, origin, &self.destinations));
-        let raised = raised?;
-        self.tell_of_alarms(new.key_store_id, &raised);
-        Ok(raised)
+        let mut progress = Progress::new(&new, origin.now_ms);
+        while !progress.is_done {
+            let after: Result<Progress, StoreError> = write_transaction!(
+                self,
+                Lock::KeyStore(new.key_store_id),
+                go_on(new, origin, &progress, &self.destinations)
+            );
+            let after = after?;
+            self.tell_of_alarms(new.key_store_id, after.raised.get(progress.raised.len()..).unwrap_or_default());
+            progress = after;
+        }
+        Ok(progress.raised)
     }
 }
 
-async fn tally(
+/// How far a tally is judged: what one transaction hands on to the next.
+#[derive(Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each by itself")]
+struct Progress {
+    boot_id: Option<BootId>,
+    /// Since when the key store is used.
+    since_ms: u64,
+    /// Whether its uses are to be counted: there are some, and they were not told before.
+    counts: bool,
+    /// Whether the boot told of uses before.
+    is_known: bool,
+    /// Users who are counted.
+    users: usize,
+    memory: Memory,
+    /// Those seen for the first time who have alarms, and those who have none.
+    first_seen: (usize, usize),
+    raised: Vec<AlarmKind>,
+    is_begun: bool,
+    is_done: bool,
+}
+
+/// Does as much as one transaction should.
+async fn go_on(
     transaction: &mut Transaction,
     new: NewTally<'_>,
     origin: Origin,
+    before: &Progress,
     destinations: &[String],
-) -> Result<Vec<AlarmKind>, StoreError> {
-    count_message(transaction, origin).await?;
-    let boot_id = boot_of(transaction, origin.lease_id).await?;
-    let mut alarms = Vec::new();
-    if !new.tally.uses.is_empty() || !new.tally.others.is_zero() {
-        let watch = watch(transaction, &new, origin.now_ms).await?;
-        alarms.extend(judge_users(transaction, &new, watch.since_ms, origin.now_ms).await?);
-        alarms.extend(too_many(new.tally.others));
-        alarms.extend(burst(new.tally, watch.refused, new.rules));
+) -> Result<Progress, StoreError> {
+    let mut progress = before.clone();
+    if !progress.is_begun {
+        progress.begin(transaction, &new, origin).await?;
     }
-    alarms.extend(drift(new.tally.at_ms, origin.now_ms, boot_id, new.rules));
-    alarms.extend(new.tally.overdue.iter().map(overdue));
     let mut raising = Raising {
         key_store_id: new.key_store_id,
-        boot_id,
+        boot_id: progress.boot_id,
         at_ms: origin.now_ms,
         quiet_ms: new.rules.quiet_ms,
         destinations,
         raised: Vec::new(),
     };
-    for alarm in alarms.iter().take(limits::TALLY_ALARMS_MAX) {
-        raising.raise(transaction, alarm).await?;
+    if progress.counts {
+        progress.judge_users(transaction, &new, &mut raising).await?;
     }
-    raising.finish(transaction).await
-}
-
-/// What is known of a key store as a whole.
-struct Watch {
-    since_ms: u64,
-    /// In these ten minutes, with those of the tally.
-    refused: u64,
-}
-
-async fn watch(transaction: &mut Transaction, new: &NewTally<'_>, now_ms: u64) -> Result<Watch, StoreError> {
-    let id = new.key_store_id.as_bytes();
-    let row: Option<(i64, i64, i64)> = transaction
-        .fetch_optional(
-            "SELECT since_ms, ten_minutes, refused FROM alarm_watches WHERE key_store_id = $1",
-            &[id.into()],
-        )
-        .await?;
-    let window = to_integer(now_ms / TEN_MINUTES_MS, "time")?;
-    let (since_ms, before) = match row {
-        None => (now_ms, 0),
-        Some((since_ms, ten_minutes, refused)) => {
-            let refused = if ten_minutes == window { from_integer(refused, "count of refusals")? } else { 0 };
-            (from_integer(since_ms, "time")?, refused)
-        }
-    };
-    let added = refused_in(new.tally);
-    let refused = before.saturating_add(added);
-    if row.is_none() || added > 0 {
-        transaction
-            .execute(
-                "INSERT INTO alarm_watches (key_store_id, since_ms, ten_minutes, refused) VALUES ($1, $2, $3, $4) \
-                 ON CONFLICT (key_store_id) DO UPDATE SET ten_minutes = $3, refused = $4",
-                &[
-                    id.into(),
-                    to_integer(since_ms, "time")?.into(),
-                    window.into(),
-                    to_integer(refused, "count of refusals")?.into(),
-                ],
-            )
-            .await?;
+    if !progress.counts || progress.users >= new.tally.uses.len() {
+        progress.end(transaction, &new, &mut raising).await?;
     }
-    Ok(Watch { since_ms, refused })
+    progress.raised.extend(raising.finish(transaction).await?);
+    progress.raised.truncate(limits::TALLY_ALARMS_MAX);
+    Ok(progress)
 }
 
-async fn judge_users(
-    transaction: &mut Transaction,
-    new: &NewTally<'_>,
-    since_ms: u64,
-    now_ms: u64,
-) -> Result<Vec<Alarm>, StoreError> {
-    let mut memory =
-        Memory { key_store_id: new.key_store_id, now_ms, seen: HashSet::new(), room: HashMap::new(), is_full: false };
-    let mut alarms = Vec::new();
-    for tallied in &new.tally.uses {
-        let user = &tallied.user;
-        let digest = digest_of(&[Some(user.key.as_str()), user.principal.as_deref()]);
-        let history = if tallied.count.used > 0 { memory.history(transaction, &digest).await? } else { None };
-        let is_stored = history.is_some();
-        let mut known = Known {
-            history: history.unwrap_or_else(|| UseHistory::new(now_ms)),
-            principal: memory.was_seen(transaction, What::Principal, user.principal.as_deref()).await?,
-            service: memory.was_seen(transaction, What::Service, user.service.as_deref()).await?,
-            vpc: memory.was_seen(transaction, What::Vpc, user.vpc.as_deref()).await?,
-            since_ms,
-        };
-        alarms.extend(judge(tallied, &mut known, now_ms, new.rules));
-        if tallied.count.used > 0 {
-            memory.keep(transaction, &digest, &known.history, is_stored).await?;
-        }
-    }
-    if memory.is_full {
-        let text =
-            "there are more users than are remembered: what the others do is judged as if it were their first use";
-        alarms.push(alarm(AlarmKind::UnusualRate, UNREMEMBERED.to_owned(), text.to_owned()));
-    }
-    Ok(alarms)
-}
-
-/// What was seen, as the table has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum What {
-    Principal,
-    Service,
-    Vpc,
-}
-
-impl What {
-    const fn code(self) -> i64 {
-        match self {
-            Self::Principal => 0,
-            Self::Service => 1,
-            Self::Vpc => 2,
-        }
-    }
-}
-
-/// Tables whose rows are bounded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Table {
-    Users,
-    Seen,
-}
-
-impl Table {
-    const fn count(self) -> &'static str {
-        match self {
-            Self::Users => "SELECT count(*) FROM alarm_users WHERE key_store_id = $1",
-            Self::Seen => "SELECT count(*) FROM alarm_seen WHERE key_store_id = $1",
+impl Progress {
+    fn new(new: &NewTally<'_>, now_ms: u64) -> Self {
+        Self {
+            boot_id: None,
+            since_ms: now_ms,
+            counts: false,
+            is_known: false,
+            users: 0,
+            memory: Memory::new(new.key_store_id, now_ms),
+            first_seen: (0, 0),
+            raised: Vec::new(),
+            is_begun: false,
+            is_done: false,
         }
     }
 
-    const fn forget(self) -> &'static str {
-        match self {
-            Self::Users => "DELETE FROM alarm_users WHERE key_store_id = $1 AND last_ms < $2",
-            Self::Seen => "DELETE FROM alarm_seen WHERE key_store_id = $1 AND last_ms < $2",
-        }
-    }
-}
-
-/// The tables of those who were seen, as one tally looks at them.
-struct Memory {
-    key_store_id: KeyStoreId,
-    now_ms: u64,
-    /// Known by now: asked or told.
-    seen: HashSet<(What, [u8; 32])>,
-    /// How many more rows these tables take.
-    room: HashMap<Table, usize>,
-    /// Whether somebody found none.
-    is_full: bool,
-}
-
-impl Memory {
-    async fn history(
-        &self,
-        transaction: &mut Transaction,
-        digest: &[u8; 32],
-    ) -> Result<Option<UseHistory>, StoreError> {
-        let row: Option<(Vec<u8>,)> = transaction
-            .fetch_optional(
-                "SELECT history FROM alarm_users WHERE key_store_id = $1 AND digest = $2",
-                &[self.key_store_id.as_bytes().into(), digest.into()],
-            )
-            .await?;
-        row.map(|(history,)| cbor::decode(&history).map_err(|_| StoreError::Damaged("history of use"))).transpose()
-    }
-
-    async fn keep(
+    /// Counts the message, and sees whether its uses were told before.
+    async fn begin(
         &mut self,
         transaction: &mut Transaction,
-        digest: &[u8; 32],
-        history: &UseHistory,
-        is_stored: bool,
+        new: &NewTally<'_>,
+        origin: Origin,
     ) -> Result<(), StoreError> {
-        if !is_stored && !self.take_place(transaction, Table::Users).await? {
+        count_message(transaction, origin).await?;
+        self.is_begun = true;
+        self.boot_id = boot_of(transaction, origin.lease_id).await?;
+        let (Some(boot_id), false) = (self.boot_id, new.tally.uses.is_empty() && new.tally.others.is_zero()) else {
             return Ok(());
-        }
-        transaction
-            .execute(
-                "INSERT INTO alarm_users (key_store_id, digest, history, last_ms) VALUES ($1, $2, $3, $4) \
-                 ON CONFLICT (key_store_id, digest) DO UPDATE SET history = $3, last_ms = $4",
-                &[
-                    self.key_store_id.as_bytes().into(),
-                    digest.into(),
-                    cbor::encode(history).as_slice().into(),
-                    to_integer(self.now_ms, "time")?.into(),
-                ],
+        };
+        let id = new.key_store_id.as_bytes();
+        let newest: Option<(i64,)> = transaction
+            .fetch_optional(
+                "SELECT number FROM alarm_tallies WHERE key_store_id = $1 AND boot_id = $2",
+                &[id.into(), boot_id.as_bytes().into()],
             )
             .await?;
+        self.is_known = newest.is_some();
+        self.counts = newest.is_none_or(|(newest,)| number_of(new.tally) > newest);
+        let since: Option<(i64,)> = transaction
+            .fetch_optional("SELECT since_ms FROM alarm_watches WHERE key_store_id = $1", &[id.into()])
+            .await?;
+        if let Some((since,)) = since {
+            self.since_ms = from_integer(since, "time")?;
+        }
         Ok(())
     }
 
-    /// Whether somebody was seen before; from now on somebody was, if there is room.
-    async fn was_seen(
+    /// Counts and judges the next few users.
+    async fn judge_users(
         &mut self,
         transaction: &mut Transaction,
-        what: What,
-        who: Option<&str>,
-    ) -> Result<bool, StoreError> {
-        let Some(who) = who else { return Ok(true) };
-        let digest = digest_of(&[Some(who)]);
-        if self.seen.contains(&(what, digest)) {
-            return Ok(true);
+        new: &NewTally<'_>,
+        raising: &mut Raising<'_>,
+    ) -> Result<(), StoreError> {
+        self.memory.begin();
+        for tallied in new.tally.uses.iter().skip(self.users).take(USERS_AT_ONCE) {
+            let (span_ms, now_ms) = (new.tally.span_ms(), raising.at_ms);
+            let alarms = self
+                .memory
+                .judged(transaction, tallied, self.since_ms, |known| judge(tallied, known, span_ms, now_ms, new.rules))
+                .await?;
+            for alarm in &alarms {
+                self.raise(transaction, raising, alarm).await?;
+            }
+            self.users = self.users.saturating_add(1);
         }
-        let (own, now) = (self.key_store_id, to_integer(self.now_ms, "time")?);
-        let place = [own.as_bytes().into(), what.code().into(), (&digest).into(), now.into()];
-        let [id, code, hash, _] = place;
-        let row: Option<(i64,)> = transaction
-            .fetch_optional(
-                "SELECT last_ms FROM alarm_seen WHERE key_store_id = $1 AND what = $2 AND digest = $3",
-                &[id, code, hash],
+        Ok(())
+    }
+
+    /// A deployment of many roles at once is one thing to look into, not hundreds.
+    async fn raise(
+        &mut self,
+        transaction: &mut Transaction,
+        raising: &mut Raising<'_>,
+        alarm: &Alarm,
+    ) -> Result<(), StoreError> {
+        if raising.is_quiet(transaction, alarm).await? {
+            return Ok(());
+        }
+        let (told, untold) = &mut self.first_seen;
+        if alarm.kind == AlarmKind::FirstSeen {
+            let count = if *told < FIRST_SEEN_MAX { told } else { &mut *untold };
+            *count = count.saturating_add(1);
+            if *untold > 0 {
+                return Ok(());
+            }
+        }
+        raising.record(transaction, alarm).await
+    }
+
+    /// Judges what is told beside users, and notes the tally's number.
+    async fn end(
+        &mut self,
+        transaction: &mut Transaction,
+        new: &NewTally<'_>,
+        raising: &mut Raising<'_>,
+    ) -> Result<(), StoreError> {
+        self.is_done = true;
+        let now_ms = raising.at_ms;
+        let mut alarms = Vec::new();
+        if self.counts {
+            self.note_number(transaction, new, now_ms).await?;
+            if let more @ 1.. = self.first_seen.1 {
+                let text = format!("and {more} more were seen for the first time in one tally; the audit log has them");
+                // The next of these is about others.
+                raising.record(transaction, &alarm(AlarmKind::FirstSeen, SUMMED_UP.to_owned(), text)).await?;
+            }
+            let refused = self.count_refused(transaction, new, now_ms).await?;
+            alarms.extend(self.memory.is_full.then(unremembered));
+            alarms.extend(too_many(new.tally.others));
+            alarms.extend(burst(new.tally, refused, new.rules));
+        }
+        alarms.extend(drift(new.tally.at_ms, now_ms, self.boot_id, new.rules));
+        alarms.extend(new.tally.overdue.iter().map(overdue));
+        for alarm in &alarms {
+            raising.raise(transaction, alarm).await?;
+        }
+        Ok(())
+    }
+
+    async fn note_number(
+        &self,
+        transaction: &mut Transaction,
+        new: &NewTally<'_>,
+        now_ms: u64,
+    ) -> Result<(), StoreError> {
+        let Some(boot_id) = self.boot_id else { return Ok(()) };
+        let (id, now) = (new.key_store_id.as_bytes(), to_integer(now_ms, "time")?);
+        transaction
+            .execute(
+                "INSERT INTO alarm_tallies (key_store_id, boot_id, number, last_ms) VALUES ($1, $2, $3, $4) \
+                 ON CONFLICT (key_store_id, boot_id) DO UPDATE SET number = $3, last_ms = $4 \
+                 WHERE alarm_tallies.number < $3",
+                &[id.into(), boot_id.as_bytes().into(), number_of(new.tally).into(), now.into()],
             )
             .await?;
-        match row {
-            Some((last,)) if self.now_ms.saturating_sub(from_integer(last, "time")?) >= DAY_MS => {
-                transaction
-                    .execute(
-                        "UPDATE alarm_seen SET last_ms = $4 WHERE key_store_id = $1 AND what = $2 AND digest = $3",
-                        &place,
-                    )
-                    .await?;
-            }
-            None if self.take_place(transaction, Table::Seen).await? => {
-                transaction
-                    .execute(
-                        "INSERT INTO alarm_seen (key_store_id, what, digest, first_ms, last_ms) \
-                         VALUES ($1, $2, $3, $4, $4)",
-                        &place,
-                    )
-                    .await?;
-            }
-            Some(_) | None => {}
+        if !self.is_known {
+            // No boot adds a row without taking away those of boots that are gone.
+            let kept_since = to_integer(now_ms.saturating_sub(NUMBER_KEPT_MS), "time")?;
+            transaction
+                .execute(
+                    "DELETE FROM alarm_tallies WHERE key_store_id = $1 AND last_ms < $2",
+                    &[id.into(), kept_since.into()],
+                )
+                .await?;
         }
-        self.seen.insert((what, digest));
-        Ok(row.is_some())
+        Ok(())
     }
 
-    /// Whether a table has room for one more row, which is made then.
-    async fn take_place(&mut self, transaction: &mut Transaction, table: Table) -> Result<bool, StoreError> {
-        let room = match self.room.get(&table) {
-            Some(room) => *room,
-            None => self.make_room(transaction, table).await?,
+    /// Refused requests in these ten minutes, with those of the tally.
+    async fn count_refused(
+        &self,
+        transaction: &mut Transaction,
+        new: &NewTally<'_>,
+        now_ms: u64,
+    ) -> Result<u64, StoreError> {
+        let id = new.key_store_id.as_bytes();
+        let row: Option<(i64, i64)> = transaction
+            .fetch_optional("SELECT ten_minutes, refused FROM alarm_watches WHERE key_store_id = $1", &[id.into()])
+            .await?;
+        let window = to_integer(now_ms / TEN_MINUTES_MS, "time")?;
+        let before = match row {
+            Some((ten_minutes, refused)) if ten_minutes == window => from_integer(refused, "count of refusals")?,
+            Some(_) | None => 0,
         };
-        self.room.insert(table, room.saturating_sub(1));
-        self.is_full |= room == 0;
-        Ok(room > 0)
-    }
-
-    /// Counts the places of a table that are free, once those are forgotten who were not seen for long, if that is needed.
-    async fn make_room(&self, transaction: &mut Transaction, table: Table) -> Result<usize, StoreError> {
-        let room = self.count_room(transaction, table).await?;
-        if room >= limits::TALLY_USES_MAX.saturating_mul(WHATS) {
-            return Ok(room);
+        let added = refused_in(new.tally);
+        let refused = before.saturating_add(added);
+        if row.is_none() || added > 0 {
+            transaction
+                .execute(
+                    "INSERT INTO alarm_watches (key_store_id, since_ms, ten_minutes, refused) VALUES ($1, $2, $3, $4) \
+                     ON CONFLICT (key_store_id) DO UPDATE SET ten_minutes = $3, refused = $4",
+                    &[
+                        id.into(),
+                        to_integer(self.since_ms, "time")?.into(),
+                        window.into(),
+                        to_integer(refused, "count of refusals")?.into(),
+                    ],
+                )
+                .await?;
         }
-        let before = to_integer(self.now_ms.saturating_sub(FORGOTTEN_MS), "time")?;
-        transaction.execute(table.forget(), &[self.key_store_id.as_bytes().into(), before.into()]).await?;
-        self.count_room(transaction, table).await
-    }
-
-    async fn count_room(&self, transaction: &mut Transaction, table: Table) -> Result<usize, StoreError> {
-        let (count,): (i64,) = transaction.fetch_one(table.count(), &[self.key_store_id.as_bytes().into()]).await?;
-        Ok(limits::ALARM_USERS_MAX.saturating_sub(usize::try_from(count).unwrap_or(usize::MAX)))
+        Ok(refused)
     }
 }
 
+/// As the database has it: a number that it cannot hold is as good as the greatest that it can.
+fn number_of(tally: &Tally) -> i64 {
+    i64::try_from(tally.number).unwrap_or(i64::MAX)
+}
+
+fn unremembered() -> Alarm {
+    let text = "there are more users than are remembered: what the others do is judged as if it were their first use";
+    alarm(AlarmKind::UnusualRate, UNREMEMBERED.to_owned(), text.to_owned())
+}
+
 fn refused_in(tally: &Tally) -> u64 {
-    let of_users: u64 = tally.uses.iter().map(|tallied| u64::from(tallied.count.refused)).sum();
-    of_users.saturating_add(tally.others.refused.into())
+    let counts = tally.uses.iter().map(|tallied| tallied.count).chain([tally.others]);
+    counts.map(|count| u64::from(count.within(TEN_MINUTES_MS, tally.span_ms()).refused)).sum()
 }
 
 fn too_many(others: UseCount) -> Option<Alarm> {

@@ -21,7 +21,9 @@ fn used(principal: &str) -> TalliedUse {
 }
 
 async fn tell(world: &World, enclave: &mut Enclave, tally: Tally) -> Reply {
-    enclave.ask(world, &Ask::Tally(Tally { at_ms: world.now_ms(), ..tally })).await.unwrap()
+    let now_ms = world.now_ms();
+    let tally = Tally { number: now_ms + enclave.counter, at_ms: now_ms, since_ms: now_ms, ..tally };
+    enclave.ask(world, &Ask::Tally(tally)).await.unwrap()
 }
 
 async fn uses(world: &World, enclave: &mut Enclave, principals: &[&str]) -> Reply {

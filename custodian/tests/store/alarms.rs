@@ -4,25 +4,25 @@ use holdfast_custodian::store::{Debited, NewAlarm, NewDebit, NewTally, Origin, S
 use holdfast_shared::alarm::{
     AlarmKind, OverdueLease, RaisedAlarm, Rules, TalliedUse, Tally, UseCount, UseHistory, User,
 };
-use holdfast_shared::ids::{CustodianId, KeyStoreId, LeaseId};
+use holdfast_shared::ids::{BootId, CustodianId, KeyStoreId, LeaseId};
 use holdfast_shared::keystore::{BudgetSpan, BudgetWindow};
 use holdfast_shared::limits;
 
-use crate::fixture::{BOOT, KEY_STORE, NOW_MS, Place, alarm, first, lease, record};
+use crate::fixture::{KEY_STORE, NOW_MS, Place, alarm, first, lease, record};
 
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
 const HOOK: &str = "webhook https://alerts.example.com:443 (01234567)";
 const LOG: &str = "syslog unix:/dev/log";
 
-fn used(principal: &str, used: u32) -> TalliedUse {
+fn used(principal: &str, times: u32) -> TalliedUse {
     let user = User {
         key: "a".parse().unwrap(),
         principal: Some(principal.to_owned()),
         service: Some("s3.amazonaws.com".to_owned()),
         vpc: None,
     };
-    TalliedUse { user, count: UseCount { used, refused: 0 } }
+    TalliedUse { user, count: UseCount { used: times, refused: 0 } }
 }
 
 fn refused(principal: &str, refused: u32) -> TalliedUse {
@@ -45,6 +45,7 @@ impl Teller {
         let lease_id = LeaseId([number; 16]);
         let mut new = lease(lease_id, number);
         new.expires_ms = NOW_MS + 1_000 * DAY_MS;
+        new.boot_id = BootId([number; 16]);
         store.grant(&new, &record(true)).await.unwrap();
         Self { lease_id, counter: 0, rules: Rules::default() }
     }
@@ -55,6 +56,8 @@ impl Teller {
 
     async fn tell(&mut self, store: &Store, now_ms: u64, tally: &Tally) -> Vec<AlarmKind> {
         self.counter += 1;
+        // Counted in an instant.
+        let tally = &Tally { number: self.counter, since_ms: tally.at_ms, ..tally.clone() };
         let new = NewTally { key_store_id: KEY_STORE, tally, rules: &self.rules };
         store.tally(new, self.origin(now_ms)).await.unwrap()
     }
@@ -82,7 +85,7 @@ pub(crate) async fn those_who_are_new_after_learning_are_told_of_once(place: Pla
     assert_eq!(other.uses(&one, later + 1, vec![refused("thief", 1)]).await, [AlarmKind::FirstSeen]);
     let alarms = alarms(&two).await;
     let told: Vec<_> = alarms.iter().map(|raised| (raised.alarm.who.as_str(), raised.at_ms, raised.boot_id)).collect();
-    assert_eq!(told, [("thief", later + 1, Some(BOOT)), ("new", later, Some(BOOT))]);
+    assert_eq!(told, [("thief", later + 1, Some(BootId([102; 16]))), ("new", later, Some(BootId([101; 16])))]);
     assert!(alarms.iter().all(|raised| raised.is_delivered), "nobody is waited for");
 }
 
@@ -106,6 +109,7 @@ pub(crate) async fn a_tally_counts_once(place: Place) {
     let place = place.enrolled().await;
     let store = place.handle(0);
     let mut teller = Teller::new(&store, 101).await;
+    teller.rules.learn_ms = DAY_MS;
     let now_ms = NOW_MS + 3 * DAY_MS;
     teller.uses(&store, NOW_MS, vec![used("app", 30)]).await;
     assert_eq!(teller.uses(&store, now_ms, vec![used("app", 60)]).await, []);
@@ -118,6 +122,11 @@ pub(crate) async fn a_tally_counts_once(place: Place) {
         let error = store.tally(new, ended).await.unwrap_err();
         assert!(matches!(error, StoreError::LeaseEnded), "{error:?}");
     }
+    // Told again under its number, in another message.
+    teller.counter += 1;
+    let retold = Tally { number: teller.counter - 1, since_ms: now_ms, ..again };
+    let new = NewTally { key_store_id: KEY_STORE, tally: &retold, rules: &teller.rules };
+    assert_eq!(store.tally(new, teller.origin(now_ms)).await.unwrap(), []);
     // With 60 more it would be 150 by now.
     assert_eq!(teller.uses(&store, now_ms, vec![used("app", 30)]).await, [], "90 are few");
     assert_eq!(teller.uses(&store, now_ms, vec![used("app", 10)]).await, [AlarmKind::UnusualRate]);
@@ -146,6 +155,7 @@ pub(crate) async fn tallies_that_race_are_all_counted(place: Place) {
         [AlarmKind::RefusedBurst]
     );
     let mut teller = Teller::new(&place.one, 120).await;
+    teller.rules.learn_ms = DAY_MS;
     let later = NOW_MS + 2 * DAY_MS;
     assert_eq!(teller.uses(&place.two, later, vec![used("app", 180)]).await, []);
     assert_eq!(teller.uses(&place.two, later, vec![used("app", 1)]).await, [AlarmKind::UnusualRate]);
@@ -157,7 +167,9 @@ pub(crate) async fn what_is_told_beside_uses_is_judged(place: Place) {
     let mut teller = Teller::new(&store, 101).await;
     let custodian_id = CustodianId([3; 32]);
     let told = Tally {
+        number: 0,
         at_ms: NOW_MS - 31_000,
+        since_ms: 0,
         uses: vec![refused("thief", 49)],
         others: UseCount { used: 1, refused: 0 },
         overdue: vec![OverdueLease { custodian_id, left_ms: 5_000 }],
@@ -170,7 +182,7 @@ pub(crate) async fn what_is_told_beside_uses_is_judged(place: Place) {
         (alarm.who, alarm.text)
     };
     let alarms = alarms(&store).await;
-    assert_eq!(by_kind(&alarms, AlarmKind::ClockDrift).0, BOOT.to_string());
+    assert_eq!(by_kind(&alarms, AlarmKind::ClockDrift).0, BootId([101; 16]).to_string());
     assert_eq!(by_kind(&alarms, AlarmKind::LeaseTrouble).0, custodian_id.to_string());
     assert!(by_kind(&alarms, AlarmKind::UnusualRate).1.starts_with("more than 64 different users in one tally"));
     assert!(by_kind(&alarms, AlarmKind::RefusedBurst).1.contains("98 requests were refused"), "{alarms:?}");
@@ -202,7 +214,10 @@ pub(crate) async fn a_budget_is_told_of_once_in_each_window(place: Place) {
         assert_eq!(alarms(&place.two).await.len(), told, "{window:?} {limit} {want}");
     }
     let newest = alarms(&place.one).await.swap_remove(0);
-    assert_eq!((newest.alarm.kind, newest.boot_id, newest.is_delivered), (AlarmKind::Budget, Some(BOOT), false));
+    assert_eq!(
+        (newest.alarm.kind, newest.boot_id, newest.is_delivered),
+        (AlarmKind::Budget, Some(BootId([101; 16])), false)
+    );
     assert_eq!(newest.alarm.who, "hour 472223");
     assert!(recorded.has_changed().unwrap());
     recorded.borrow_and_update();
@@ -262,6 +277,141 @@ pub(crate) async fn one_replica_delivers_what_is_oldest(place: Place) {
     assert!(alarms(&place.two).await.iter().all(|raised| raised.is_delivered));
 }
 
+pub(crate) async fn a_principal_at_another_key_is_told_of_once(place: Place) {
+    let place = place.enrolled().await;
+    let store = place.handle(0);
+    let mut teller = Teller::new(&store, 101).await;
+    teller.uses(&store, NOW_MS, vec![used("app", 1)]).await;
+    let later = NOW_MS + 8 * DAY_MS;
+    let at = |key: &str, service: &str| {
+        let mut other = used("app", 1);
+        (other.user.key, other.user.service) = (key.parse().unwrap(), Some(service.to_owned()));
+        other
+    };
+    let s3 = "s3.amazonaws.com";
+    assert_eq!(teller.uses(&store, later, vec![at("a", s3)]).await, []);
+    // By two services in one tally: the key is new to it once, and one service is new.
+    let uses = vec![at("b", "rds.amazonaws.com"), at("b", s3)];
+    assert_eq!(teller.uses(&store, later, uses.clone()).await, [AlarmKind::FirstSeen, AlarmKind::FirstSeen]);
+    let told = alarms(&store).await;
+    assert_eq!(told[0].alarm.text, "principal app used key b for the first time");
+    teller.rules.quiet_ms = 1;
+    assert_eq!(teller.uses(&place.handle(1), later + 1, uses).await, []);
+}
+
+/// More users than one transaction takes.
+pub(crate) async fn a_long_tally_counts_once_and_is_summed_up(place: Place) {
+    let place = place.enrolled().await;
+    let store = place.handle(0);
+    let mut teller = Teller::new(&store, 101).await;
+    teller.rules.learn_ms = 0;
+    teller.uses(&store, NOW_MS, vec![used("app", 1)]).await;
+    let users: Vec<_> = (0..limits::TALLY_USES_MAX).map(|number| used(&format!("{number:02}"), 100)).collect();
+    let now_ms = NOW_MS + HOUR_MS;
+    assert_eq!(teller.uses(&store, now_ms, users.clone()).await, [AlarmKind::FirstSeen; 17]);
+    let told = alarms(&store).await;
+    assert_eq!(told[0].alarm.text, "and 48 more were seen for the first time in one tally; the audit log has them");
+    // Again under its number, at the other replica, with what is of the sending.
+    let again = Tally {
+        number: teller.counter,
+        overdue: vec![OverdueLease { custodian_id: CustodianId([3; 32]), left_ms: 0 }],
+        ..tally(now_ms - 60_000, users.clone())
+    };
+    teller.counter += 1;
+    let new = NewTally { key_store_id: KEY_STORE, tally: &again, rules: &teller.rules };
+    let raised = place.handle(1).tally(new, teller.origin(now_ms)).await.unwrap();
+    assert_eq!(raised, [AlarmKind::ClockDrift, AlarmKind::LeaseTrouble]);
+    // All 64 are remembered, each of them with 100 uses: 300 are not unusual two days later, and 301 are.
+    let later = NOW_MS + 2 * DAY_MS;
+    let more = |count| users.iter().map(|tallied| used(tallied.user.principal.as_deref().unwrap(), count)).collect();
+    assert_eq!(teller.uses(&store, later, more(300)).await, []);
+    assert_eq!(teller.uses(&store, later, more(1)).await, [AlarmKind::UnusualRate; 64]);
+}
+
+/// A day after they told something.
+pub(crate) async fn numbers_of_boots_that_are_gone_are_forgotten(place: Place) {
+    let place = place.enrolled().await;
+    let store = place.handle(0);
+    let (mut gone, mut other) = (Teller::new(&store, 101).await, Teller::new(&store, 102).await);
+    let (mut early, mut late) = (Teller::new(&store, 103).await, Teller::new(&store, 104).await);
+    for teller in [&mut gone, &mut other, &mut early, &mut late] {
+        teller.rules.refused_burst = 10;
+        teller.rules.quiet_ms = 1;
+    }
+    let told = async |teller: &mut Teller, now_ms| {
+        teller.counter += 1;
+        let tally = Tally { number: 7, since_ms: now_ms, ..tally(now_ms, vec![refused("thief", 10)]) };
+        let new = NewTally { key_store_id: KEY_STORE, tally: &tally, rules: &teller.rules };
+        store.tally(new, teller.origin(now_ms)).await.unwrap().len()
+    };
+    assert_eq!(told(&mut gone, NOW_MS).await, 1);
+    assert_eq!(told(&mut gone, NOW_MS + 1).await, 0, "under its number");
+    assert_eq!(told(&mut early, NOW_MS + DAY_MS).await, 1, "it takes away what is older than a day");
+    assert_eq!(told(&mut gone, NOW_MS + DAY_MS + 1).await, 0);
+    assert_eq!(told(&mut late, NOW_MS + DAY_MS + 2).await, 1);
+    assert_eq!(told(&mut gone, NOW_MS + DAY_MS + 3).await, 1, "forgotten");
+    assert_eq!(told(&mut other, NOW_MS + DAY_MS + 4).await, 1, "boots are apart");
+}
+
+pub(crate) async fn a_storm_is_told_of_once_an_hour(place: Place) {
+    let place = place.enrolled().await.delivering_to(&[HOOK, LOG]);
+    let (one, two) = (place.handle(0), place.handle(1));
+    let start = NOW_MS - NOW_MS % HOUR_MS;
+    let raise = async |store: &Store, number: u64, at_ms: u64| {
+        let new = NewAlarm { at_ms, ..alarm(AlarmKind::FirstSeen, &number.to_string()) };
+        store.raise(&new).await.unwrap()
+    };
+    for number in 0..256 {
+        assert!(raise(&one, number, start + number).await, "{number}");
+    }
+    assert!(!raise(&two, 0, start + 300).await, "it keeps quiet");
+    assert_eq!(alarms(&two).await.len(), 256);
+    assert!(raise(&two, 256, start + 300).await, "in its place it is told that there are more");
+    let told = alarms(&one).await.swap_remove(0).alarm;
+    assert_eq!((told.kind, told.who.as_str()), (AlarmKind::UnusualRate, "alarms"));
+    assert!(told.text.starts_with("256 alarms were raised in this hour"), "{}", told.text);
+    for number in 257..260 {
+        assert!(!raise(&one, number, start + HOUR_MS - 1).await);
+    }
+    assert!(raise(&one, 260, start + HOUR_MS).await, "the next hour");
+    let other = KeyStoreId([0x55; 32]);
+    assert!(one.enrol(other, &first(), b"policy", NOW_MS).await.unwrap());
+    let elsewhere = NewAlarm { key_store_id: other, at_ms: start, ..alarm(AlarmKind::FirstSeen, "a") };
+    assert!(two.raise(&elsewhere).await.unwrap(), "key stores are apart");
+}
+
+pub(crate) async fn those_that_are_taken_badly_come_in_turn(place: Place) {
+    let place = place.enrolled().await.delivering_to(&[HOOK]);
+    let store = place.handle(0);
+    for who in ["a", "b", "c"] {
+        assert!(store.raise(&alarm(AlarmKind::FirstSeen, who)).await.unwrap());
+    }
+    let mut order = Vec::new();
+    for turn in 0..9 {
+        let waiting = store.next_delivery(HOOK).await.unwrap().unwrap();
+        assert!(store.claim_delivery(&waiting, NOW_MS).await.unwrap());
+        store.put_off_delivery(&waiting, NOW_MS + 1_000 * turn, true).await.unwrap();
+        order.push(waiting.alarm.who);
+    }
+    assert_eq!(order, ["a", "b", "c", "a", "b", "c", "a", "b", "c"]);
+    assert!(store.raise(&alarm(AlarmKind::FirstSeen, "d")).await.unwrap());
+    assert_eq!(store.next_delivery(HOOK).await.unwrap().unwrap().alarm.who, "d", "a new one passes them");
+}
+
+/// More than one statement adds, each of them once.
+pub(crate) async fn what_waits_for_others_is_counted(place: Place) {
+    let names: Vec<String> = (0..17).map(|number| format!("webhook {number}")).collect();
+    let place = place.enrolled().await.delivering_to(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(place.one.raise(&alarm(AlarmKind::FirstSeen, "a")).await.unwrap());
+    assert!(place.one.raise(&alarm(AlarmKind::FirstSeen, "b")).await.unwrap());
+    assert_eq!(place.two.deliveries_left_over().await.unwrap(), 0);
+    for name in &names {
+        assert_eq!(place.two.next_delivery(name).await.unwrap().unwrap().alarm.who, "a");
+    }
+    let place = place.delivering_to(&[HOOK, "webhook 3"]);
+    assert_eq!(place.two.deliveries_left_over().await.unwrap(), 32);
+}
+
 /// On SQLite alone: it takes tens of thousands of statements, which are the same.
 #[tokio::test]
 async fn the_oldest_alarms_go_with_their_deliveries() {
@@ -271,12 +421,13 @@ async fn the_oldest_alarms_go_with_their_deliveries() {
     teller.rules.learn_ms = 0;
     let mut raised = 0;
     // Each of them once.
-    for round in 0..=limits::ALARMS_KEPT_MAX / 64 {
-        let users = (0..64).map(|number| used(&format!("{round:04}-{number:02}"), 1)).collect();
-        raised += teller.uses(&store, NOW_MS, users).await.len();
+    for round in 0..=limits::ALARMS_KEPT_MAX / 16 {
+        let users = (0..16).map(|number| used(&format!("{round:04}-{number:02}"), 1)).collect();
+        // Eight rounds in an hour: no storm.
+        raised += teller.uses(&store, NOW_MS + u64::from(round) * HOUR_MS / 8, users).await.len();
     }
-    // The service is new once.
-    assert_eq!(raised, usize::try_from(limits::ALARMS_KEPT_MAX).unwrap() + 65);
+    // The service is new once, and the first tally's last principal is summed up for that.
+    assert_eq!(raised, usize::try_from(limits::ALARMS_KEPT_MAX).unwrap() + 17);
     let kept = store.alarms(KEY_STORE, None, u32::MAX).await.unwrap();
     assert_eq!(kept.len(), usize::try_from(limits::ALARMS_KEPT_MAX).unwrap());
     let oldest = store.next_delivery(LOG).await.unwrap().unwrap();
@@ -302,7 +453,7 @@ async fn users_have_a_bound() {
     // Those who are known stay known.
     let late = NOW_MS + 8 * DAY_MS;
     assert_eq!(teller.uses(&store, late, users(0)).await, []);
-    assert_eq!(teller.uses(&store, late, users(last + 64)).await.len(), 64 + 1);
+    assert_eq!(teller.uses(&store, late, users(last + 64)).await.len(), 16 + 1 + 1, "summed up");
     // A quarter of a year later there is room, but for those who were seen meanwhile.
     let much_later = NOW_MS + 91 * DAY_MS;
     teller.rules.learn_ms = 1_000 * DAY_MS;
@@ -310,7 +461,7 @@ async fn users_have_a_bound() {
     teller.rules.learn_ms = 0;
     assert_eq!(teller.uses(&store, much_later, users(last + 64)).await, []);
     assert_eq!(teller.uses(&store, much_later, users(0)).await, []);
-    assert_eq!(teller.uses(&store, much_later, users(64)).await.len(), 64, "forgotten");
+    assert_eq!(teller.uses(&store, much_later, users(64)).await.len(), 16 + 1, "forgotten");
 }
 
 /// What the longest history takes fits into its place.
@@ -321,7 +472,7 @@ pub(crate) async fn two_weeks_of_use_are_remembered(place: Place) {
     let mut history = UseHistory::new(NOW_MS);
     for hour in 0..16 * 24 {
         let now_ms = NOW_MS + hour * HOUR_MS;
-        history.add(now_ms, 4_000_000_000);
+        history.add(now_ms, 4_000_000_000, 4_000_000_000);
         assert_eq!(
             teller.uses(&place.handle(usize::try_from(hour).unwrap()), now_ms, vec![used("app", 4_000_000_000)]).await,
             []

@@ -44,14 +44,14 @@ impl Place {
     /// With these receivers of alarms. Nobody else holds the handles yet.
     pub(crate) fn delivering_to(self, destinations: &[&str]) -> Self {
         let names: Vec<_> = destinations.iter().map(|name| (*name).to_owned()).collect();
-        let Self { one, two, _directory } = self;
+        let Self { one, two, _directory: directory } = self;
         if Arc::ptr_eq(&one, &two) {
             drop(two);
             let one = Arc::new(Arc::into_inner(one).unwrap().delivering_to(names));
-            return Self { two: Arc::clone(&one), one, _directory };
+            return Self { two: Arc::clone(&one), one, _directory: directory };
         }
         let [one, two] = [one, two].map(|store| Arc::new(Arc::into_inner(store).unwrap().delivering_to(names.clone())));
-        Self { one, two, _directory }
+        Self { one, two, _directory: directory }
     }
 
     /// A handle for each of several that race.

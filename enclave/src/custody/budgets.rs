@@ -4,7 +4,6 @@
 //! what was asked for and not heard of is lost, and never had. While the home custodian is away the purses run out, and the keys that have
 //! budgets answer 429. Assumes: the home custodian counts rightly: it could grant too much.
 
-use core::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,22 +20,6 @@ use crate::xks::{Purse, Want};
 
 /// How often windows that begin soon are looked for.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// A budget of which at least 80 % are debited, by all enclaves together.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct BudgetEvent {
-    key: ExternalKeyId,
-    window: BudgetWindow,
-    limit: u32,
-    counted: u32,
-}
-
-impl fmt::Display for BudgetEvent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { key, window, limit, counted } = self;
-        write!(f, "key {key}: {counted} of {limit} uses of this {} are debited", window.span.name())
-    }
-}
 
 /// Fills purses, without end.
 pub(super) async fn fill_purses<C: Connect + 'static>(ledger: &Ledger<C>) {
@@ -103,13 +86,14 @@ async fn debit<C: Connect + 'static>(
         purse.exhaust(window);
     }
     if purse.announces(window, counted) {
-        announce(ledger, &BudgetEvent { key: key.clone(), window, limit, counted });
+        announce(ledger, window);
     }
     Ok(())
 }
 
-/// Tells the parent. The home custodian raises the alarm by itself when it debits.
-fn announce<C: Connect + 'static>(ledger: &Ledger<C>, event: &BudgetEvent) {
+/// Tells the parent, which may not know of which key. The home custodian raises the alarm by itself when it debits.
+fn announce<C: Connect + 'static>(ledger: &Ledger<C>, window: BudgetWindow) {
     ledger.served.tally().alarms().raise(AlarmKind::Budget);
-    ledger.log(Level::Warn, &event.to_string());
+    let span = window.span.name();
+    ledger.log(Level::Warn, &format!("most of a key's uses of this {span} are debited; see: holdfast budget show"));
 }

@@ -159,7 +159,9 @@ impl ServedStore {
                 .map_or(PolicyInForce::Unreadable, |policy| PolicyInForce::Valid(Box::new(policy)))
         });
         let caveat = matches!(policy, PolicyInForce::Unreadable).then_some(UNREADABLE_POLICY);
-        let ids = body.external_keys.iter().map(|key| key.id.clone()).collect();
+        // No other key is used, and each purse costs debits.
+        let enabled = body.external_keys.iter().filter(|key| key.state == KeyState::Enabled);
+        let ids = enabled.map(|key| key.id.clone()).collect();
         let rules = UseRules { policy, quota: body.quota, limits: body.limits, budgets: body.budgets, keys: ids };
         let guard = self.0.guards.guard(rules);
         let random = SystemRandom::new();

@@ -1,9 +1,9 @@
 //! Telling the home custodian who used which key, so that it can raise alarms.
 //!
-//! Guarantees: no request waits for this; what did not arrive is told with what comes next; while there is nothing to tell, the
-//! enclave's clock is told each minute. What does not reach the home custodian and is trouble by itself, an overdue lease or a clock
-//! that cannot be trusted, is counted here, so that the parent shows it. Assumes: the home custodian judges; an answer that was lost is
-//! counted twice there. Logs kinds and counts, and no principal.
+//! Guarantees: no request waits for this; what was not answered is told again under its number, and what came meanwhile after it; while
+//! there is nothing to tell, the enclave's clock is told each minute. What does not reach the home custodian and is trouble by itself, an overdue lease or a clock
+//! that cannot be trusted, is counted here, so that the parent shows it. Assumes: the home custodian judges, and counts each number
+//! once. Logs kinds and counts, and no principal.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::CustodyError;
 use super::ledger::Ledger;
+use crate::tally::UseTally;
 
 const INTERVAL: Duration = Duration::from_millis(TALLY_INTERVAL_MS);
 const SILENCE_MAX: Duration = Duration::from_millis(TALLY_SILENCE_MAX_MS);
@@ -37,6 +38,12 @@ pub(super) async fn tell_uses<C: Connect + 'static>(ledger: &Ledger<C>) {
 /// What is remembered between two tallies.
 #[derive(Default)]
 struct Teller {
+    /// Was sent, and nobody answered: it is told again under its number before anything else, so that it counts once.
+    untold: Option<Tally>,
+    /// Of the newest tally. Numbers follow the clock, so that they grow in a boot even where this begins anew.
+    number: u64,
+    /// When the uses of the newest tally were taken, milliseconds since 1970.
+    taken_ms: Option<u64>,
     /// When the home custodian was told last.
     told: Option<Instant>,
     is_failing: bool,
@@ -46,16 +53,14 @@ struct Teller {
 impl Teller {
     async fn tell<C: Connect + 'static>(&mut self, ledger: &Ledger<C>) {
         let (clock, counted) = (&ledger.enclave.clock, ledger.served.tally());
-        let at_ms = clock.wall_ms();
         let overdue = ledger.served.health().overdue(clock.monotonic_ms());
         let begun = self.troubles.begun(&overdue, clock.is_healthy());
-        let taken = counted.take(at_ms);
-        let has_news = taken.is_some() || !overdue.is_empty();
+        let tally = self.next(counted, overdue, clock.wall_ms());
+        let has_news = !tally.uses.is_empty() || !tally.others.is_zero() || !tally.overdue.is_empty();
         let is_silent = self.told.is_none_or(|told| told.elapsed() >= SILENCE_MAX);
         if !has_news && begun.is_empty() && !is_silent {
             return;
         }
-        let tally = Tally { at_ms, overdue, ..taken.unwrap_or_default() };
         let ask = Ask::Tally(tally);
         match deliver(ledger, &ask).await {
             Ok(raised) => {
@@ -68,8 +73,8 @@ impl Teller {
                 }
             }
             Err(error) => {
-                if let Ask::Tally(tally) = &ask {
-                    counted.put_back(tally);
+                if let Ask::Tally(tally) = ask {
+                    self.untold = Some(tally);
                 }
                 if let Some(line) = counted.alarms().raise_all(&begun) {
                     ledger.log(Level::Warn, &line);
@@ -81,6 +86,17 @@ impl Teller {
                 }
             }
         }
+    }
+
+    /// What was not answered, or else what was counted since.
+    fn next(&mut self, counted: &UseTally, overdue: Vec<OverdueLease>, at_ms: u64) -> Tally {
+        if let Some(untold) = self.untold.take() {
+            return Tally { at_ms, overdue, ..untold };
+        }
+        self.number = at_ms.max(self.number.saturating_add(1));
+        let since_ms = self.taken_ms.replace(at_ms).unwrap_or(at_ms);
+        let (uses, others) = counted.take();
+        Tally { number: self.number, at_ms, since_ms, uses, others, overdue }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Users and how often each used a key: sorted, within the bounds of a tally.
 
-use holdfast_shared::alarm::{TalliedUse, Tally, UseCount, User, principal_of};
+use holdfast_shared::alarm::{TalliedUse, UseCount, User, principal_of};
 use holdfast_shared::audit::{RequestRecord, cut};
 use holdfast_shared::external_key::ExternalKeyId;
 use holdfast_shared::limits::{TALLY_TEXT_MAX, TALLY_TEXTS_MAX, TALLY_USES_MAX};
@@ -72,15 +72,7 @@ impl Uses {
         }
     }
 
-    pub(super) fn add_others(&mut self, count: UseCount) {
-        self.others.add(count);
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.known.is_empty() && self.others.is_zero()
-    }
-
-    pub(super) fn told(self, at_ms: u64) -> Tally {
-        Tally { at_ms, uses: self.known, others: self.others, overdue: Vec::new() }
+    pub(super) fn told(self) -> (Vec<TalliedUse>, UseCount) {
+        (self.known, self.others)
     }
 }

@@ -62,11 +62,16 @@ impl UseHistory {
         Self { first_ms: now_ms, hour: hour_of(now_ms), in_hour: 0, in_day: 0, busiest_today: 0, past: Vec::new() }
     }
 
-    /// Counts uses.
-    pub fn add(&mut self, now_ms: u64, used: u32) {
-        self.advance(hour_of(now_ms));
-        self.in_hour = self.in_hour.saturating_add(used);
-        self.in_day = self.in_day.saturating_add(used);
+    /// Counts uses of this hour, and of this day.
+    pub fn add(&mut self, now_ms: u64, in_hour: u32, in_day: u32) {
+        let hour = hour_of(now_ms);
+        if self.hour > hour.saturating_add(HOURS) {
+            // The clock was far ahead: what was remembered then is worth nothing.
+            *self = Self::new(now_ms);
+        }
+        self.advance(hour);
+        self.in_hour = self.in_hour.saturating_add(in_hour);
+        self.in_day = self.in_day.saturating_add(in_day);
     }
 
     fn advance(&mut self, hour: u32) {
@@ -92,10 +97,11 @@ impl UseHistory {
         self.past.iter().map(|past| past.busiest_hour).max().unwrap_or(0).max(self.busiest_today)
     }
 
-    /// The busiest day of the last two weeks, this one aside.
+    /// The busiest whole day of the last two weeks: this one aside, and that of the first use. Nothing before there was one.
     #[must_use]
-    pub fn busiest_day(&self) -> u32 {
-        self.past.iter().map(|past| past.uses).max().unwrap_or(0)
+    pub fn busiest_day(&self) -> Option<u32> {
+        let first = hour_of(self.first_ms) / HOURS;
+        self.past.iter().filter(|past| past.day > first).map(|past| past.uses).max()
     }
 }
 
@@ -116,7 +122,8 @@ mod tests {
         let mut history = UseHistory::new(start);
         for day in 0..20_u64 {
             for (hour, used) in [(8, 10), (9, 30), (9, 1), (17, 5)] {
-                history.add(start + day * DAY_MS + hour * HOUR_MS, used + u32::try_from(day).unwrap());
+                let used = used + u32::try_from(day).unwrap();
+                history.add(start + day * DAY_MS + hour * HOUR_MS, used, used);
             }
         }
         assert_eq!(history.in_hour, 5 + 19);
@@ -124,21 +131,35 @@ mod tests {
         assert_eq!(history.past.len(), 14);
         assert_eq!(history.past[0], DayPast { day: 20_005, busiest_hour: 31 + 2 * 5, uses: 46 + 4 * 5 });
         assert_eq!(history.busiest_hour(), 31 + 2 * 19, "an hour of today as well");
-        assert_eq!(history.busiest_day(), 46 + 4 * 18);
+        assert_eq!(history.busiest_day(), Some(46 + 4 * 18));
         assert_eq!(cbor::decode::<UseHistory>(&cbor::encode(&history)), Ok(history.clone()));
         // Three weeks of silence.
-        history.add(start + 41 * DAY_MS, 1);
+        history.add(start + 41 * DAY_MS, 1, 1);
         assert_eq!((history.past.len(), history.busiest_hour(), history.in_day), (0, 0, 1));
     }
 
     #[test]
     fn time_that_goes_back_counts_for_the_newest_hour() {
         let mut history = UseHistory::new(100 * DAY_MS);
-        history.add(100 * DAY_MS, 5);
-        history.add(99 * DAY_MS, 7);
-        assert_eq!((history.in_hour, history.in_day, history.past.len()), (12, 12, 0));
-        history.add(u64::MAX, u32::MAX);
-        history.add(u64::MAX, u32::MAX);
+        history.add(100 * DAY_MS, 5, 5);
+        history.add(99 * DAY_MS, 7, 9);
+        assert_eq!((history.in_hour, history.in_day, history.past.len()), (12, 14, 0));
+        history.add(u64::MAX, u32::MAX, u32::MAX);
+        history.add(u64::MAX, u32::MAX, u32::MAX);
         assert_eq!(history.in_hour, u32::MAX);
+        // A clock that was far ahead.
+        history.add(101 * DAY_MS, 1, 1);
+        assert_eq!(history, UseHistory { in_hour: 1, in_day: 1, ..UseHistory::new(101 * DAY_MS) });
+    }
+
+    #[test]
+    fn the_day_of_the_first_use_is_no_whole_day() {
+        let evening = 100 * DAY_MS + 20 * HOUR_MS;
+        let mut history = UseHistory::new(evening);
+        history.add(evening, 50, 50);
+        history.add(evening + DAY_MS, 900, 900);
+        assert_eq!((history.busiest_hour(), history.busiest_day()), (50, None));
+        history.add(evening + 2 * DAY_MS, 1, 1);
+        assert_eq!(history.busiest_day(), Some(900));
     }
 }

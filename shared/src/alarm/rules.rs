@@ -6,12 +6,14 @@ use super::{Alarm, AlarmKind, TalliedUse, UseHistory};
 use crate::external_key::ExternalKeyId;
 
 const MINUTE_MS: u64 = 60_000;
-const DAY_MS: u64 = 24 * 60 * MINUTE_MS;
+const HOUR_MS: u64 = 60 * MINUTE_MS;
+const DAY_MS: u64 = 24 * HOUR_MS;
 
 /// What is told and what is not. The defaults are those of docs/alarms.md.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
-    /// From the first use of a key store on, so long everybody is learned and nobody is told of as first seen, in milliseconds.
+    /// From the first use of a key store on, so long everybody is learned and nobody is told of as first seen; and from a principal's first
+    /// use of a key on, so long, and a day at least, no rate of it is unusual. In milliseconds.
     pub learn_ms: u64,
     /// An hour has so many times the uses of the busiest hour of two weeks, or a day of the busiest day: that is unusual.
     pub factor: u32,
@@ -115,11 +117,14 @@ impl Hours {
 
 /// What is remembered of the user whom a tally names, and of the key store.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each by itself")]
 pub struct Known {
     /// The principal's use of the key.
     pub history: UseHistory,
-    /// Whether the principal was seen before.
+    /// Whether the principal was seen before, at any key.
     pub principal: bool,
+    /// Whether it used this key before.
+    pub pair: bool,
     /// Whether the service was seen before.
     pub service: bool,
     /// Whether the VPC was seen before.
@@ -128,28 +133,25 @@ pub struct Known {
     pub since_ms: u64,
 }
 
-/// Counts what a user did, and finds what is worth an alarm. Whoever calls leaves out what was raised a short time ago.
+/// A tally that was counted in a longer time was held back, and says little about this hour.
+const PROMPT_MS: u64 = 2 * MINUTE_MS;
+
+/// Counts what a user did in `span_ms`, and finds what is worth an alarm. Whoever calls leaves out what was raised a short time ago.
 #[must_use]
-pub fn judge(tallied: &TalliedUse, known: &mut Known, now_ms: u64, rules: &Rules) -> Vec<Alarm> {
-    let (user, count) = (&tallied.user, tallied.count.used);
+pub fn judge(tallied: &TalliedUse, known: &mut Known, span_ms: u64, now_ms: u64, rules: &Rules) -> Vec<Alarm> {
+    let (user, count) = (&tallied.user, tallied.count);
     let principal = user.principal.as_deref().unwrap_or(NOBODY);
     let mut alarms = Vec::new();
     if now_ms.saturating_sub(known.since_ms) >= rules.learn_ms {
-        for (is_known, what, who) in [
-            (known.principal, "principal", user.principal.as_deref()),
-            (known.service, "service", user.service.as_deref()),
-            (known.vpc, "VPC", user.vpc.as_deref()),
-        ] {
-            if let (false, Some(who)) = (is_known, who) {
-                let text = format!("{what} {} was seen for the first time, at key {}", shown(who), user.key);
-                alarms.push(alarm(AlarmKind::FirstSeen, None, who, text));
-            }
-        }
+        alarms = first_seen(tallied, known);
     }
-    if count == 0 {
+    if count.used == 0 {
         return alarms;
     }
-    known.history.add(now_ms, count);
+    known.history.add(now_ms, count.within(HOUR_MS, span_ms).used, count.within(DAY_MS, span_ms).used);
+    if span_ms > PROMPT_MS {
+        return alarms;
+    }
     if let Some(text) = unusual(&known.history, now_ms, rules) {
         let text = format!("{} used key {} {text}", shown(principal), user.key);
         alarms.push(alarm(AlarmKind::UnusualRate, Some(&user.key), principal, text));
@@ -161,24 +163,44 @@ pub fn judge(tallied: &TalliedUse, known: &mut Known, now_ms: u64, rules: &Rules
     alarms
 }
 
+fn first_seen(tallied: &TalliedUse, known: &Known) -> Vec<Alarm> {
+    let user = &tallied.user;
+    let mut alarms = Vec::new();
+    for (is_known, what, who) in [
+        (known.principal, "principal", user.principal.as_deref()),
+        (known.service, "service", user.service.as_deref()),
+        (known.vpc, "VPC", user.vpc.as_deref()),
+    ] {
+        if let (false, Some(who)) = (is_known, who) {
+            let text = format!("{what} {} was seen for the first time, at key {}", shown(who), user.key);
+            alarms.push(alarm(AlarmKind::FirstSeen, None, who, text));
+        }
+    }
+    // Whoever is new was told of.
+    if let (true, false, 1.., Some(who)) = (known.principal, known.pair, tallied.count.used, user.principal.as_deref())
+    {
+        let text = format!("principal {} used key {} for the first time", shown(who), user.key);
+        alarms.push(alarm(AlarmKind::FirstSeen, Some(&user.key), who, text));
+    }
+    alarms
+}
+
 /// How the text of an alarm calls a principal that KMS does not name.
 const NOBODY: &str = "AWS Internal";
 
-/// In a principal's first day nothing is unusual: that it is there at all was told.
 fn unusual(history: &UseHistory, now_ms: u64, rules: &Rules) -> Option<String> {
-    if now_ms.saturating_sub(history.first_ms) < DAY_MS {
+    if now_ms.saturating_sub(history.first_ms) < rules.learn_ms.max(DAY_MS) {
         return None;
     }
     let is_far_above =
         |count: u32, usual: u32, least: u32| count >= least && count > usual.saturating_mul(rules.factor);
-    let (hour, day) = (history.busiest_hour(), history.busiest_day());
+    let hour = history.busiest_hour();
     if is_far_above(history.in_hour, hour, rules.least_uses) {
         return Some(format!("{} times in this hour, in the busiest of two weeks {hour} times", history.in_hour));
     }
-    if is_far_above(history.in_day, day, rules.least_uses.saturating_mul(4)) {
-        return Some(format!("{} times in this day, in the busiest of two weeks {day} times", history.in_day));
-    }
-    None
+    let day = history.busiest_day()?;
+    is_far_above(history.in_day, day, rules.least_uses.saturating_mul(4))
+        .then(|| format!("{} times in this day, in the busiest of two weeks {day} times", history.in_day))
 }
 
 fn alarm(kind: AlarmKind, key: Option<&ExternalKeyId>, who: &str, text: String) -> Alarm {
@@ -212,9 +234,8 @@ mod tests {
     use super::*;
     use crate::alarm::{UseCount, User};
 
-    const HOUR_MS: u64 = 60 * MINUTE_MS;
     /// A Monday.
-    const START: u64 = 20_777 * DAY_MS;
+    const START: u64 = 20_780 * DAY_MS;
 
     fn tallied(used: u32) -> TalliedUse {
         TalliedUse {
@@ -229,7 +250,19 @@ mod tests {
     }
 
     fn known(now_ms: u64) -> Known {
-        Known { history: UseHistory::new(now_ms), principal: true, service: true, vpc: true, since_ms: START }
+        Known {
+            history: UseHistory::new(now_ms),
+            principal: true,
+            pair: true,
+            service: true,
+            vpc: true,
+            since_ms: START,
+        }
+    }
+
+    /// Told in time.
+    fn judged(tallied: &TalliedUse, known: &mut Known, now_ms: u64, rules: &Rules) -> Vec<Alarm> {
+        judge(tallied, known, 10_000, now_ms, rules)
     }
 
     fn kinds(alarms: &[Alarm]) -> Vec<AlarmKind> {
@@ -240,7 +273,7 @@ mod tests {
     fn those_who_are_new_are_told_of_after_the_time_of_learning() {
         let rules = Rules::default();
         let judge = |now_ms, principal, service| {
-            judge(&tallied(1), &mut Known { principal, service, ..known(now_ms) }, now_ms, &rules)
+            judged(&tallied(1), &mut Known { principal, service, ..known(now_ms) }, now_ms, &rules)
         };
         assert!(judge(START + 6 * DAY_MS, false, false).is_empty());
         let alarms = judge(START + 7 * DAY_MS, false, false);
@@ -257,39 +290,65 @@ mod tests {
         let mut known = Known { principal: false, ..known(now_ms) };
         let before = known.history.clone();
         let refused = TalliedUse { count: UseCount { used: 0, refused: 1 }, ..tallied(0) };
-        assert_eq!(kinds(&judge(&refused, &mut known, now_ms, &Rules::default())), [AlarmKind::FirstSeen]);
+        assert_eq!(kinds(&judged(&refused, &mut known, now_ms, &Rules::default())), [AlarmKind::FirstSeen]);
         assert_eq!(known.history, before);
     }
 
     #[test]
-    fn an_hour_and_a_day_are_held_against_the_busiest_of_two_weeks() {
+    fn a_known_principal_at_a_key_that_is_new_to_it_is_told_of() {
         let rules = Rules::default();
+        let now_ms = START + 7 * DAY_MS;
+        let alarms = judged(&tallied(1), &mut Known { pair: false, ..known(now_ms) }, now_ms, &rules);
+        assert_eq!(kinds(&alarms), [AlarmKind::FirstSeen]);
+        assert_eq!(alarms[0].key, Some("a".parse().unwrap()));
+        let new = Known { principal: false, pair: false, ..known(now_ms) };
+        assert_eq!(judged(&tallied(1), &mut new.clone(), now_ms, &rules).len(), 1, "once");
+        assert!(judged(&tallied(1), &mut new.clone(), now_ms - DAY_MS, &rules).is_empty(), "while learning");
+    }
+
+    #[test]
+    fn an_hour_and_a_day_are_held_against_the_busiest_of_two_weeks() {
+        let rules = Rules { learn_ms: 0, ..Rules::default() };
         let mut usual = known(START);
         for hour in 0..72 {
-            assert!(judge(&tallied(50), &mut usual, START + hour * HOUR_MS, &rules).is_empty(), "{hour}");
+            assert!(judged(&tallied(50), &mut usual, START + hour * HOUR_MS, &rules).is_empty(), "{hour}");
         }
         let now_ms = START + 72 * HOUR_MS;
         for (used, expected) in [(150, &[][..]), (151, &[AlarmKind::UnusualRate][..])] {
-            assert_eq!(kinds(&judge(&tallied(used), &mut usual.clone(), now_ms, &rules)), expected);
+            assert_eq!(kinds(&judged(&tallied(used), &mut usual.clone(), now_ms, &rules)), expected);
         }
-        // 1,200 in each day before: 148 in an hour are not unusual, but 3,601 in a day are.
+        let learning = Rules { learn_ms: 4 * DAY_MS, ..rules.clone() };
+        let mut learned = Known { since_ms: now_ms, ..usual.clone() };
+        assert!(judged(&tallied(100_000), &mut learned, now_ms, &learning).is_empty(), "it is learned");
+        // 1,200 in each day before: 148 in an hour are not unusual, but more than 3,600 in a day are.
         let mut alarms = Vec::new();
-        for hour in 0..25_u64 {
-            let used = if hour == 24 { 49 } else { 148 };
-            alarms = judge(&tallied(used), &mut usual, now_ms + hour.min(23) * HOUR_MS, &rules);
-            assert_eq!(alarms.is_empty(), hour < 24, "{hour}");
+        for hour in 0..24_u64 {
+            alarms = judged(&tallied(148), &mut usual, now_ms + hour * HOUR_MS, &rules);
+            assert!(alarms.is_empty(), "{hour}: {alarms:?}");
         }
+        usual.history.in_day += 48;
+        assert!(judged(&tallied(0), &mut usual, now_ms + 23 * HOUR_MS, &rules).is_empty(), "3,600, and no use");
+        alarms.extend(judged(&tallied(1), &mut usual, now_ms + 23 * HOUR_MS, &rules));
         assert_eq!(alarms[0].text, "app used key a 3601 times in this day, in the busiest of two weeks 1200 times");
     }
 
     #[test]
+    fn what_was_held_back_is_counted_evenly_and_says_nothing_of_this_hour() {
+        let rules = Rules { learn_ms: 0, hours: Some("Mon-Fri 08:00-18:00 UTC".parse().unwrap()), ..Rules::default() };
+        let mut usual = known(START);
+        let now_ms = START + 2 * DAY_MS;
+        assert!(judge(&tallied(12_000), &mut usual, 12 * HOUR_MS, now_ms, &rules).is_empty());
+        assert_eq!((usual.history.in_hour, usual.history.in_day), (1_000, 12_000));
+    }
+
+    #[test]
     fn little_use_and_the_first_day_are_never_unusual() {
-        let rules = Rules::default();
+        let rules = Rules { learn_ms: 0, ..Rules::default() };
         let mut seldom = known(START);
-        assert!(judge(&tallied(1), &mut seldom, START, &rules).is_empty());
-        assert!(judge(&tallied(99), &mut seldom.clone(), START + 2 * DAY_MS, &rules).is_empty());
-        assert!(judge(&tallied(100_000), &mut seldom.clone(), START + DAY_MS - 1, &rules).is_empty());
-        assert_eq!(kinds(&judge(&tallied(100), &mut seldom, START + 2 * DAY_MS, &rules)), [AlarmKind::UnusualRate]);
+        assert!(judged(&tallied(1), &mut seldom, START, &rules).is_empty());
+        assert!(judged(&tallied(99), &mut seldom.clone(), START + 2 * DAY_MS, &rules).is_empty());
+        assert!(judged(&tallied(100_000), &mut seldom.clone(), START + DAY_MS - 1, &rules).is_empty());
+        assert_eq!(kinds(&judged(&tallied(100), &mut seldom, START + 2 * DAY_MS, &rules)), [AlarmKind::UnusualRate]);
     }
 
     #[test]
@@ -300,7 +359,7 @@ mod tests {
         {
             let now_ms = START + hour * HOUR_MS;
             assert_eq!(
-                kinds(&judge(&tallied(1), &mut known(now_ms), now_ms, &rules)).contains(&AlarmKind::OffHours),
+                kinds(&judged(&tallied(1), &mut known(now_ms), now_ms, &rules)).contains(&AlarmKind::OffHours),
                 expected
             );
         }

@@ -148,15 +148,19 @@ fn tally() -> impl Strategy<Value = Tally> {
     });
     let tallied = prop::collection::btree_map(user, use_count(), 0..4);
     let overdue = prop::collection::btree_map(any::<[u8; 32]>(), any::<u64>(), 0..3);
-    (any::<u64>(), tallied, use_count(), overdue).prop_map(|(at_ms, tallied, others, overdue)| Tally {
-        at_ms,
-        uses: tallied.into_iter().map(|(user, count)| TalliedUse { user, count }).collect(),
-        others,
-        overdue: overdue
-            .into_iter()
-            .map(|(id, left_ms)| OverdueLease { custodian_id: CustodianId(id), left_ms })
-            .collect(),
-    })
+    (any::<[u64; 3]>(), tallied, use_count(), overdue).prop_map(
+        |([number, at_ms, since_ms], tallied, others, overdue)| Tally {
+            number,
+            at_ms,
+            since_ms,
+            uses: tallied.into_iter().map(|(user, count)| TalliedUse { user, count }).collect(),
+            others,
+            overdue: overdue
+                .into_iter()
+                .map(|(id, left_ms)| OverdueLease { custodian_id: CustodianId(id), left_ms })
+                .collect(),
+        },
+    )
 }
 
 fn alarm_kind() -> impl Strategy<Value = AlarmKind> {

@@ -298,7 +298,14 @@ fn tallies_and_alarms() {
         TalliedUse { user: by_service, count: UseCount { used: 300, refused: 2 } },
     ];
     let overdue = vec![OverdueLease { custodian_id: CustodianId([0x22; 32]), left_ms: 61_000 }];
-    let tally = Tally { at_ms: 1_790_000_000_000, uses: tallied, others: UseCount { used: 7, refused: 1 }, overdue };
+    let tally = Tally {
+        number: 7,
+        at_ms: 1_790_000_000_000,
+        since_ms: 1_789_999_990_000,
+        uses: tallied,
+        others: UseCount { used: 7, refused: 1 },
+        overdue,
+    };
     holds("ask-tally.hex", &Ask::Tally(tally));
     holds("ask-tally-empty.hex", &Ask::Tally(Tally { at_ms: 1_790_000_000_000, ..Tally::default() }));
     holds("reply-tallied.hex", &Reply::Tallied { raised: AlarmKind::ALL.to_vec() });

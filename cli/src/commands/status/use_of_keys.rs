@@ -120,8 +120,8 @@ mod tests {
         let told = UseOfKeys { budgets: vec![line], newest: vec![alarm], error: None };
         assert_eq!(
             told.to_string(),
-            "\nbudgets\n  key a: 7 debited in the hour from 1970-01-01T00:00:00.000Z\nalarms        the newest of 24 hours\
-             \n  1970-01-01T00:00:00.000Z  budget         nearly? spent"
+            "\nbudgets\n  key a: 7 debited in the hour from 1970-01-01T00:00:00Z\nalarms        the newest of 24 hours\
+             \n  1970-01-01T00:00:00Z  budget         nearly? spent"
         );
         assert_eq!(told.of_this_hour(), 0);
         assert_eq!(UseOfKeys::default().to_string(), "\nalarms        none in 24 hours");

@@ -3,6 +3,7 @@
 use holdfast_link::control::ToParent;
 use holdfast_shared::alarm::{AlarmKind, OverdueLease, Tally};
 use holdfast_shared::audit::{Operation, RequestRecord};
+use holdfast_shared::xks::ErrorName;
 
 use super::*;
 
@@ -31,7 +32,8 @@ impl World {
     }
 
     fn refuse(&self) {
-        self.served.tally().refused(&record(Operation::Decrypt));
+        let error = Some(ErrorName::AccessDeniedException);
+        self.served.tally().refused(&RequestRecord { error, ..record(Operation::Decrypt) });
     }
 
     fn tallies(&self) -> Vec<Tally> {
@@ -65,7 +67,7 @@ fn count(said: &[String], part: &str) -> usize {
 async fn uses_are_told_soon_and_the_clock_where_there_are_none() {
     let world = World::start().serving().await;
     let clock = world.told(1).await;
-    assert_eq!(clock, Tally { at_ms: NOW_MS, ..Tally::default() });
+    assert_eq!(clock, Tally { number: NOW_MS, at_ms: NOW_MS, since_ms: NOW_MS, ..Tally::default() });
     for operation in [Operation::Encrypt, Operation::Decrypt, Operation::GetKeyMetadata, Operation::GetHealthStatus] {
         world.succeed(operation).await;
     }
@@ -73,25 +75,27 @@ async fn uses_are_told_soon_and_the_clock_where_there_are_none() {
     world.clock.advance_ms(5);
     let uses = world.told(2).await;
     assert_eq!((uses.at_ms, told(&uses)), (NOW_MS + 5, vec![(PRINCIPAL, 2, 1)]));
+    assert!(uses.number > clock.number && uses.since_ms == NOW_MS, "{uses:?}");
     tokio::time::sleep(Duration::from_secs(45)).await;
     assert_eq!(world.tallies().len(), 2, "nothing to tell");
     assert_eq!(told(&world.told(3).await), []);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_did_not_arrive_is_told_with_what_came_meanwhile() {
-    let mut world = World::start_with(|custodian| {
-        custodian.fail("tally", Fault::Lost);
-        custodian.fail("tally", Fault::Lost);
-    })
-    .serving()
-    .await;
+async fn what_was_not_answered_is_told_again_as_it_was_and_what_came_meanwhile_after_it() {
+    let mut world = World::start().serving().await;
+    world.told(1).await;
     world.refuse();
-    world.until("two that are lost", |world| world.custodian.state().faults.is_empty()).await;
+    world.custodian.fail("tally", Fault::AnswerLost);
+    world.until("one whose answer is lost", |world| world.custodian.state().faults.is_empty()).await;
     world.refuse();
-    assert_eq!(told(&world.told(1).await), [(PRINCIPAL, 0, 2)]);
-    world.succeed(Operation::Encrypt).await;
-    assert_eq!(told(&world.told(2).await), [(PRINCIPAL, 1, 0)]);
+    world.clock.advance_ms(7);
+    let (first, again, next) = (world.told(2).await, world.told(3).await, world.told(4).await);
+    for tally in [&first, &again, &next] {
+        assert_eq!(told(tally), [(PRINCIPAL, 0, 1)]);
+    }
+    assert_eq!((first.number, first.since_ms), (again.number, again.since_ms), "it counts once");
+    assert_eq!((next.since_ms, next.number > again.number), (first.at_ms, true), "{next:?}");
     let said = world.said();
     assert_eq!(count(&said, "cannot be told of uses"), 1, "{said:?}");
     assert_eq!(count(&said, "is told of uses again"), 1, "{said:?}");

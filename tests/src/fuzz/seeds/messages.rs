@@ -240,7 +240,9 @@ fn tally() -> Tally {
         count,
     };
     Tally {
+        number: 7,
         at_ms: NOW_MS,
+        since_ms: NOW_MS - 10_000,
         uses: vec![
             tallied(None, UseCount { used: 1, refused: 0 }),
             tallied(Some("arn:aws:iam::1:user/ann"), UseCount { used: 0, refused: 2 }),
