@@ -328,7 +328,7 @@ fn every_tcp_connection_sends_at_once() {
             }
         }
     }
-    assert_eq!((accepted, opened), (4, 5), "of files; a new one needs the option too");
+    assert_eq!((accepted, opened), (4, 6), "of files; a new one needs the option too");
 }
 
 fn sources(folder: &Path) -> Vec<PathBuf> {

@@ -77,6 +77,7 @@ async fn by_datagram(address: &str, line: &[u8]) -> io::Result<()> {
 
 async fn by_stream(address: &str, line: &[u8]) -> io::Result<()> {
     let mut stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
     let mut frame = format!("{} ", line.len()).into_bytes();
     frame.extend(line);
     stream.write_all(&frame).await?;
