@@ -52,6 +52,7 @@
 
 mod bucket;
 mod budgets;
+mod decisions;
 mod effort;
 mod errors;
 mod guard;
@@ -68,6 +69,7 @@ mod using;
 
 pub(crate) use bucket::Bucket;
 pub(crate) use budgets::Budgets;
+pub use effort::Meter;
 pub(crate) use effort::thread_time;
 pub use errors::Refused;
 pub(crate) use errors::{
@@ -83,4 +85,4 @@ pub(crate) use purse::{Purse, Want};
 pub use request::{AuthenticatedRequest, RawRequest, RoutedRequest};
 pub use response::{Response, ResponseBody};
 pub use stages::{Note, Stage, StageTimes, Stopwatch};
-pub(crate) use using::{PolicyInForce, UseGuards, UseRules};
+pub use using::{PolicyInForce, UseGuards, UseRules};

@@ -354,6 +354,10 @@ pub const USE_POLICY_LIKES_MAX: usize = 512;
 /// Characters of a principal that a policy decides about. IAM's longest are of roles: a path of 512, a name of 64, a session of 64 (IAM
 /// User Guide, "IAM and AWS STS quotas") and an ARN around them. Where there is a policy, a longer one is denied.
 pub const USE_POLICY_PRINCIPAL_MAX: usize = 1024;
+/// Decisions of a policy that are remembered: as many callers, keys and operations as are in use at one time in most accounts.
+pub const DECISIONS_MAX: usize = 256;
+/// Bytes of text that one of them is about; about 350 are usual.
+pub const DECISION_TEXT_MAX: usize = 1024;
 /// One microsecond in so many is there for a key store's policy: a quarter of a processor. At 1,800 requests a second, the most that
 /// AWS KMS sends by default, that is 139 µs for each.
 pub const POLICY_TIME_SHARE: u64 = 4;

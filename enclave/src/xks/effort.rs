@@ -16,7 +16,7 @@ use holdfast_shared::limits::{POLICY_TIME_BURST_US, POLICY_TIME_SHARE};
 use rustix::time::{ClockId, clock_gettime};
 
 /// Processor time that the calling thread has taken.
-pub(crate) type Meter = fn() -> Duration;
+pub type Meter = fn() -> Duration;
 
 /// The kernel's count of it.
 pub(crate) fn thread_time() -> Duration {

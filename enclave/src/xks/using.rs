@@ -1,22 +1,23 @@
 //! The guard of a key store: its policy of use, then its rate limits, then its budgets.
 //!
 //! ```text
-//! Question ─▶ time for the policy (429) ─▶ policy (403) ─▶ quota of the key store ∧ limit of the key ∧ limit of the principal (429)
+//! Question ─▶ decided before, or time for the policy (429) and policy (403) ─▶ quota of the key store ∧ limit of the key ∧ limit of the principal (429)
 //!          ─▶ budgets of the key, for the hour and for the day (429) ─▶ Permit
 //! ```
 //! Guarantees: the policy is asked for each use of a key and for metadata, limits and budgets are for uses alone; a request that
 //! one of them refuses is debited to none; buckets and purses go on over new versions with the same limits; however costly a policy is,
 //! it takes no more than its share of a processor. Assumes: the caller keeps one [`UseGuards`] for each key store over all its versions. A
-//! request takes no lock, waits for nothing and caches nothing (ADR 0025).
+//! request takes no lock and waits for nothing.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use holdfast_guard::{Attributes, Policy};
+use holdfast_guard::{Attributes, Decision, Policy};
 use holdfast_shared::external_key::ExternalKeyId;
 use holdfast_shared::keystore::{Quota, UseBudgets, UseLimits};
 use holdfast_shared::xks::Operation;
 
 use super::budgets::Budgets;
+use super::decisions::Decisions;
 use super::effort::{Effort, Meter};
 use super::guard::{Denial, Guard, OpenGuard, Permit, Question};
 use super::rates::Rates;
@@ -26,9 +27,10 @@ use crate::clock::Clock;
 const POLICY_TIME: &str = "policy-time";
 
 /// The policy of use that a version has.
-pub(crate) enum PolicyInForce {
+pub enum PolicyInForce {
     /// None: everything is permitted.
     None,
+    /// Permits what it says.
     Valid(Box<Policy>),
     /// This image does not understand it, as the one that took it did: nothing is permitted.
     Unreadable,
@@ -38,17 +40,21 @@ pub(crate) enum PolicyInForce {
 const UNREADABLE: &str = "policy not valid";
 
 /// What a version says about the use of its keys.
-pub(crate) struct UseRules {
-    pub(crate) policy: PolicyInForce,
-    pub(crate) quota: Option<Quota>,
-    pub(crate) limits: Option<UseLimits>,
-    pub(crate) budgets: Option<UseBudgets>,
+pub struct UseRules {
+    /// Who may use which key for what.
+    pub policy: PolicyInForce,
+    /// Of the key store.
+    pub quota: Option<Quota>,
+    /// For each key and each principal.
+    pub limits: Option<UseLimits>,
+    /// Of keys, for hours and days.
+    pub budgets: Option<UseBudgets>,
     /// The keys that there are.
-    pub(crate) keys: Vec<ExternalKeyId>,
+    pub keys: Vec<ExternalKeyId>,
 }
 
 /// The guards of one key store over its versions.
-pub(crate) struct UseGuards {
+pub struct UseGuards {
     clock: Arc<dyn Clock>,
     effort: Arc<Effort>,
     rates: Mutex<Rates>,
@@ -56,13 +62,16 @@ pub(crate) struct UseGuards {
 }
 
 impl UseGuards {
-    pub(crate) fn new(clock: Arc<dyn Clock>, meter: Meter) -> Self {
+    /// Of a key store without a version.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>, meter: Meter) -> Self {
         let effort = Arc::new(Effort::new(meter));
         Self { clock, effort, rates: Mutex::default(), budgets: Mutex::default() }
     }
 
     /// The guard of a version.
-    pub(crate) fn guard(&self, rules: UseRules) -> Arc<dyn Guard> {
+    #[must_use]
+    pub fn guard(&self, rules: UseRules) -> Arc<dyn Guard> {
         let UseRules { policy, quota, limits, budgets: spent, keys } = rules;
         let budgets = self.follow(spent.as_ref(), &keys);
         let mut current = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
@@ -73,7 +82,7 @@ impl UseGuards {
             return Arc::new(OpenGuard);
         }
         let (effort, clock) = (Arc::clone(&self.effort), Arc::clone(&self.clock));
-        Arc::new(UseGuard { policy, rates, budgets, effort, clock })
+        Arc::new(UseGuard { policy, decisions: Decisions::new(), rates, budgets, effort, clock })
     }
 
     /// The purses of a version.
@@ -92,6 +101,8 @@ impl UseGuards {
 
 struct UseGuard {
     policy: PolicyInForce,
+    /// Of this policy.
+    decisions: Decisions,
     rates: Rates,
     budgets: Arc<Budgets>,
     effort: Arc<Effort>,
@@ -104,9 +115,7 @@ impl Guard for UseGuard {
         let principal = question.metadata.aws_principal_arn().unwrap_or_default();
         let rule = match &self.policy {
             PolicyInForce::Valid(policy) => {
-                let attributes = self.attributes(question, principal);
-                let decided = self.effort.spend(self.clock.monotonic_ms(), || policy.decide(&attributes));
-                let decision = decided.ok_or_else(|| Denial::throttled(POLICY_TIME))?;
+                let decision = self.decide(policy, &self.attributes(question, principal))?;
                 if !decision.is_permitted() {
                     return Err(Denial::policy(decision.rule));
                 }
@@ -127,6 +136,17 @@ impl Guard for UseGuard {
 }
 
 impl UseGuard {
+    /// What the policy says, and said before if it was asked the same.
+    fn decide(&self, policy: &Policy, attributes: &Attributes<'_>) -> Result<Decision, Denial> {
+        if let Some(decision) = self.decisions.find(attributes) {
+            return Ok(decision);
+        }
+        let decided = self.effort.spend(self.clock.monotonic_ms(), || policy.decide(attributes));
+        let decision = decided.ok_or_else(|| Denial::throttled(POLICY_TIME))?;
+        self.decisions.keep(attributes, &decision);
+        Ok(decision)
+    }
+
     fn attributes<'q>(&self, question: &'q Question<'_>, principal: &'q str) -> Attributes<'q> {
         let metadata = question.metadata;
         Attributes {

@@ -212,6 +212,11 @@ impl World {
     }
 
     pub(crate) fn with_audit(mode: AuditMode) -> Self {
+        Self::with(mode, None)
+    }
+
+    /// With a guard other than the test's.
+    pub(crate) fn with(mode: AuditMode, other: Option<Arc<dyn Guard>>) -> Self {
         let clock = Arc::new(SteppedClock::at(WALL_MS));
         let ca = Ca::new();
         let guard = Arc::new(TestGuard::default());
@@ -222,7 +227,8 @@ impl World {
         let usual = key_store(1, 1, HOST, PREFIX, &ca.identity(HOST, 1));
         let reader = hpke::PrivateKey::generate().unwrap();
         let audit = audit_log(usual.id, &reader, mode);
-        let store = ServedKeyStore { guard: guard.clone(), fleet, audit: Arc::clone(&audit.log), ..usual };
+        let of_store = other.unwrap_or_else(|| guard.clone());
+        let store = ServedKeyStore { guard: of_store, fleet, audit: Arc::clone(&audit.log), ..usual };
         let (gate, keys) = (Arc::clone(&store.gate), Arc::clone(&store.keys));
         gate.set_lease_expiry(LEASE_MS);
         assert!(gate.apply(Blocks { epoch: 1, store: false, keys: HashSet::from([key_id("blocked")]) }));

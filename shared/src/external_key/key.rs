@@ -8,7 +8,7 @@ use super::message::{
 };
 use super::{ExternalKeyId, KeyState, KeyUsage};
 use crate::limits::KEY_VERSIONS_MAX;
-use crate::secrets::with_swept_stack;
+use crate::secrets::with_swept_cipher;
 
 /// Why an external key was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -93,7 +93,7 @@ impl ExternalKey {
         plaintext: &[u8],
     ) -> Result<EncryptedMessage, EncryptError> {
         let version = self.versions.last().ok_or(EncryptError::NoVersion)?;
-        with_swept_stack(|| version.encrypt(randomness, aad, plaintext))
+        with_swept_cipher(|| version.encrypt(randomness, aad, plaintext))
     }
 
     /// Encrypts with the newest version and verifies, in the order of Appendix C.
@@ -107,7 +107,7 @@ impl ExternalKey {
         plaintext: &[u8],
     ) -> Result<VerifiedMessage, EncryptError> {
         let version = self.versions.last().ok_or(EncryptError::NoVersion)?;
-        with_swept_stack(|| {
+        with_swept_cipher(|| {
             Hashed::compute(version.encrypt(randomness, aad, plaintext)?, aad).verify(version, aad, plaintext)
         })
     }
@@ -119,7 +119,7 @@ impl ExternalKey {
     /// If the metadata is not ours, names a version that does not exist (any more), or nothing authenticates; and no version has
     /// a legacy profile under which the message authenticates.
     pub fn decrypt(&self, message: &Ciphertext<'_>, aad: &[u8]) -> Result<Zeroizing<Vec<u8>>, DecryptError> {
-        with_swept_stack(|| {
+        with_swept_cipher(|| {
             self.decrypt_own(message, aad).or_else(|error| {
                 let legacy = self.versions.iter().find(|version| version.is_legacy()).ok_or(error)?;
                 legacy.decrypt_legacy(message, aad)
