@@ -7,6 +7,7 @@
 use core::pin::Pin;
 use core::task::{Context, Poll};
 use std::io;
+use std::os::fd::OwnedFd;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::UnixStream;
@@ -80,6 +81,19 @@ async fn confirmed(stream: &mut UnixStream) -> io::Result<bool> {
         line.extend_from_slice(&byte);
     }
     Ok(false)
+}
+
+impl Stream {
+    /// The socket itself, which does not block, and of which the runtime knows nothing any more.
+    ///
+    /// # Errors
+    /// When the runtime cannot let go of it.
+    pub fn into_fd(self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Vsock(stream) => Ok(stream.into()),
+            Self::Unix(stream) => stream.into_std().map(Into::into),
+        }
+    }
 }
 
 impl AsyncRead for Stream {

@@ -18,13 +18,14 @@ use tokio::time::{sleep, timeout};
 use crate::door::Door;
 use crate::ingress::prepare;
 use crate::limits::{ACCEPT_PAUSE, EGRESS_REFUSALS_MAX};
-use crate::relay::relay;
+use crate::relay::Relays;
 use crate::reload::Allowed;
 use crate::state::State;
 
 /// What the egress needs to know.
 #[derive(Debug, Clone)]
 pub(crate) struct Egress {
+    pub(crate) relays: Relays,
     pub(crate) allow: watch::Receiver<Allowed>,
     pub(crate) idle_timeout: Duration,
     pub(crate) connect_timeout: Duration,
@@ -96,7 +97,8 @@ async fn carry(mut enclave: Stream, egress: &Egress, state: &State) {
         return;
     }
     state.counters.egress_connected.increment();
-    let report = relay(enclave, remote, Vec::new(), egress.idle_timeout).await;
+    let (Ok(enclave), Ok(remote)) = (enclave.into_fd(), remote.into_std()) else { return };
+    let report = egress.relays.relay(enclave, remote.into(), Vec::new(), egress.idle_timeout).await;
     state.counters.egress_bytes_to_destination.add(report.to_responder);
     state.counters.egress_bytes_to_enclave.add(report.to_initiator);
     tracing::debug!(

@@ -18,12 +18,13 @@ use tokio::time::{sleep, timeout};
 use crate::admission::Ticket;
 use crate::config::{Place, Places};
 use crate::limits::{ACCEPT_PAUSE, RELAY_BUFFER, TCP_KEEPALIVE, TCP_KEEPALIVE_INTERVAL, TCP_KEEPALIVE_RETRIES};
-use crate::relay::{Outcome, linger, relay_then};
+use crate::relay::{Outcome, Relays, linger};
 use crate::state::{Phase, State};
 
 /// What the ingress needs to know.
 #[derive(Debug)]
 pub(crate) struct Ingress {
+    pub(crate) relays: Relays,
     pub(crate) places: Places,
     pub(crate) first_byte_timeout: Duration,
     pub(crate) idle_timeout: Duration,
@@ -96,7 +97,11 @@ async fn carry(mut client: TcpStream, ingress: &Ingress, state: &State, ticket: 
         return linger(&mut client).await;
     };
     drop(opening);
-    let report = relay_then(client, enclave, first, ingress.idle_timeout, || ticket.is_quiet()).await;
+    let (Ok(client), Ok(enclave)) = (client.into_std(), enclave.into_fd()) else {
+        return state.counters.ingress_broken.increment();
+    };
+    let quiet = || ticket.is_quiet();
+    let report = ingress.relays.relay_then(client.into(), enclave, first, ingress.idle_timeout, quiet).await;
     drop(connected);
     state.counters.ingress_bytes_to_enclave.add(report.to_responder);
     state.counters.ingress_bytes_to_client.add(report.to_initiator);

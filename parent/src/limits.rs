@@ -8,14 +8,25 @@ use holdfast_link::limits::KEY_STORES_MAX;
 pub const CONFIG_FILE_MAX: usize = 64 * 1024;
 /// Destinations on the egress list: a few per custodian.
 pub const EGRESS_ALLOW_MAX: usize = 1024;
-/// The most connections that may be configured: each takes two file descriptors and two buffers.
+/// The most connections that may be configured: each takes two file descriptors and, where a reader is slow, two buffers.
 pub const CONNECTIONS_MAX: u32 = 65_536;
 /// Egress connections that an enclave holds for each key store and custodian: one waits for news, one tells of the audit log.
 pub const LINK_CONNECTIONS: usize = 2;
 /// The longest duration that may be configured: a day.
 pub const DURATION_MAX_MS: u64 = 86_400_000;
-/// Bytes held per direction of a connection: one TLS record (RFC 8446 section 5.1: 2¹⁴) and its framing fit in two reads.
+/// Bytes of the first read from a client, and held per direction of a connection while [`RELAY_HELD`] are held: one TLS record (RFC 8446
+/// section 5.1: 2¹⁴) and its framing fit in two reads.
 pub const RELAY_BUFFER: usize = 16 * 1024;
+/// Bytes of a read otherwise: each relaying thread has one such buffer, and a direction may have to hold as much.
+pub const RELAY_READ: usize = 64 * 1024;
+/// Bytes that the connections of one relaying thread hold before each may only add [`RELAY_BUFFER`].
+pub const RELAY_HELD: usize = 16 * 1024 * 1024;
+/// Bytes that a direction moves before the other connections of its thread have their turn.
+pub const RELAY_TURN: usize = 256 * 1024;
+/// Events that a relaying thread takes at once; what is more comes with the next call.
+pub const RELAY_EVENTS: usize = 256;
+/// Relaying threads: a message costs some 5 µs, so that these few are enough for several times what enclaves can answer.
+pub const RELAY_THREADS_MAX: usize = 8;
 /// How long the other direction may be silent once one has ended. An answer that is under way keeps moving.
 pub const HALF_CLOSED_IDLE: Duration = Duration::from_secs(10);
 /// How long we go on reading from a client after the enclave's last byte, so that no reset destroys that byte on its way.

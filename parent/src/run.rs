@@ -27,6 +27,7 @@ use crate::ingress::Ingress;
 use crate::limits::{FILES_SPARE, LISTEN_BACKLOG};
 use crate::manifests::{Folder, Manifests};
 use crate::ready_page::ReadyPage;
+use crate::relay::Relays;
 use crate::runner::Image;
 use crate::state::{Phase, State};
 use crate::supervisor::{Plan, Supervisor};
@@ -75,6 +76,9 @@ pub enum RunError {
     /// Fields of the configuration do not go together; loading it says so first.
     #[error("configuration: {0}")]
     Places(String),
+    /// There are no threads that relay.
+    #[error("cannot start to relay: {0}")]
+    Relays(io::Error),
     /// Signals cannot be received.
     #[error("cannot receive signals: {0}")]
     Signals(io::Error),
@@ -146,7 +150,14 @@ pub async fn run(config: Config, static_configuration: String) -> Result<(), Run
     let image = Image::of(&config);
     let (wanted, images) = watch::channel(image.clone());
     parts.spawn(reload::watch(config.file.clone(), hang_up, allowed, wanted));
-    let way_out = Egress { allow, idle_timeout: config.egress.idle_timeout, connect_timeout: config.connect_timeout };
+    let (relays, relays_ended) = Relays::start().map_err(RunError::Relays)?;
+    parts.spawn(relays_ended.any());
+    let way_out = Egress {
+        relays: relays.clone(),
+        allow,
+        idle_timeout: config.egress.idle_timeout,
+        connect_timeout: config.connect_timeout,
+    };
     for door in bound.egress {
         parts.spawn(egress::serve(door, way_out.clone(), Arc::clone(&state)));
     }
@@ -155,6 +166,7 @@ pub async fn run(config: Config, static_configuration: String) -> Result<(), Run
     }
     parts.spawn(audit::care(Arc::clone(&sink)));
     let way_in = Ingress {
+        relays,
         places: places.clone(),
         first_byte_timeout: config.first_byte_timeout,
         idle_timeout: config.idle_timeout,

@@ -1,0 +1,296 @@
+//! A thread that relays, with an epoll of its own.
+//!
+//! Guarantees: a connection is closed when its deadline has passed, when whoever wanted it has gone, or when it ended; one whose events
+//! come late is never taken for another, because numbers are not used twice.
+
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::time::Duration;
+use std::collections::{BTreeSet, HashMap};
+use std::convert::Infallible;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::thread;
+use std::time::Instant;
+
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::io::Errno;
+use tokio::sync::{mpsc, oneshot};
+
+use super::connection::{Connection, Desk, Lingering, Token};
+use super::{Outcome, Report};
+use crate::limits::RELAY_EVENTS;
+
+/// The event that tells of commands: none of a connection's, of which there are never 2⁶³.
+const BELL: u64 = u64::MAX;
+
+/// What is to be relayed, and who wants to know.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) initiator: OwnedFd,
+    pub(super) responder: OwnedFd,
+    pub(super) first: Vec<u8>,
+    pub(super) idle: Duration,
+    /// Told when nothing is relayed any more.
+    pub(super) report: oneshot::Sender<Report>,
+    /// Dropped when both sides are closed.
+    pub(super) gone: oneshot::Sender<Infallible>,
+}
+
+#[derive(Debug)]
+enum Command {
+    Start(u64, Job),
+    Cut(u64),
+}
+
+/// The thread, seen from outside. It ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Lane {
+    commands: Option<Sender<Command>>,
+    bell: Arc<OwnedFd>,
+    next: AtomicU64,
+    load: AtomicUsize,
+}
+
+/// A connection in the lane, which is closed when this is dropped.
+#[derive(Debug)]
+pub(super) struct Begun<'a> {
+    lane: &'a Lane,
+    id: u64,
+    over: bool,
+}
+
+impl Lane {
+    /// `alive` is dropped when the thread ends.
+    ///
+    /// # Errors
+    /// When the system gives no thread or no file descriptor.
+    pub(super) fn start(alive: mpsc::Sender<()>) -> io::Result<Self> {
+        let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &bell, EventData::new_u64(BELL), EventFlags::IN | EventFlags::ET)?;
+        let (commands, orders) = channel();
+        let mut worker = Worker {
+            desk: Desk::new(epoll),
+            orders,
+            _bell: Arc::clone(&bell),
+            connections: HashMap::new(),
+            deadlines: BTreeSet::new(),
+        };
+        thread::Builder::new().name("relay".to_owned()).spawn(move || {
+            if let Err(error) = worker.run() {
+                tracing::error!(%error, "a relaying thread ends");
+            }
+            // Whoever hears this hears it once.
+            let _ = alive.try_send(());
+        })?;
+        Ok(Self { commands: Some(commands), bell, next: AtomicU64::new(0), load: AtomicUsize::new(0) })
+    }
+
+    /// How many connections there are.
+    pub(super) fn load(&self) -> usize {
+        self.load.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn begin(&self, job: Job) -> Begun<'_> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        self.load.fetch_add(1, Ordering::Relaxed);
+        self.order(Command::Start(id, job));
+        Begun { lane: self, id, over: false }
+    }
+
+    fn order(&self, command: Command) {
+        // A thread that is gone took its connections with it: whoever waits for them learns that.
+        if self.commands.as_ref().is_some_and(|commands| commands.send(command).is_ok()) {
+            self.ring();
+        }
+    }
+
+    fn ring(&self) {
+        // It fails when 2⁶⁴ rings are unread, each of which is an edge (eventfd(2)).
+        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.commands = None;
+        self.ring();
+    }
+}
+
+impl Begun<'_> {
+    /// The connection is closed already.
+    pub(super) fn over(mut self) {
+        self.over = true;
+    }
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        self.lane.load.fetch_sub(1, Ordering::Relaxed);
+        if !self.over {
+            self.lane.order(Command::Cut(self.id));
+        }
+    }
+}
+
+/// A connection's life here.
+#[derive(Debug)]
+enum Stage {
+    Relaying(Connection, oneshot::Sender<Report>),
+    Lingering(Lingering),
+}
+
+#[derive(Debug)]
+struct Seat {
+    stage: Stage,
+    /// When it is looked at next, at the latest; also in the worker's `deadlines`.
+    look_at: Instant,
+    gone: oneshot::Sender<Infallible>,
+}
+
+/// The thread's own.
+struct Worker {
+    desk: Desk,
+    orders: Receiver<Command>,
+    /// The last ring would not be heard if the bell went with whoever rings it.
+    _bell: Arc<OwnedFd>,
+    connections: HashMap<u64, Seat>,
+    deadlines: BTreeSet<(Instant, u64)>,
+}
+
+impl Worker {
+    /// Returns once nobody can want anything any more.
+    fn run(&mut self) -> Result<(), Errno> {
+        let mut events = Vec::with_capacity(RELAY_EVENTS);
+        loop {
+            let timeout = self.timeout();
+            match epoll::wait(&self.desk.epoll, spare_capacity(&mut events), timeout.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error),
+            }
+            self.desk.now = Instant::now();
+            for event in events.drain(..) {
+                let (data, flags) = (event.data, event.flags);
+                if data.u64() != BELL {
+                    self.turn(Token::of(data), flags);
+                } else if !self.obey() {
+                    return Ok(());
+                }
+            }
+            self.expire();
+        }
+    }
+
+    /// Until the first deadline; without end if there is none.
+    fn timeout(&self) -> Option<Timespec> {
+        let (first, _) = self.deadlines.first()?;
+        // What is longer than epoll can be told is looked at earlier.
+        Timespec::try_from(first.saturating_duration_since(self.desk.now)).ok()
+    }
+
+    /// Does what was ordered; says whether more can come.
+    fn obey(&mut self) -> bool {
+        loop {
+            match self.orders.try_recv() {
+                Ok(Command::Start(id, job)) => self.start(id, job),
+                Ok(Command::Cut(id)) => self.cut(id),
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    fn start(&mut self, id: u64, job: Job) {
+        let Job { initiator, responder, first, idle, report, gone } = job;
+        let mut connection = Connection::new(id, (initiator, responder), first, idle, &mut self.desk);
+        let outcome = connection.begin(&mut self.desk);
+        let look_at = connection.deadline();
+        self.deadlines.insert((look_at, id));
+        self.connections.insert(id, Seat { stage: Stage::Relaying(connection, report), look_at, gone });
+        if let Some(outcome) = outcome {
+            self.end(id, outcome);
+        }
+    }
+
+    /// Moves what an event allows.
+    fn turn(&mut self, token: Token, flags: EventFlags) {
+        let Token { id, side } = token;
+        let Some(seat) = self.connections.get_mut(&id) else { return };
+        match &mut seat.stage {
+            Stage::Relaying(connection, _) => {
+                let outcome = connection.turn(side, flags, &mut self.desk);
+                let deadline = connection.deadline();
+                if let Some(outcome) = outcome {
+                    self.end(id, outcome);
+                } else if deadline < seat.look_at {
+                    self.deadlines.remove(&(seat.look_at, id));
+                    seat.look_at = deadline;
+                    self.deadlines.insert((deadline, id));
+                }
+            }
+            Stage::Lingering(lingering) => {
+                if lingering.turn(&mut self.desk) {
+                    self.cut(id);
+                }
+            }
+        }
+    }
+
+    /// Takes a connection out.
+    fn take(&mut self, id: u64) -> Option<Seat> {
+        let seat = self.connections.remove(&id)?;
+        self.deadlines.remove(&(seat.look_at, id));
+        Some(seat)
+    }
+
+    /// Closes a connection without a word.
+    fn cut(&mut self, id: u64) {
+        if let Some(Seat { stage: Stage::Relaying(connection, _), .. }) = self.take(id) {
+            connection.end(Outcome::Broken, &mut self.desk);
+        }
+    }
+
+    /// Nothing is relayed any more; says so, and goes on reading where that is needed.
+    fn end(&mut self, id: u64, outcome: Outcome) {
+        let Some(Seat { stage: Stage::Relaying(connection, report), gone, .. }) = self.take(id) else { return };
+        let (told, lingering) = connection.end(outcome, &mut self.desk);
+        // Whoever wanted to know may have gone.
+        let _ = report.send(told);
+        let Some(mut lingering) = lingering else { return };
+        if !lingering.turn(&mut self.desk) {
+            let look_at = lingering.deadline();
+            self.deadlines.insert((look_at, id));
+            self.connections.insert(id, Seat { stage: Stage::Lingering(lingering), look_at, gone });
+        }
+    }
+
+    /// Ends what did not move in time.
+    fn expire(&mut self) {
+        while let Some((look_at, id)) = self.deadlines.first().copied()
+            && look_at <= self.desk.now
+        {
+            let Some(seat) = self.connections.get_mut(&id) else {
+                self.deadlines.pop_first();
+                continue;
+            };
+            match &seat.stage {
+                Stage::Relaying(connection, _) => {
+                    let deadline = connection.deadline();
+                    if deadline <= self.desk.now {
+                        self.end(id, Outcome::Idle);
+                    } else {
+                        self.deadlines.pop_first();
+                        seat.look_at = deadline;
+                        self.deadlines.insert((deadline, id));
+                    }
+                }
+                Stage::Lingering(_) => self.cut(id),
+            }
+        }
+    }
+}
