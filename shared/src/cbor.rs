@@ -8,7 +8,8 @@
 
 use minicbor::encode::Write;
 use minicbor::{Decode, Encode};
-use zeroize::{Zeroize, Zeroizing};
+
+use crate::secrets::WipedBytes;
 
 /// A message with an upper bound on its length and rules that its fields alone do not express.
 pub trait Message: for<'b> Decode<'b, ()> + Encode<()> {
@@ -116,17 +117,17 @@ fn count(bytes: &[u8], budget: usize) -> Option<bool> {
 
 /// Encodes a message. The buffer is zeroized when it is dropped and whenever it grows, since some messages hold secrets.
 #[must_use]
-pub fn encode<T: Encode<()>>(value: &T) -> Zeroizing<Vec<u8>> {
-    let mut writer = ZeroizingWriter(Zeroizing::new(Vec::with_capacity(512)));
+pub fn encode<T: Encode<()>>(value: &T) -> WipedBytes {
+    let mut writer = ZeroizingWriter(WipedBytes::new(Vec::with_capacity(512)));
     match minicbor::encode(value, &mut writer) {
         Ok(()) => writer.0,
         // Neither the writer nor any `Encode` of ours fails. No message decodes from nothing.
-        Err(_) => Zeroizing::new(Vec::new()),
+        Err(_) => WipedBytes::new(Vec::new()),
     }
 }
 
 /// A growing buffer that leaves no copy behind when it moves.
-struct ZeroizingWriter(Zeroizing<Vec<u8>>);
+struct ZeroizingWriter(WipedBytes);
 
 impl Write for ZeroizingWriter {
     type Error = core::convert::Infallible;
@@ -136,8 +137,7 @@ impl Write for ZeroizingWriter {
         if needed > self.0.capacity() {
             let mut larger = Vec::with_capacity(needed.saturating_mul(2));
             larger.extend_from_slice(&self.0);
-            self.0.zeroize();
-            self.0 = Zeroizing::new(larger);
+            self.0 = WipedBytes::new(larger);
         }
         self.0.extend_from_slice(bytes);
         Ok(())

@@ -22,7 +22,7 @@ pub use canonical::Occurrence;
 pub use credential::{Credential, CredentialError, CredentialSet};
 
 use authorization::Authorization;
-use canonical::{CanonicalRequest, signed_header_values, string_to_sign};
+use canonical::{CanonicalRequest, hex_of, signed_header_values, string_to_sign};
 use date::RequestDate;
 
 use crate::limits::{ACCESS_KEY_ID_LEN, SIGV4_SKEW_MS};
@@ -123,7 +123,8 @@ impl<'a> Claim<'a> {
         if date.epoch_ms().abs_diff(now_ms) > SIGV4_SKEW_MS {
             return Err(SignatureError::Skew);
         }
-        let body_hash = hex::encode(crate::sha256(&[request.body]));
+        let body_hash = hex_of(&crate::sha256(&[request.body]));
+        let body_hash = core::str::from_utf8(&body_hash).unwrap_or_default();
         // Appendix A does not speak of this header, and KMS does not send it, but `curl` and SDKs may. Where it is present,
         // signed or not, it must say the truth; so `UNSIGNED-PAYLOAD` is refused.
         match (request.header)("x-amz-content-sha256") {
@@ -138,7 +139,7 @@ impl<'a> Claim<'a> {
             query: "",
             headers: &headers,
             signed_headers: authorization.signed_headers(),
-            body_hash: &body_hash,
+            body_hash,
         };
         Ok(Self { request_hash: canonical.hash(), authorization, date })
     }

@@ -1,6 +1,10 @@
 //! How much stack the cipher of a message takes: less than is overwritten behind it.
 
-#![expect(clippy::unwrap_used, clippy::large_stack_arrays, reason = "a test fails by panicking, and takes up stack on purpose")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::large_stack_arrays,
+    reason = "a test fails by panicking, and takes up stack on purpose"
+)]
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;

@@ -2,7 +2,7 @@
 
 use core::future::Future;
 use core::pin::Pin;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::admission::Place;
 use super::handshake::{Accepted, accept_tls, close};
@@ -87,7 +87,10 @@ pub(super) struct Peer {
     pub(super) client: Option<ClientCertificate>,
     /// The connection's place.
     pub(super) place: Arc<Place>,
-    signed: Notify,
+    began: Instant,
+    /// When the last valid signature came, in milliseconds since then.
+    last_signature_ms: AtomicU64,
+    first_signature: Notify,
     /// Requests without a valid signature before the first with one.
     attempts: AtomicUsize,
     attempts_max: usize,
@@ -95,10 +98,18 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// A signature was valid.
-    pub(super) fn signed(&self) {
+    /// A signature was valid at that time. Wakes nobody but for the first.
+    pub(super) fn signed(&self, at: Instant) {
+        let since = u64::try_from(at.saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX);
+        self.last_signature_ms.fetch_max(since, Ordering::Relaxed);
+        if !self.place.is_proven() {
+            self.first_signature.notify_one();
+        }
         self.place.signed();
-        self.signed.notify_one();
+    }
+
+    fn last_signature(&self) -> Instant {
+        self.began + Duration::from_millis(self.last_signature_ms.load(Ordering::Relaxed))
     }
 
     /// A request is over.
@@ -169,7 +180,9 @@ where
         tls_public_key_sha256,
         client: ClientCertificate::of(stream.get_ref().1),
         place: Arc::clone(place),
-        signed: Notify::new(),
+        began: Instant::now(),
+        last_signature_ms: AtomicU64::new(0),
+        first_signature: Notify::new(),
         attempts: AtomicUsize::new(0),
         attempts_max: context.limits.stranger_requests,
         enough: Notify::new(),
@@ -220,7 +233,7 @@ where
         () = started(drain) => ConnectionError::DrainTimeout,
         () = peer.enough.notified() => ConnectionError::Unsigned,
         () = peer.place.sent_away() => ConnectionError::OverShare,
-        silence = silence(&peer.signed, &context.limits) => silence,
+        silence = silence(peer, &context.limits) => silence,
     };
     context.counts.count_stop(&unfinished);
     if matches!(unfinished, ConnectionError::DrainTimeout)
@@ -234,12 +247,17 @@ where
 
 /// Returns once no valid signature came for too long. Pings, resets, refused requests and bytes that are not read count
 /// for nothing: without this, any of them would hold a place for ever.
-async fn silence(signed: &Notify, limits: &ServerLimits) -> ConnectionError {
-    if timeout(limits.stranger, signed.notified()).await.is_err() {
+async fn silence(peer: &Peer, limits: &ServerLimits) -> ConnectionError {
+    if timeout(limits.stranger, peer.first_signature.notified()).await.is_err() {
         return ConnectionError::Unproven;
     }
-    while timeout(limits.silence, signed.notified()).await.is_ok() {}
-    ConnectionError::Silent
+    loop {
+        let end = peer.last_signature() + limits.silence;
+        if end <= Instant::now() {
+            return ConnectionError::Silent;
+        }
+        sleep_until(end).await;
+    }
 }
 
 /// No `Date` header: hyper would read the system clock for it.

@@ -1,6 +1,7 @@
 //! One request: which host it is for, its body, the pipeline, the event.
 
 use core::error::Error as StdError;
+use holdfast_shared::secrets::WipedBytes;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,6 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::timeout;
-use zeroize::Zeroizing;
 
 use super::ServerContext;
 use super::connection::Peer;
@@ -115,7 +115,9 @@ async fn respond(
     }
     if proof::is_asked_for(&parts) {
         let request = ProofRequest::new(&parts, body.is_end_stream())?;
-        return Ok(Answer::Proof(request.answer(context, peer, share, &mut progress.key_store).await?));
+        // Rare, and on the heap: what is here is copied with each request.
+        let document = Box::pin(request.answer(context, peer, share, &mut progress.key_store)).await?;
+        return Ok(Answer::Proof(document));
     }
     let raw = RawRequest::new(&parts, authority, &peer.host_name).presenting(peer.client.as_ref());
     let routed = raw.route(&context.directory)?;
@@ -126,7 +128,7 @@ async fn respond(
     let clock: &dyn Clock = &*context.clock;
     let request = routed.authenticate(&body, clock)?;
     progress.note.watch.lap(Stage::Signature);
-    peer.signed();
+    peer.signed(progress.note.watch.last());
     let response = xks::answer(request, clock, &mut progress.note).await.map_err(Refused::Api)?;
     Ok(Answer::Api(response))
 }
@@ -178,7 +180,7 @@ fn names_host(authority: &str, host_name: &HostName) -> bool {
 }
 
 /// Reads a whole body into memory that is wiped afterwards: it may hold a plaintext.
-async fn read_body<B>(body: B, limit: Duration, share: &mut Share) -> Result<Zeroizing<Vec<u8>>, Stop>
+async fn read_body<B>(body: B, limit: Duration, share: &mut Share) -> Result<WipedBytes, Stop>
 where
     B: Body<Data = Bytes, Error: StdError + 'static> + Unpin,
 {
@@ -186,7 +188,7 @@ where
 }
 
 /// What is allocated follows what arrived, never what was announced: an announcement costs a client nothing.
-async fn collect<B>(mut body: B, share: &mut Share) -> Result<Zeroizing<Vec<u8>>, Stop>
+async fn collect<B>(mut body: B, share: &mut Share) -> Result<WipedBytes, Stop>
 where
     B: Body<Data = Bytes, Error: StdError + 'static> + Unpin,
 {
@@ -195,7 +197,7 @@ where
         return Err(Refused::Unreadable(xks::BODY_TOO_LONG).into());
     }
     let most = announced.exact().and_then(|len| usize::try_from(len).ok()).unwrap_or(XKS_BODY_MAX);
-    let mut bytes = Zeroizing::new(Vec::new());
+    let mut bytes = WipedBytes::new(Vec::new());
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| stop_of(&error))?;
         let Some(data) = frame.data_ref() else {
@@ -209,7 +211,7 @@ where
             // A growing Vec would leave an unwiped copy behind.
             let capacity = (2 * bytes.capacity()).min(most).max(len);
             share.grow(capacity - bytes.capacity())?;
-            let mut larger = Zeroizing::new(Vec::with_capacity(capacity));
+            let mut larger = WipedBytes::new(Vec::with_capacity(capacity));
             larger.extend_from_slice(&bytes);
             bytes = larger;
         }

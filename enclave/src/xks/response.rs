@@ -1,9 +1,9 @@
 //! Answers on their way to HTTP.
 
 use bytes::Bytes;
+use holdfast_shared::secrets::WipedBytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{HeaderMap, StatusCode};
-use zeroize::Zeroizing;
 
 use super::errors::Refused;
 use crate::audit::Receipt;
@@ -14,7 +14,7 @@ pub enum ResponseBody {
     /// JSON without secrets.
     Plain(Vec<u8>),
     /// JSON that holds a plaintext: wiped as soon as HTTP has taken it over.
-    Secret(Zeroizing<Vec<u8>>),
+    Secret(WipedBytes),
 }
 
 /// An answer.

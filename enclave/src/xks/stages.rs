@@ -83,6 +83,12 @@ impl Stopwatch {
         }
     }
 
+    /// When the last stage was over.
+    #[must_use]
+    pub const fn last(&self) -> Instant {
+        self.last
+    }
+
     /// What it measured.
     #[must_use]
     pub fn stop(self) -> StageTimes {

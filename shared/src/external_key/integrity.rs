@@ -9,9 +9,9 @@
 //! KMS will get, its message key derived anew. Assumes nothing of the memory in between.
 
 use ring::digest::{Context, SHA256};
-use subtle::ConstantTimeEq;
 
 use super::message::{Ciphertext, EncryptError, EncryptedMessage, ExternalKeyVersion};
+use crate::secrets::is_equal;
 
 /// SHA-256 over AAD ‖ metadata ‖ IV ‖ ciphertext ‖ tag; without lengths, as Appendix C notes.
 #[must_use]
@@ -60,7 +60,7 @@ impl Hashed {
         plaintext: &[u8],
     ) -> Result<VerifiedMessage, EncryptError> {
         let decrypted = key.decrypt(&self.message.as_ciphertext(), aad).map_err(|_| EncryptError::Failed)?;
-        if !bool::from(decrypted.as_slice().ct_eq(plaintext)) {
+        if !is_equal(&decrypted, plaintext) {
             return Err(EncryptError::Failed);
         }
         Ok(VerifiedMessage { message: self.message, value: self.value })

@@ -1,14 +1,12 @@
 //! An external key with all its live versions, as requests use it.
 
-use zeroize::Zeroizing;
-
 use super::integrity::{Hashed, VerifiedMessage};
 use super::message::{
     Ciphertext, DecryptError, EncryptError, EncryptedMessage, ExternalKeyVersion, MessageRandomness, Metadata,
 };
 use super::{ExternalKeyId, KeyState, KeyUsage};
 use crate::limits::KEY_VERSIONS_MAX;
-use crate::secrets::with_swept_cipher;
+use crate::secrets::{WipedBytes, with_swept_cipher};
 
 /// Why an external key was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -118,7 +116,7 @@ impl ExternalKey {
     /// # Errors
     /// If the metadata is not ours, names a version that does not exist (any more), or nothing authenticates; and no version has
     /// a legacy profile under which the message authenticates.
-    pub fn decrypt(&self, message: &Ciphertext<'_>, aad: &[u8]) -> Result<Zeroizing<Vec<u8>>, DecryptError> {
+    pub fn decrypt(&self, message: &Ciphertext<'_>, aad: &[u8]) -> Result<WipedBytes, DecryptError> {
         with_swept_cipher(|| {
             self.decrypt_own(message, aad).or_else(|error| {
                 let legacy = self.versions.iter().find(|version| version.is_legacy()).ok_or(error)?;
@@ -127,7 +125,7 @@ impl ExternalKey {
         })
     }
 
-    fn decrypt_own(&self, message: &Ciphertext<'_>, aad: &[u8]) -> Result<Zeroizing<Vec<u8>>, DecryptError> {
+    fn decrypt_own(&self, message: &Ciphertext<'_>, aad: &[u8]) -> Result<WipedBytes, DecryptError> {
         let number = Metadata::parse(message.metadata).ok_or(DecryptError)?.version;
         let at = self.versions.binary_search_by_key(&number, ExternalKeyVersion::number).map_err(|_| DecryptError)?;
         self.versions.get(at).ok_or(DecryptError)?.decrypt(message, aad)

@@ -19,11 +19,10 @@ use aes_gcm::aead::{AeadInOut, KeyInit};
 use aes_gcm::aes::Aes256;
 use aes_gcm::{AesGcm, Tag};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use zeroize::Zeroizing;
 
 use super::message::{Ciphertext, DecryptError, IV_LEN, TAG_LEN};
 use crate::limits::PLAINTEXT_MAX;
-use crate::secrets::Secret;
+use crate::secrets::{Secret, WipedBytes};
 
 /// A message format of another proxy, for decryption only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
@@ -38,11 +37,7 @@ pub enum LegacyProfile {
 const LONG_IV_LEN: usize = 16;
 
 /// Decrypts one message of the sample proxy.
-pub(super) fn decrypt(
-    material: &Secret<32>,
-    message: &Ciphertext<'_>,
-    aad: &[u8],
-) -> Result<Zeroizing<Vec<u8>>, DecryptError> {
+pub(super) fn decrypt(material: &Secret<32>, message: &Ciphertext<'_>, aad: &[u8]) -> Result<WipedBytes, DecryptError> {
     if message.ciphertext.len() > PLAINTEXT_MAX || message.tag.len() != TAG_LEN {
         return Err(DecryptError);
     }
@@ -67,11 +62,7 @@ fn frame_aad(aad: &[u8], present: bool, metadata: &[u8]) -> Option<Vec<u8>> {
     Some(framed)
 }
 
-fn open(
-    material: &Secret<32>,
-    message: &Ciphertext<'_>,
-    framed_aad: &[u8],
-) -> Result<Zeroizing<Vec<u8>>, DecryptError> {
+fn open(material: &Secret<32>, message: &Ciphertext<'_>, framed_aad: &[u8]) -> Result<WipedBytes, DecryptError> {
     match message.iv.len() {
         IV_LEN => open_with_ring(material, message, framed_aad),
         LONG_IV_LEN => open_with_long_iv(material, message, framed_aad),
@@ -83,10 +74,10 @@ fn open_with_ring(
     material: &Secret<32>,
     message: &Ciphertext<'_>,
     framed_aad: &[u8],
-) -> Result<Zeroizing<Vec<u8>>, DecryptError> {
+) -> Result<WipedBytes, DecryptError> {
     let key = UnboundKey::new(&AES_256_GCM, material.expose()).map(LessSafeKey::new).map_err(|_| DecryptError)?;
     let nonce = Nonce::try_assume_unique_for_key(message.iv).map_err(|_| DecryptError)?;
-    let mut buffer = Zeroizing::new(Vec::with_capacity(message.ciphertext.len() + TAG_LEN));
+    let mut buffer = WipedBytes::new(Vec::with_capacity(message.ciphertext.len() + TAG_LEN));
     buffer.extend_from_slice(message.ciphertext);
     buffer.extend_from_slice(message.tag);
     let plaintext_len = key.open_in_place(nonce, Aad::from(framed_aad), &mut buffer).map_err(|_| DecryptError)?.len();
@@ -99,11 +90,11 @@ fn open_with_long_iv(
     material: &Secret<32>,
     message: &Ciphertext<'_>,
     framed_aad: &[u8],
-) -> Result<Zeroizing<Vec<u8>>, DecryptError> {
+) -> Result<WipedBytes, DecryptError> {
     let key = AesGcm::<Aes256, U16>::new_from_slice(material.expose()).map_err(|_| DecryptError)?;
     let iv = message.iv.try_into().map_err(|_| DecryptError)?;
     let tag: &Tag = message.tag.try_into().map_err(|_| DecryptError)?;
-    let mut buffer = Zeroizing::new(message.ciphertext.to_vec());
+    let mut buffer = WipedBytes::new(message.ciphertext.to_vec());
     key.decrypt_inout_detached(iv, framed_aad, InOutBuf::from(buffer.as_mut_slice()), tag).map_err(|_| DecryptError)?;
     Ok(buffer)
 }

@@ -12,12 +12,11 @@
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use ring::hkdf;
-use zeroize::Zeroizing;
 
 use super::legacy::{self, LegacyProfile};
 use crate::labels::EXTERNAL_KEY_MESSAGE;
 use crate::limits::{AAD_MAX, PLAINTEXT_MAX};
-use crate::secrets::Secret;
+use crate::secrets::{Secret, WipedBytes};
 
 /// Bytes of the salt in the metadata.
 pub const SALT_LEN: usize = 16;
@@ -164,7 +163,7 @@ impl ExternalKeyVersion {
     ///
     /// # Errors
     /// If anything in `message`, or `aad`, is not what [`Self::encrypt`] gave and took.
-    pub fn decrypt(&self, message: &Ciphertext<'_>, aad: &[u8]) -> Result<Zeroizing<Vec<u8>>, DecryptError> {
+    pub fn decrypt(&self, message: &Ciphertext<'_>, aad: &[u8]) -> Result<WipedBytes, DecryptError> {
         if message.ciphertext.len() > PLAINTEXT_MAX || message.tag.len() != TAG_LEN {
             return Err(DecryptError);
         }
@@ -175,7 +174,7 @@ impl ExternalKeyVersion {
         let nonce = Nonce::try_assume_unique_for_key(message.iv).map_err(|_| DecryptError)?;
         let framed = frame_aad(aad, message.metadata).ok_or(DecryptError)?;
         let key = self.message_key(&metadata.salt).ok_or(DecryptError)?;
-        let mut buffer = Zeroizing::new(Vec::with_capacity(message.ciphertext.len() + TAG_LEN));
+        let mut buffer = WipedBytes::new(Vec::with_capacity(message.ciphertext.len() + TAG_LEN));
         buffer.extend_from_slice(message.ciphertext);
         buffer.extend_from_slice(message.tag);
         let plaintext_len = key.open_in_place(nonce, Aad::from(framed), &mut buffer).map_err(|_| DecryptError)?.len();
@@ -189,11 +188,7 @@ impl ExternalKeyVersion {
     }
 
     /// Decrypts one message of the proxy that the material came from.
-    pub(super) fn decrypt_legacy(
-        &self,
-        message: &Ciphertext<'_>,
-        aad: &[u8],
-    ) -> Result<Zeroizing<Vec<u8>>, DecryptError> {
+    pub(super) fn decrypt_legacy(&self, message: &Ciphertext<'_>, aad: &[u8]) -> Result<WipedBytes, DecryptError> {
         match self.legacy {
             Some(LegacyProfile::AwsSample) => legacy::decrypt(&self.material, message, aad),
             None => Err(DecryptError),

@@ -110,7 +110,17 @@ fn write_header_value(sink: &mut impl Sink, value: &[u8]) {
     }
 }
 
+/// In hexadecimal, of which all is ASCII.
+pub(super) fn hex_of(hash: &[u8; 32]) -> [u8; 64] {
+    let mut text = [b'0'; 64];
+    // The room is exactly what it takes, so this cannot fail.
+    let written = hex::encode_to_slice(hash, &mut text);
+    debug_assert!(written.is_ok());
+    text
+}
+
 /// What the signature is over.
 pub(super) fn string_to_sign(date: &str, scope: &str, request_hash: &[u8; 32]) -> String {
-    ["AWS4-HMAC-SHA256\n", date, "\n", scope, "\n", &hex::encode(request_hash)].concat()
+    let hash = hex_of(request_hash);
+    ["AWS4-HMAC-SHA256\n", date, "\n", scope, "\n", core::str::from_utf8(&hash).unwrap_or_default()].concat()
 }

@@ -3,10 +3,10 @@
 //! Guarantees: every required field is there; the buffer that holds a plaintext is wiped on drop; the fleet list has one to
 //! ten entries. Each answer is built in one buffer.
 
+use crate::secrets::WipedBytes;
 use core::num::NonZeroU32;
 
 use serde::Serialize;
-use zeroize::Zeroizing;
 
 use super::json::{base64_len, push_base64};
 use crate::external_key::{EncryptedMessage, KeyUsage};
@@ -54,11 +54,11 @@ pub struct DecryptAnswer<'a> {
 impl DecryptAnswer<'_> {
     /// The JSON body, in a buffer that is never reallocated and is wiped on drop.
     #[must_use]
-    pub fn to_json(&self) -> Zeroizing<Vec<u8>> {
+    pub fn to_json(&self) -> WipedBytes {
         const OPEN: &[u8] = br#"{"plaintext":""#;
         const CLOSE: &[u8] = br#""}"#;
         let len = OPEN.len() + base64_len(self.plaintext.len()) + CLOSE.len();
-        let mut out = Zeroizing::new(Vec::with_capacity(len));
+        let mut out = WipedBytes::new(Vec::with_capacity(len));
         out.extend_from_slice(OPEN);
         push_base64(&mut out, self.plaintext);
         out.extend_from_slice(CLOSE);

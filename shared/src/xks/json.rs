@@ -3,6 +3,7 @@
 //! Guarantees: text is borrowed from the body unless it has escapes; objects are objects (serde would also take arrays for
 //! them); base64 is the standard alphabet with canonical padding and no stray bits (RFC 4648, sections 3.5 and 4).
 
+use crate::secrets::WipedBytes;
 use core::fmt;
 use core::marker::PhantomData;
 use std::borrow::Cow;
@@ -11,7 +12,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
-use zeroize::Zeroizing;
 
 /// A JSON string, borrowed where possible. (`Option<Cow<str>>` would always copy.)
 #[derive(Clone, Debug)]
@@ -82,11 +82,11 @@ pub(super) enum Base64Error {
 }
 
 /// Decodes `text` to at most `max` bytes. The buffer is wiped on drop, for any of these fields may be plaintext.
-pub(super) fn decode_base64(text: &str, max: usize) -> Result<Zeroizing<Vec<u8>>, Base64Error> {
+pub(super) fn decode_base64(text: &str, max: usize) -> Result<WipedBytes, Base64Error> {
     if text.len() > max.div_ceil(3).saturating_mul(4) {
         return Err(Base64Error::TooLong);
     }
-    let mut bytes = Zeroizing::new(vec![0; base64::decoded_len_estimate(text.len())]);
+    let mut bytes = WipedBytes::new(vec![0; base64::decoded_len_estimate(text.len())]);
     let len = STANDARD.decode_slice(text, &mut bytes).map_err(|_| Base64Error::Malformed)?;
     if len > max {
         return Err(Base64Error::TooLong);

@@ -13,8 +13,8 @@
 //! | another `encryptionAlgorithm` or `ciphertextDataIntegrityValueAlgorithm` | 501 `UnsupportedOperationException` | "cryptographic operation is not implemented" |
 //! | plaintext, ciphertext, AAD or a metadata string over our maximum | 501 `UnsupportedOperationException` | "a parameter value exceeded the maximum size that is currently supported" |
 
+use crate::secrets::WipedBytes;
 use serde::Deserialize;
-use zeroize::Zeroizing;
 
 use super::error::{ErrorName, XksError};
 use super::json::{Base64Error, Object, Text, decode_base64, parse_object};
@@ -226,9 +226,9 @@ pub struct EncryptRequest<'a> {
     /// `requestMetadata`.
     pub metadata: RequestMetadata<'a>,
     /// `plaintext`, decoded.
-    pub plaintext: Zeroizing<Vec<u8>>,
+    pub plaintext: WipedBytes,
     /// `additionalAuthenticatedData`, decoded; empty if absent, which the AAD framing treats alike.
-    pub aad: Zeroizing<Vec<u8>>,
+    pub aad: WipedBytes,
     /// Whether `ciphertextDataIntegrityValueAlgorithm` was there.
     pub integrity_value: bool,
 }
@@ -238,15 +238,15 @@ pub struct DecryptRequest<'a> {
     /// `requestMetadata`.
     pub metadata: RequestMetadata<'a>,
     /// `ciphertext`, decoded.
-    pub ciphertext: Zeroizing<Vec<u8>>,
+    pub ciphertext: WipedBytes,
     /// `ciphertextMetadata`, decoded, at most 20 bytes; empty if absent.
-    pub ciphertext_metadata: Zeroizing<Vec<u8>>,
+    pub ciphertext_metadata: WipedBytes,
     /// `initializationVector`, decoded, 12 or 16 bytes.
-    pub iv: Zeroizing<Vec<u8>>,
+    pub iv: WipedBytes,
     /// `authenticationTag`, decoded, 16 bytes.
-    pub tag: Zeroizing<Vec<u8>>,
+    pub tag: WipedBytes,
     /// `additionalAuthenticatedData`, decoded; empty if absent.
-    pub aad: Zeroizing<Vec<u8>>,
+    pub aad: WipedBytes,
 }
 
 #[derive(Deserialize)]
@@ -366,15 +366,15 @@ fn check_algorithm(name: &Text<'_>) -> Result<(), XksError> {
     if name.0 == "AES_GCM" { Ok(()) } else { Err(UNKNOWN_ALGORITHM) }
 }
 
-fn decode(text: &Text<'_>, max: usize, field: &Field) -> Result<Zeroizing<Vec<u8>>, XksError> {
+fn decode(text: &Text<'_>, max: usize, field: &Field) -> Result<WipedBytes, XksError> {
     decode_base64(&text.0, max).map_err(|error| match error {
         Base64Error::TooLong => field.too_long,
         Base64Error::Malformed => field.not_base64,
     })
 }
 
-fn decode_optional(text: Option<&Text<'_>>, max: usize, field: &Field) -> Result<Zeroizing<Vec<u8>>, XksError> {
-    text.map_or_else(|| Ok(Zeroizing::new(Vec::new())), |text| decode(text, max, field))
+fn decode_optional(text: Option<&Text<'_>>, max: usize, field: &Field) -> Result<WipedBytes, XksError> {
+    text.map_or_else(|| Ok(WipedBytes::new(Vec::new())), |text| decode(text, max, field))
 }
 
 #[cfg(test)]
