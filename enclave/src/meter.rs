@@ -6,8 +6,9 @@
 //! clock, NSM, audit logs, directory, custodians, kinds of alarms ───────┘
 //! ```
 //!
-//! Guarantees: a request costs additions to atomics and one read of a table that is replaced, never changed: no lock, and no memory
-//! once its key store has had a request. What leaves names key stores, operations, error names and `kmsRequestId`: no principal, no external key, no
+//! Guarantees: a request costs additions to atomics and reads of tables that are replaced, never changed: no lock, and no memory
+//! once its key store has had a request, a line of the log aside. Requests without a valid signature are counted apart, and change nothing
+//! else. What leaves names key stores, operations, error names and `kmsRequestId`: no principal, no external key, no
 //! ARN. Assumes: nothing. Refuses: more key stores than one boot can have.
 
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -59,8 +60,14 @@ fn load(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }
 
-/// Requests of one key store, by operation and outcome.
-type Requests = [[AtomicU64; OUTCOMES.len()]; OPERATIONS.len()];
+/// Requests of one key store.
+#[derive(Debug, Default)]
+struct Requests {
+    /// With a valid signature, by operation and outcome.
+    signed: [[AtomicU64; OUTCOMES.len()]; OPERATIONS.len()],
+    /// Without one, by outcome.
+    unsigned: [AtomicU64; OUTCOMES.len()],
+}
 
 /// See the module.
 pub(crate) struct Meter {
@@ -95,9 +102,14 @@ impl Meter {
         Self { reporter, handshake, latency, requests }
     }
 
-    fn count(&self, key_store: KeyStoreId, operation: Operation, outcome: usize) {
+    /// Counts a request: under its operation if it is signed.
+    fn count(&self, key_store: KeyStoreId, signed: Option<Operation>, outcome: usize) {
         let add = |requests: &Requests| {
-            if let Some(counter) = requests.get(place(operation)).and_then(|outcomes| outcomes.get(outcome)) {
+            let outcomes = match signed {
+                Some(operation) => requests.signed.get(place(operation)),
+                None => Some(&requests.unsigned),
+            };
+            if let Some(counter) = outcomes.and_then(|outcomes| outcomes.get(outcome)) {
                 counter.fetch_add(1, Ordering::Relaxed);
             }
         };
@@ -121,11 +133,12 @@ impl Meter {
 impl RequestObserver for Meter {
     fn observe(&self, event: RequestEvent) {
         let (Some(key_store), Some(operation)) = (event.key_store, event.operation) else { return };
+        let is_signed = event.times.is_authenticated();
         if let Some(outcome) = ended(event.outcome) {
-            self.count(key_store, operation, outcome);
+            self.count(key_store, is_signed.then_some(operation), outcome);
         }
         // Whatever strangers do, it changes no latency and writes no line.
-        if !event.times.is_authenticated() {
+        if !is_signed {
             return;
         }
         if let Some(stages) = self.latency.get(place(operation)) {
@@ -189,6 +202,7 @@ impl Gauges {
 
     fn of(&self, store: &ServedKeyStore, leases_left: &mut usize) -> KeyStoreMetrics {
         let known = self.meter.requests.load();
+        let known = known.get(&store.id);
         let leases: Vec<_> = (1..)
             .zip(store.fleet.leases(self.clock.monotonic_ms()))
             .take(*leases_left)
@@ -197,12 +211,14 @@ impl Gauges {
         *leases_left = leases_left.saturating_sub(leases.len());
         KeyStoreMetrics {
             key_store_id: (*store.id.as_bytes()).into(),
-            requests: known.get(&store.id).map_or([[0; OUTCOMES.len()]; OPERATIONS.len()], |requests| {
-                requests.each_ref().map(|outcomes| outcomes.each_ref().map(load))
+            requests: known.map_or([[0; OUTCOMES.len()]; OPERATIONS.len()], |requests| {
+                requests.signed.each_ref().map(|outcomes| outcomes.each_ref().map(load))
             }),
+            unsigned: known.map_or([0; OUTCOMES.len()], |requests| requests.unsigned.each_ref().map(load)),
             certificate_remaining_ms: store.tls.not_after_ms().saturating_sub(self.clock.wall_ms()),
             audit_queue_bytes: number(store.audit.queued_bytes()),
             audit_unwitnessed: store.audit.unwitnessed(),
+            audit_unwitnessed_age_ms: store.audit.unwitnessed_age_ms(),
             alarms: store.tally.alarms().counts(),
             leases,
         }
@@ -281,10 +297,14 @@ mod tests {
         meter.observe(event(Outcome::Error(ErrorName::AuthenticationFailedException), false));
         meter.observe(event(Outcome::Aborted, false));
         meter.observe(RequestEvent { key_store: None, ..event(Outcome::Success, true) });
+        meter.observe(event(Outcome::Error(ErrorName::ThrottlingException), false));
         let known = meter.requests.load();
-        let counted: u64 = known.values().flat_map(|requests| requests.iter().flatten()).map(load).sum();
-        assert_eq!((known.len(), counted), (1, 3));
-        let decrypts = &known[&KeyStoreId([7; 32])][2];
+        let counted: u64 = known.values().flat_map(|requests| requests.signed.iter().flatten()).map(load).sum();
+        let unsigned: u64 = known.values().flat_map(|requests| &requests.unsigned).map(load).sum();
+        assert_eq!((known.len(), counted, unsigned), (1, 2, 2));
+        let throttled = ended(Outcome::Error(ErrorName::ThrottlingException)).unwrap();
+        assert_eq!(load(&known[&KeyStoreId([7; 32])].unsigned[throttled]), 1);
+        let decrypts = &known[&KeyStoreId([7; 32])].signed[2];
         assert_eq!((load(&decrypts[0]), load(&decrypts[ended(Outcome::Error(error)).unwrap()])), (1, 1));
         let totals: u64 = meter.latency[2][6].told().buckets.iter().sum();
         assert_eq!(totals, 2, "of those with a signature");
@@ -307,7 +327,7 @@ mod tests {
         for number in 0..u16::try_from(AUDIT_LOGS_MAX).unwrap() + 2 {
             let mut id = [0; 32];
             id[..2].copy_from_slice(&number.to_be_bytes());
-            meter.count(KeyStoreId(id), Operation::Encrypt, 0);
+            meter.count(KeyStoreId(id), Some(Operation::Encrypt), 0);
         }
         assert_eq!(meter.requests.load().len(), AUDIT_LOGS_MAX);
     }

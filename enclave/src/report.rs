@@ -1,6 +1,6 @@
 //! What the enclave tells its parent: log lines, counters, and the state of each key store.
 //!
-//! Guarantees: telling never waits; what does not fit is dropped and counted. Nothing secret gets here: lines are made from
+//! Guarantees: telling never waits, and about a request it takes no lock; what does not fit is dropped and counted. Nothing secret gets here: lines are made from
 //! fixed texts, identifiers and errors that hold no request data. Each key store has a budget of lines of its own, so that
 //! none of them, whatever its custodian does, drowns what is said about another; the state of each is told in every status. A
 //! key store that may not be served under its host name is never reported as serving.
@@ -14,6 +14,10 @@ use holdfast_link::control::{KeyStoreState, KeyStoreStatus, Level, RefusedReques
 use holdfast_shared::ids::KeyStoreId;
 use tokio::sync::mpsc;
 
+mod rations;
+
+use rations::Rations;
+
 /// Lines that may wait for the parent.
 const LINES_MAX: usize = 256;
 /// Places for lines that those about refused requests leave free.
@@ -25,13 +29,11 @@ pub(crate) struct Reporter {
     lines: mpsc::Sender<ToParent>,
     dropped: Arc<AtomicU64>,
     stores: Arc<Mutex<BTreeMap<KeyStoreId, Told>>>,
+    rations: Arc<Rations>,
 }
 
 /// Lines about one key store that may come at once; one more may come with each status, which is each second.
 const STORE_LINES_MAX: u32 = 20;
-/// Lines about refused requests of one key store that may come at once; as many as [`REFUSALS_PER_STATUS`] more may come with each status.
-const STORE_REFUSALS_MAX: u32 = 50;
-const REFUSALS_PER_STATUS: u32 = 10;
 
 /// What was told about one key store.
 struct Told {
@@ -40,13 +42,11 @@ struct Told {
     withheld: Option<String>,
     /// Lines that may still come.
     lines: u32,
-    /// Lines about refused requests that may still come.
-    refusals: u32,
 }
 
 impl Default for Told {
     fn default() -> Self {
-        Self { report: None, withheld: None, lines: STORE_LINES_MAX, refusals: STORE_REFUSALS_MAX }
+        Self { report: None, withheld: None, lines: STORE_LINES_MAX }
     }
 }
 
@@ -81,7 +81,7 @@ impl Reporter {
     #[must_use]
     pub(crate) fn new() -> (Self, mpsc::Receiver<ToParent>) {
         let (lines, receiver) = mpsc::channel(LINES_MAX);
-        let reporter = Self { lines, dropped: Arc::default(), stores: Arc::default() };
+        let reporter = Self { lines, dropped: Arc::default(), stores: Arc::default(), rations: Arc::default() };
         (reporter, receiver)
     }
 
@@ -113,16 +113,7 @@ impl Reporter {
 
     /// A line about a refused request, within the key store's budget. The audit log has them all.
     pub(crate) fn refused(&self, id: KeyStoreId, line: impl FnOnce() -> RefusedRequest) {
-        let is_within = {
-            let mut stores = self.lock();
-            let told = stores.get_mut(&id);
-            told.is_some_and(|told| {
-                let left = told.refusals.checked_sub(1);
-                told.refusals = left.unwrap_or(0);
-                left.is_some()
-            })
-        };
-        let is_sent = is_within
+        let is_sent = self.rations.spend_refusal(&id)
             && self.lines.capacity() > LINES_RESERVE
             && self.lines.try_send(ToParent::Refusal(line())).is_ok();
         if !is_sent {
@@ -159,6 +150,7 @@ impl Reporter {
     fn change(&self, id: KeyStoreId, change: impl FnOnce(&mut Told)) {
         let mut stores = self.lock();
         let told = stores.entry(id).or_default();
+        self.rations.add(id);
         let before = told.holds().map(|(state, version, reason)| (state, version, reason.map(str::to_owned)));
         let withheld_before = told.withheld.clone();
         change(told);
@@ -181,16 +173,18 @@ impl Reporter {
 
     /// Forgets the key stores that nobody wants served any more.
     pub(crate) fn retain(&self, is_wanted: impl Fn(&KeyStoreId) -> bool) {
-        self.lock().retain(|id, _| is_wanted(id));
+        let mut stores = self.lock();
+        stores.retain(|id, _| is_wanted(id));
+        self.rations.retain(is_wanted);
     }
 
     /// The state of every key store at monotonic time `now_ms`. Told once a second; with it, each may log one more line.
     pub(crate) fn states(&self, now_ms: u64) -> Vec<KeyStoreStatus> {
+        self.rations.refill();
         let mut stores = self.lock();
         let mut states = Vec::with_capacity(stores.len());
         for (id, told) in stores.iter_mut() {
             told.lines = told.lines.saturating_add(1).min(STORE_LINES_MAX);
-            told.refusals = told.refusals.saturating_add(REFUSALS_PER_STATUS).min(STORE_REFUSALS_MAX);
             let Some((state, version, reason)) = told.holds() else { continue };
             let expires_ms = told.report.as_ref().and_then(|report| report.lease_expires_ms);
             states.push(KeyStoreStatus {
@@ -267,8 +261,10 @@ mod tests {
             reporter.set(id(store), report(KeyStoreState::Serving));
         }
         lines(&mut receiver);
+        let status_under_way = reporter.lock();
         refuse(id(1), 60);
-        assert_eq!((receiver.len(), reporter.dropped()), (50, 13));
+        drop(status_under_way);
+        assert_eq!((receiver.len(), reporter.dropped()), (50, 13), "and waits for no lock");
         reporter.states(0);
         refuse(id(1), 60);
         assert_eq!((receiver.len(), reporter.dropped()), (60, 63), "ten more with a status");

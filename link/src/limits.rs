@@ -56,8 +56,8 @@ pub const REASON_MAX: usize = 256;
 pub const COUNTERS_MAX: usize = 128;
 /// Characters of a counter's name.
 pub const COUNTER_NAME_MAX: usize = 64;
-/// Key stores in one snapshot of metrics: half of [`KEY_STORES_MAX`], at 1,250 bytes each, and [`METRICS_LEASES_MAX`] leases fill
-/// three quarters of [`TO_PARENT_FRAME_MAX`].
+/// Key stores in one snapshot of metrics: half of [`KEY_STORES_MAX`], at 1,350 bytes each, and [`METRICS_LEASES_MAX`] leases fill
+/// some five sixths of [`TO_PARENT_FRAME_MAX`].
 pub const METRICS_KEY_STORES_MAX: usize = 512;
 /// Leases in one snapshot of metrics, of all its key stores together: four custodians each.
 pub const METRICS_LEASES_MAX: usize = 2048;

@@ -123,9 +123,11 @@ fn metrics() -> impl Strategy<Value = Metrics> {
             key_stores: vec![KeyStoreMetrics {
                 key_store_id: KeyStoreId::from(id),
                 requests: [requests; OPERATIONS.len()],
+                unsigned: requests,
                 certificate_remaining_ms: number,
                 audit_queue_bytes: number,
                 audit_unwitnessed: number,
+                audit_unwitnessed_age_ms: number,
                 alarms,
                 leases: vec![LeaseMetrics { custodian, remaining_ms: number, granted_ms: number }],
             }],

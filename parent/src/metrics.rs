@@ -42,14 +42,11 @@ const EVENTS: [&str; 12] = [
 ];
 
 /// Outcomes that stand there before the first such request, so that an alert sees the first one as growth.
-const ALWAYS: [&str; 6] = [
-    "success",
-    "AuthenticationFailedException",
-    "AccessDeniedException",
-    "ThrottlingException",
-    "DependencyTimeoutException",
-    "InternalException",
-];
+const ALWAYS: [&str; 5] =
+    ["success", "AccessDeniedException", "ThrottlingException", "DependencyTimeoutException", "InternalException"];
+
+/// The same for requests without a valid signature.
+const ALWAYS_UNSIGNED: &str = "AuthenticationFailedException";
 
 /// The parent's counters as metrics.
 static COUNTED: LazyLock<Vec<Family>> = LazyLock::new(|| {
@@ -190,6 +187,7 @@ fn of_key_store(text: &mut Text, slot: &str, label: &str, store: &KeyStoreMetric
     text.add(&families::CERTIFICATE, &values, Milliseconds(store.certificate_remaining_ms));
     text.add(&families::AUDIT_QUEUE, &values, store.audit_queue_bytes);
     text.add(&families::AUDIT_UNWITNESSED, &values, store.audit_unwitnessed);
+    text.add(&families::AUDIT_UNWITNESSED_AGE, &values, Milliseconds(store.audit_unwitnessed_age_ms));
     for (kind, count) in ALARMS.iter().zip(store.alarms) {
         text.add(&families::ALARMS, &[slot, label, kind], count);
     }
@@ -205,6 +203,11 @@ fn of_key_store(text: &mut Text, slot: &str, label: &str, store: &KeyStoreMetric
             if *count > 0 || ALWAYS.contains(outcome) {
                 text.add(&families::REQUESTS, &[slot, label, operation, outcome], count);
             }
+        }
+    }
+    for (outcome, count) in OUTCOMES.iter().zip(store.unsigned) {
+        if count > 0 || *outcome == ALWAYS_UNSIGNED {
+            text.add(&families::UNSIGNED, &[slot, label, outcome], count);
         }
     }
 }

@@ -41,8 +41,9 @@ pub async fn answer(
 ) -> Result<Response, XksError> {
     let mut trail = Trail::of(&request, note.watch);
     let finished = finish(request, clock, &mut trail);
-    if finished.is_ok() {
-        trail.lap(Stage::Cipher);
+    match finished {
+        Ok(_) => trail.lap(Stage::Cipher),
+        Err(_) => trail.stopped(),
     }
     *note = trail.note();
     let recorded = match finished {
@@ -189,7 +190,9 @@ fn ask(
         Err(Denial { kind: DenialKind::Throttled, rule }) => (rule, Err(THROTTLED)),
     };
     trail.decided(rule.as_deref());
-    trail.lap(Stage::Guard);
+    if decided.is_ok() {
+        trail.lap(Stage::Guard);
+    }
     decided
 }
 

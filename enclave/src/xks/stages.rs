@@ -1,6 +1,6 @@
 //! How long a request took, and where.
 //!
-//! Guarantees: the stages that a request passed add up to its total, a last rest aside; a lap costs one reading of the processor's clock.
+//! Guarantees: the stages that a request passed, and the one that refused it, add up to its total, a last rest aside; a lap costs one reading of the processor's clock.
 //! Assumes: laps are taken in the order of the pipeline.
 
 use core::time::Duration;
@@ -87,6 +87,16 @@ impl Stopwatch {
     #[must_use]
     pub const fn last(&self) -> Instant {
         self.last
+
+    /// The request is refused: the time since the last stage went to the one after it. What refuses a health check after its body was
+    /// read counts as guard.
+    pub fn refused(&mut self) {
+        let StageTimes { parse, guard, .. } = self.times;
+        self.lap(match (parse, guard) {
+            (None, _) => Stage::Parse,
+            (Some(_), None) => Stage::Guard,
+            (Some(_), Some(_)) => Stage::Cipher,
+        });
     }
 
     /// What it measured.
@@ -130,5 +140,21 @@ mod tests {
         let times = watch.stop();
         assert!(times.is_authenticated());
         assert_eq!(times.by_stage(), [Some(step), Some(2 * step), None, None, None, None, Some(4 * step)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_refuses_a_request_has_its_time() {
+        let step = Duration::from_millis(3);
+        let passed = [Stage::Parse, Stage::Guard];
+        for (passed, expected) in [(&passed[..0], 2), (&passed[..1], 3), (&passed[..2], 4)] {
+            let mut watch = Stopwatch::start();
+            [Stage::Body, Stage::Signature].iter().chain(passed).for_each(|stage| watch.lap(*stage));
+            tokio::time::advance(step).await;
+            watch.refused();
+            watch.lap(Stage::Audit);
+            let mut times = watch.stop().by_stage();
+            assert_eq!((times[expected].take(), times[5]), (Some(step), Some(Duration::ZERO)), "{passed:?}");
+            assert!(times[..5].iter().flatten().all(Duration::is_zero));
+        }
     }
 }

@@ -67,6 +67,11 @@ impl Trail {
         self.watch.lap(stage);
     }
 
+    /// The request is refused by the stage that is under way.
+    pub(super) fn stopped(&mut self) {
+        self.watch.refused();
+    }
+
     /// For the event of the request.
     pub(super) fn note(&self) -> Note {
         let kms_request_id = self.record.kms_request_id.as_deref().map(LoggedRequestId::new);

@@ -11,7 +11,7 @@ use crate::limits::{METRICS_KEY_STORES_MAX, METRICS_LEASES_MAX, REQUEST_ID_MAX, 
 use crate::text::{KeyStoreId, PrintableText};
 
 /// The form of a snapshot. It changes with every change of what a place means.
-pub const METRICS_FORMAT: u32 = 2;
+pub const METRICS_FORMAT: u32 = 3;
 
 /// Operations of the XKS API: the places of [`KeyStoreMetrics::requests`] and [`Metrics::latency`].
 pub const OPERATIONS: [&str; 4] = ["GetKeyMetadata", "Encrypt", "Decrypt", "GetHealthStatus"];
@@ -93,14 +93,18 @@ pub struct Metrics {
 pub struct KeyStoreMetrics {
     /// Which one.
     pub key_store_id: KeyStoreId,
-    /// Requests by [`OPERATIONS`] and [`OUTCOMES`].
+    /// Requests with a valid signature, by [`OPERATIONS`] and [`OUTCOMES`].
     pub requests: [[u64; OUTCOMES.len()]; OPERATIONS.len()],
+    /// Requests without one, by [`OUTCOMES`]: what they are depends on strangers.
+    pub unsigned: [u64; OUTCOMES.len()],
     /// Until its certificate ends.
     pub certificate_remaining_ms: u64,
     /// Bytes of records that the parent has not stored.
     pub audit_queue_bytes: u64,
     /// Entries of its audit log without enough witnesses.
     pub audit_unwitnessed: u64,
+    /// How long the oldest of them has waited; 0 when there is none.
+    pub audit_unwitnessed_age_ms: u64,
     /// Alarms that were raised, by [`ALARMS`]. What they are about is not for the parent.
     pub alarms: [u64; ALARMS.len()],
     /// Its leases.
@@ -138,7 +142,7 @@ pub struct RefusedRequest {
 impl Metrics {
     pub(super) fn check(&self) -> Result<(), LimitError> {
         if self.format != METRICS_FORMAT {
-            return Err(LimitError { field: "metrics.format", max: 2 });
+            return Err(LimitError { field: "metrics.format", max: 3 });
         }
         LimitError::unless("metrics.key_stores", self.key_stores.len(), METRICS_KEY_STORES_MAX)?;
         let leases = self.key_stores.iter().map(|store| store.leases.len()).sum();
@@ -161,9 +165,11 @@ mod tests {
             key_store_id: KeyStoreId::from([0xff; 32]),
             // More than a million requests a second for a year, of each kind.
             requests: [[1 << 45; OUTCOMES.len()]; OPERATIONS.len()],
+            unsigned: [1 << 45; OUTCOMES.len()],
             certificate_remaining_ms: 1 << 48,
             audit_queue_bytes: 1 << 48,
             audit_unwitnessed: 1 << 48,
+            audit_unwitnessed_age_ms: 1 << 48,
             alarms: [1 << 45; ALARMS.len()],
             leases: vec![lease; METRICS_LEASES_MAX / METRICS_KEY_STORES_MAX],
         };
@@ -193,8 +199,8 @@ mod tests {
             change(&mut metrics);
             ToParent::Metrics(Box::new(metrics)).check().unwrap_err().field
         };
-        assert_eq!(refused(|metrics| metrics.format = 1), "metrics.format");
-        assert_eq!(refused(|metrics| metrics.format = 3), "metrics.format");
+        assert_eq!(refused(|metrics| metrics.format = 2), "metrics.format");
+        assert_eq!(refused(|metrics| metrics.format = 4), "metrics.format");
         assert_eq!(refused(|metrics| metrics.key_stores.push(metrics.key_stores[0].clone())), "metrics.key_stores");
         assert_eq!(
             refused(|metrics| {

@@ -91,7 +91,7 @@ families! {
     STORE_LEASE: Gauge "holdfast_key_store_lease_remaining_seconds" ["slot", "key_store"],
     /// Until a custodian's lease ends. The number is the custodian's place in the manifest, from 1.
     CUSTODIAN_LEASE: Gauge "holdfast_key_store_custodian_lease_remaining_seconds" ["slot", "key_store", "custodian"],
-    /// How long a custodian's lease was when it was granted.
+    /// How long a custodian's lease was when it was granted; 0 while it has granted none.
     CUSTODIAN_GRANTED: Gauge "holdfast_key_store_custodian_lease_granted_seconds" ["slot", "key_store", "custodian"],
     /// Until the certificate ends, on the attested clock.
     CERTIFICATE: Gauge "holdfast_key_store_certificate_remaining_seconds" ["slot", "key_store"],
@@ -99,8 +99,12 @@ families! {
     AUDIT_QUEUE: Gauge "holdfast_key_store_audit_queue_bytes" ["slot", "key_store"],
     /// Audit entries that too few custodians have witnessed.
     AUDIT_UNWITNESSED: Gauge "holdfast_key_store_audit_unwitnessed_entries" ["slot", "key_store"],
+    /// How long the oldest of them has waited; 0 when there is none.
+    AUDIT_UNWITNESSED_AGE: Gauge "holdfast_key_store_audit_unwitnessed_age_seconds" ["slot", "key_store"],
     /// Alarms that this enclave heard of when it told the home custodian who used keys, or that it raised itself while that one was away.
     ALARMS: Counter "holdfast_key_store_alarms_total" ["slot", "key_store", "kind"],
-    /// Requests by how they ended: success, or the error name of the XKS API. Of rarer errors there are series from the first such request on.
+    /// Requests with a valid signature, by how they ended: success, or the error name of the XKS API. Of rarer errors there are series from the first such request on.
     REQUESTS: Counter "holdfast_key_store_requests_total" ["slot", "key_store", "operation", "outcome"],
+    /// Requests without a valid signature, which anybody can send, by the error name that they were answered with.
+    UNSIGNED: Counter "holdfast_key_store_unsigned_requests_total" ["slot", "key_store", "outcome"],
 }

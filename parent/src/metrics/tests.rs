@@ -18,13 +18,17 @@ fn id(begin: u8, end: u8) -> KeyStoreId {
 fn store(id: KeyStoreId) -> KeyStoreMetrics {
     let mut requests = [[0; OUTCOMES.len()]; OPERATIONS.len()];
     requests[2][6] = 4;
+    let mut unsigned = [0; OUTCOMES.len()];
+    (unsigned[5], unsigned[9]) = (7, 8);
     let lease = LeaseMetrics { custodian: 1, remaining_ms: 5_000, granted_ms: 86_400_000 };
     KeyStoreMetrics {
         key_store_id: id,
         requests,
+        unsigned,
         certificate_remaining_ms: 1_000,
         audit_queue_bytes: 9,
         audit_unwitnessed: 2,
+        audit_unwitnessed_age_ms: 1_500,
         alarms: [3, 0, 0, 0, 0, 0, 1],
         leases: vec![lease, lease],
     }
@@ -69,6 +73,9 @@ fn a_fresh_enclave_is_shown_with_its_key_stores() {
         "holdfast_key_store_lease_remaining_seconds{slot=\"first\",key_store=\"abababab\"} 7.500",
         "holdfast_key_store_requests_total{slot=\"first\",key_store=\"abababab\",operation=\"Decrypt\",outcome=\"success\"} 0",
         "holdfast_key_store_requests_total{slot=\"first\",key_store=\"abababab\",operation=\"Decrypt\",outcome=\"AccessDeniedException\"} 4",
+        "holdfast_key_store_unsigned_requests_total{slot=\"first\",key_store=\"abababab\",outcome=\"AuthenticationFailedException\"} 7",
+        "holdfast_key_store_unsigned_requests_total{slot=\"first\",key_store=\"abababab\",outcome=\"ThrottlingException\"} 8",
+        "holdfast_key_store_audit_unwitnessed_age_seconds{slot=\"first\",key_store=\"abababab\"} 1.500",
         "holdfast_key_store_alarms_total{slot=\"first\",key_store=\"abababab\",kind=\"first-seen\"} 3",
         "holdfast_key_store_alarms_total{slot=\"first\",key_store=\"abababab\",kind=\"off-hours\"} 0",
         "holdfast_parent_control_connected_total 0",

@@ -92,4 +92,10 @@ impl AuditLog {
     pub fn unwitnessed(&self) -> u64 {
         self.lock().unwitnessed.entries()
     }
+
+    /// How long the oldest of them has waited, in milliseconds; 0 when there is none.
+    #[must_use]
+    pub fn unwitnessed_age_ms(&self) -> u64 {
+        self.lock().unwitnessed.age_ms(self.shared.now_ms())
+    }
 }
