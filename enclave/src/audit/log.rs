@@ -125,28 +125,30 @@ impl Receipt {
 /// A record in the tree, which may not be on the parent's disk yet.
 #[derive(Debug)]
 #[must_use]
-pub struct Pending<'l> {
-    log: &'l AuditLog,
-    index: u64,
-    mode: AuditMode,
+pub struct Pending {
     record: Record,
+    /// What the parent has stored, and what it has to: in mode strict.
+    awaited: Option<(watch::Receiver<u64>, u64)>,
 }
 
-impl Pending<'_> {
+impl Pending {
+    /// The receipt, if nothing has to be waited for.
+    ///
+    /// # Errors
+    /// The same again if the parent has to store the record first.
+    pub fn settled(self) -> Result<Receipt, Self> {
+        if self.awaited.is_none() { Ok(Receipt(self.record)) } else { Err(self) }
+    }
+
     /// Waits until the record is as safe as the mode demands.
     ///
     /// # Errors
     /// [`Unrecorded::Full`] if the parent does not store it in time. The record stays.
     pub async fn kept(self) -> Result<Receipt, Unrecorded> {
-        match self.mode {
-            AuditMode::Relaxed => Ok(Receipt(self.record)),
-            AuditMode::Strict => {
-                let mut stored = self.log.stored.subscribe();
-                let stored = stored.wait_for(|next| *next > self.index);
-                let in_time = tokio::time::timeout(Duration::from_millis(AUDIT_DURABLE_WAIT_MS), stored).await;
-                if matches!(in_time, Ok(Ok(_))) { Ok(Receipt(self.record)) } else { Err(Unrecorded::Full) }
-            }
-        }
+        let Some((mut stored, index)) = self.awaited else { return Ok(Receipt(self.record)) };
+        let stored = stored.wait_for(|next| *next > index);
+        let in_time = tokio::time::timeout(Duration::from_millis(AUDIT_DURABLE_WAIT_MS), stored).await;
+        if matches!(in_time, Ok(Ok(_))) { Ok(Receipt(self.record)) } else { Err(Unrecorded::Full) }
     }
 }
 
@@ -186,7 +188,7 @@ impl AuditLog {
     ///
     /// # Errors
     /// [`Unrecorded`]: then it must not be.
-    pub fn success(&self, record: RequestRecord) -> Result<Pending<'_>, Unrecorded> {
+    pub fn success(&self, record: RequestRecord) -> Result<Pending, Unrecorded> {
         let record = self.record(Event::Request(Box::new(record)));
         let mut state = self.lock();
         state.check(self.shared.now_ms())?;
@@ -199,7 +201,8 @@ impl AuditLog {
         }
         drop(state);
         self.shared.grew(self.id.key_store_id, is_awaited);
-        Ok(Pending { log: self, index, mode, record })
+        let awaited = is_awaited.then(|| (self.stored.subscribe(), index));
+        Ok(Pending { record, awaited })
     }
 
     /// Records a request that is refused, or counts it with others like it. The answer waits for nothing.

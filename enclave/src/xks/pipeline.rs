@@ -10,7 +10,9 @@ use holdfast_shared::xks::{
 };
 use ring::rand::{SecureRandom, SystemRandom};
 
-use super::errors::{DENIED, INTERNAL, INVALID_CIPHERTEXT, KEY_NOT_ENABLED, NO_KEYS, THROTTLED, UNKNOWN_KEY, USAGE};
+use super::errors::{
+    DENIED, INTERNAL, INVALID_CIPHERTEXT, KEY_NOT_ENABLED, NO_KEYS, NOT_RECORDED, THROTTLED, UNKNOWN_KEY, USAGE,
+};
 use super::guard::{Denial, DenialKind, Permit, Question};
 use super::operation::{
     ApiOperation, CryptographicOperation, Decrypt, Encrypt, GetHealthStatus, GetKeyMetadata, HasMetadata, KeyOperation,
@@ -19,7 +21,7 @@ use super::request::AuthenticatedRequest;
 use super::response::{Response, ResponseBody};
 use super::stages::{Note, Stage};
 use super::trail::Trail;
-use crate::audit::Receipt;
+use crate::audit::{Pending, Receipt};
 use crate::clock::Clock;
 use crate::directory::{KeyRing, ServedKeyStore};
 
@@ -39,6 +41,16 @@ pub async fn answer(
     clock: &dyn Clock,
     note: &mut Note,
 ) -> Result<Response, XksError> {
+    let recorded = match attempt(request, clock, note) {
+        Ok(recorded) => recorded.kept().await,
+        Err(error) => Err(error),
+    };
+    note.watch.lap(Stage::Audit);
+    recorded?.release(clock)
+}
+
+/// Takes the request to its record. Waits for nothing, so that little is kept while somebody has to.
+fn attempt(request: AuthenticatedRequest<'_>, clock: &dyn Clock, note: &mut Note) -> Result<InTree, XksError> {
     let mut trail = Trail::of(&request, note.watch);
     let finished = finish(request, clock, &mut trail);
     match finished {
@@ -46,12 +58,10 @@ pub async fn answer(
         Err(_) => trail.stopped(),
     }
     *note = trail.note();
-    let recorded = match finished {
-        Ok(finished) => finished.record(trail).await,
+    match finished {
+        Ok(finished) => finished.record(trail),
         Err(error) => Err(trail.refused(error)),
-    };
-    note.watch.lap(Stage::Audit);
-    recorded?.release(clock)
+    }
 }
 
 fn finish(request: AuthenticatedRequest<'_>, clock: &dyn Clock, trail: &mut Trail) -> Result<Finished, XksError> {
@@ -271,12 +281,34 @@ pub struct Finished {
 }
 
 impl Finished {
-    /// Records that the request was answered, as safely as the key store's audit settings demand.
+    /// Records that the request was answered.
     ///
     /// # Errors
-    /// 503 if there is no such record, or too much of the log has no witness.
-    async fn record(self, trail: Trail) -> Result<Recorded, XksError> {
-        Ok(Recorded { receipt: trail.succeeded(&self.store.audit).await?, finished: self })
+    /// 503 if there is no record, or too much of the log has no witness.
+    fn record(self, trail: Trail) -> Result<InTree, XksError> {
+        Ok(InTree { pending: trail.succeeded(&self.store.audit)?, finished: self })
+    }
+}
+
+/// An answer whose record is in the tree, and not yet as safe as the key store's audit settings demand.
+struct InTree {
+    finished: Finished,
+    pending: Pending,
+}
+
+impl InTree {
+    /// Waits for that, and counts the request for alarms.
+    ///
+    /// # Errors
+    /// 503 if the parent does not store the record in time.
+    async fn kept(self) -> Result<Recorded, XksError> {
+        let receipt = match self.pending.settled() {
+            Ok(receipt) => receipt,
+            // On the heap: mode relaxed does not carry what strict needs.
+            Err(pending) => Box::pin(pending.kept()).await.map_err(|_| NOT_RECORDED)?,
+        };
+        self.finished.store.tally.used(&receipt);
+        Ok(Recorded { finished: self.finished, receipt })
     }
 }
 

@@ -87,6 +87,7 @@ impl Stopwatch {
     #[must_use]
     pub const fn last(&self) -> Instant {
         self.last
+    }
 
     /// The request is refused: the time since the last stage went to the one after it. What refuses a health check after its body was
     /// read counts as guard.

@@ -15,7 +15,7 @@ use super::errors::NOT_RECORDED;
 use super::observer::LoggedRequestId;
 use super::request::AuthenticatedRequest;
 use super::stages::{Note, Stage, Stopwatch};
-use crate::audit::{AuditLog, Receipt};
+use crate::audit::{AuditLog, Pending};
 use crate::tally::UseTally;
 
 /// See the module.
@@ -78,16 +78,13 @@ impl Trail {
         Note { kms_request_id, watch: self.watch }
     }
 
-    /// Records a success, and counts it for alarms.
+    /// Records a success.
     ///
     /// # Errors
-    /// 503 if there is no record that is safe enough.
-    pub(super) async fn succeeded(self, log: &AuditLog) -> Result<Receipt, XksError> {
+    /// 503 if there is no record.
+    pub(super) fn succeeded(self, log: &AuditLog) -> Result<Pending, XksError> {
         let record = RequestRecord { latency_us: self.latency_us(), ..self.record };
-        let pending = log.success(record).map_err(|_| NOT_RECORDED)?;
-        let receipt = pending.kept().await.map_err(|_| NOT_RECORDED)?;
-        self.tally.used(&receipt);
-        Ok(receipt)
+        log.success(record).map_err(|_| NOT_RECORDED)
     }
 
     /// Counts a refusal for alarms, and records it. Returns what to answer.
