@@ -57,6 +57,8 @@ families! {
     PARENT_AUDIT_FREE: Gauge "holdfast_parent_audit_free_bytes" [],
     /// Whether the disk does not take audit entries.
     PARENT_AUDIT_FAILING: Gauge "holdfast_parent_audit_failing" [],
+    /// Spans by what became of them: the collector took them, rejected them, could not be reached for too long (failed), or too many waited for it (dropped).
+    PARENT_SPANS: Counter "holdfast_parent_trace_spans_total" ["outcome"],
     /// Whether an enclave is connected whose status is fresh.
     ENCLAVE_UP: Gauge "holdfast_enclave_up" ["slot"],
     /// Whether the enclave wants to be sent requests.
