@@ -220,6 +220,10 @@ impl Gauges {
             }),
             unsigned: known.map_or([0; OUTCOMES.len()], |requests| requests.unsigned.each_ref().map(load)),
             certificate_remaining_ms: store.tls.not_after_ms().saturating_sub(self.clock.wall_ms()),
+            credential_age_ms: store
+                .credentials
+                .oldest_ms()
+                .map(|made_ms| self.clock.wall_ms().saturating_sub(made_ms)),
             audit_queue_bytes: number(store.audit.queued_bytes()),
             audit_unwitnessed: store.audit.unwitnessed(),
             audit_unwitnessed_age_ms: store.audit.unwitnessed_age_ms(),

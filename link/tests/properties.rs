@@ -125,6 +125,7 @@ fn metrics() -> impl Strategy<Value = Metrics> {
                 requests: [requests; OPERATIONS.len()],
                 unsigned: requests,
                 certificate_remaining_ms: number,
+                credential_age_ms: Some(number),
                 audit_queue_bytes: number,
                 audit_unwitnessed: number,
                 audit_unwitnessed_age_ms: number,

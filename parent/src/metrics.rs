@@ -192,6 +192,9 @@ fn of_metrics(text: &mut Text, slot: &str, metrics: &Metrics, labels: &Labels) {
 fn of_key_store(text: &mut Text, slot: &str, label: &str, store: &KeyStoreMetrics) {
     let values = [slot, label];
     text.add(&families::CERTIFICATE, &values, Milliseconds(store.certificate_remaining_ms));
+    if let Some(age_ms) = store.credential_age_ms {
+        text.add(&families::CREDENTIAL_AGE, &values, Milliseconds(age_ms));
+    }
     text.add(&families::AUDIT_QUEUE, &values, store.audit_queue_bytes);
     text.add(&families::AUDIT_UNWITNESSED, &values, store.audit_unwitnessed);
     text.add(&families::AUDIT_UNWITNESSED_AGE, &values, Milliseconds(store.audit_unwitnessed_age_ms));
