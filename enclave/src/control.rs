@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::kms::{AwsCredentials, CredentialsError};
 use crate::report::Reporter;
+use crate::traces::Tracer;
 
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -91,6 +92,7 @@ pub(crate) struct Desk {
     pub(crate) key_stores: watch::Sender<Vec<SignedManifest>>,
     pub(crate) aws_credentials: watch::Sender<Option<Arc<AwsCredentials>>>,
     pub(crate) drain: watch::Sender<bool>,
+    pub(crate) tracer: Arc<Tracer>,
     pub(crate) status: Arc<dyn Fn() -> Status + Send + Sync>,
     pub(crate) metrics: Arc<dyn Fn() -> Metrics + Send + Sync>,
     pub(crate) drained: watch::Receiver<bool>,
@@ -102,6 +104,8 @@ impl Desk {
         let measured = connection.static_configuration.clone();
         loop {
             let ended = self.serve(connection).await;
+            // The next parent may want none.
+            self.tracer.stop();
             self.reporter.log(Level::Warn, &format!("{ended}; connecting again"));
             connection = loop {
                 // Whatever broke the connection may break the next one, too: never in a tight loop.
@@ -158,6 +162,7 @@ impl Desk {
                 }
                 Err(error) => self.reporter.log(Level::Warn, &format!("AWS credentials of the parent: {error}")),
             },
+            ToEnclave::Tracing(order) => self.tracer.follow(order),
             ToEnclave::Drain => {
                 self.drain.send_replace(true);
             }

@@ -34,6 +34,7 @@ mod run;
 pub mod server;
 pub mod tally;
 pub mod tls;
+mod traces;
 pub mod xks;
 
 pub use boot::BootError;

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! request ─▶ RequestEvent ─▶ Meter: histograms, outcomes by key store ──┐
-//!                             └ refused? ─▶ Reporter: a line            ├─▶ Gauges::snapshot ─▶ control connection ─▶ parent
+//!                             ├ refused? ─▶ Reporter: a line            ├─▶ Gauges::snapshot ─▶ control connection ─▶ parent
+//!                             └ wanted?  ─▶ Tracer: a trace             │
 //! clock, NSM, audit logs, directory, custodians, kinds of alarms ───────┘
 //! ```
 //!
@@ -33,6 +34,7 @@ use crate::clock::attested::AttestedClock;
 use crate::directory::{Directory, ServedKeyStore};
 use crate::nsm::Nsm;
 use crate::report::Reporter;
+use crate::traces::Tracer;
 use crate::xks::{Outcome, RequestEvent, RequestObserver};
 
 /// See [`Told`].
@@ -72,6 +74,7 @@ struct Requests {
 /// See the module.
 pub(crate) struct Meter {
     reporter: Reporter,
+    tracer: Arc<Tracer>,
     handshake: Histogram,
     latency: [[Histogram; STAGES.len()]; OPERATIONS.len()],
     requests: ArcSwap<HashMap<KeyStoreId, Arc<Requests>>>,
@@ -97,9 +100,9 @@ fn ended(outcome: Outcome) -> Option<usize> {
 }
 
 impl Meter {
-    pub(crate) fn new(reporter: Reporter) -> Self {
+    pub(crate) fn new(reporter: Reporter, tracer: Arc<Tracer>) -> Self {
         let (handshake, latency, requests) = (Histogram::default(), Default::default(), ArcSwap::default());
-        Self { reporter, handshake, latency, requests }
+        Self { reporter, tracer, handshake, latency, requests }
     }
 
     /// Counts a request: under its operation if it is signed.
@@ -148,6 +151,7 @@ impl RequestObserver for Meter {
                 }
             }
         }
+        self.tracer.consider(key_store, operation, &event);
         if let Outcome::Error(name) = event.outcome {
             self.reporter.refused(key_store, || RefusedRequest {
                 key_store_id: (*key_store.as_bytes()).into(),
@@ -216,6 +220,10 @@ impl Gauges {
             }),
             unsigned: known.map_or([0; OUTCOMES.len()], |requests| requests.unsigned.each_ref().map(load)),
             certificate_remaining_ms: store.tls.not_after_ms().saturating_sub(self.clock.wall_ms()),
+            credential_age_ms: store
+                .credentials
+                .oldest_ms()
+                .map(|made_ms| self.clock.wall_ms().saturating_sub(made_ms)),
             audit_queue_bytes: number(store.audit.queued_bytes()),
             audit_unwitnessed: store.audit.unwitnessed(),
             audit_unwitnessed_age_ms: store.audit.unwitnessed_age_ms(),
@@ -235,6 +243,7 @@ mod tests {
     use holdfast_shared::alarm::AlarmKind;
 
     use super::*;
+    use crate::clock::SteppedClock;
     use crate::report::StoreReport;
     use crate::xks::{LoggedRequestId, Stage, Stopwatch};
 
@@ -252,6 +261,11 @@ mod tests {
             latency_ms: 3,
             times: watch.stop(),
         }
+    }
+
+    fn meter(reporter: Reporter) -> Meter {
+        let tracer = Tracer::new(reporter.clone(), Arc::new(SteppedClock::at(0)));
+        Meter::new(reporter, Arc::new(tracer))
     }
 
     #[test]
@@ -290,7 +304,7 @@ mod tests {
         let served = StoreReport { state: KeyStoreState::Serving, version: None, lease_expires_ms: None, reason: None };
         reporter.set(KeyStoreId([7; 32]), served);
         lines.try_recv().unwrap();
-        let meter = Meter::new(reporter);
+        let meter = meter(reporter);
         let error = ErrorName::AccessDeniedException;
         meter.observe(event(Outcome::Success, true));
         meter.observe(event(Outcome::Error(error), true));
@@ -323,7 +337,7 @@ mod tests {
     #[test]
     fn there_are_no_more_key_stores_than_a_boot_can_have() {
         let (reporter, _lines) = Reporter::new();
-        let meter = Meter::new(reporter);
+        let meter = meter(reporter);
         for number in 0..u16::try_from(AUDIT_LOGS_MAX).unwrap() + 2 {
             let mut id = [0; 32];
             id[..2].copy_from_slice(&number.to_be_bytes());

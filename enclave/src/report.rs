@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use holdfast_link::PrintableText;
-use holdfast_link::control::{KeyStoreState, KeyStoreStatus, Level, RefusedRequest, ToParent};
+use holdfast_link::control::{KeyStoreState, KeyStoreStatus, Level, RefusedRequest, RequestTrace, ToParent};
 use holdfast_shared::ids::KeyStoreId;
 use tokio::sync::mpsc;
 
@@ -20,7 +20,7 @@ use rations::Rations;
 
 /// Lines that may wait for the parent.
 const LINES_MAX: usize = 256;
-/// Places for lines that those about refused requests leave free.
+/// Places for lines that those about single requests leave free.
 const LINES_RESERVE: usize = LINES_MAX / 2;
 
 /// A handle for telling. Cheap to clone.
@@ -28,6 +28,7 @@ const LINES_RESERVE: usize = LINES_MAX / 2;
 pub(crate) struct Reporter {
     lines: mpsc::Sender<ToParent>,
     dropped: Arc<AtomicU64>,
+    traces_dropped: Arc<AtomicU64>,
     stores: Arc<Mutex<BTreeMap<KeyStoreId, Told>>>,
     rations: Arc<Rations>,
 }
@@ -81,7 +82,13 @@ impl Reporter {
     #[must_use]
     pub(crate) fn new() -> (Self, mpsc::Receiver<ToParent>) {
         let (lines, receiver) = mpsc::channel(LINES_MAX);
-        let reporter = Self { lines, dropped: Arc::default(), stores: Arc::default(), rations: Arc::default() };
+        let reporter = Self {
+            lines,
+            dropped: Arc::default(),
+            traces_dropped: Arc::default(),
+            stores: Arc::default(),
+            rations: Arc::default(),
+        };
         (reporter, receiver)
     }
 
@@ -113,12 +120,30 @@ impl Reporter {
 
     /// A line about a refused request, within the key store's budget. The audit log has them all.
     pub(crate) fn refused(&self, id: KeyStoreId, line: impl FnOnce() -> RefusedRequest) {
-        let is_sent = self.rations.spend_refusal(&id)
-            && self.lines.capacity() > LINES_RESERVE
-            && self.lines.try_send(ToParent::Refusal(line())).is_ok();
-        if !is_sent {
+        if !(self.rations.spend_refusal(&id) && self.tell_of_request(|| ToParent::Refusal(line()))) {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// A trace of a request, within what was allowed. It is no line of the log.
+    pub(crate) fn trace(&self, id: KeyStoreId, trace: impl FnOnce() -> RequestTrace) {
+        if !(self.rations.spend_trace(&id) && self.tell_of_request(|| ToParent::Trace(trace()))) {
+            self.traces_dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn tell_of_request(&self, message: impl FnOnce() -> ToParent) -> bool {
+        self.lines.capacity() > LINES_RESERVE && self.lines.try_send(message()).is_ok()
+    }
+
+    /// From now on there may be so many traces in a second.
+    pub(crate) fn allow_traces(&self, per_second: u32) {
+        self.rations.allow_traces(per_second);
+    }
+
+    /// Traces dropped so far.
+    pub(crate) fn traces_dropped(&self) -> u64 {
+        self.traces_dropped.load(Ordering::Relaxed)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<KeyStoreId, Told>> {

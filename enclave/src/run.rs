@@ -24,6 +24,7 @@ use crate::report::Reporter;
 use crate::roster::{self, Authorities, AuthorityError, Roster};
 use crate::server::{self, ServerContext};
 use crate::tls::expiry::warn_of_expiry;
+use crate::traces::Tracer;
 
 /// What differs between a Nitro Enclave and a laptop.
 pub struct Platform {
@@ -96,7 +97,8 @@ async fn serve(platform: Platform) -> Result<(), RunError> {
     let (connections, files) = (provided.connections, provided.files);
     let level = if connections < ready.configuration.connections_max { Level::Warn } else { Level::Info };
     reporter.log(level, &format!("taking {connections} connections at most, with {files} file descriptors"));
-    let meter = Arc::new(Meter::new(reporter.clone()));
+    let tracer = Arc::new(Tracer::new(reporter.clone(), Arc::clone(&clock)));
+    let meter = Arc::new(Meter::new(reporter.clone(), Arc::clone(&tracer)));
     let mut context = ServerContext::new(Arc::clone(&directory), Arc::clone(&clock), &ready.nsm, connections);
     context.observer = meter.clone();
     let context = Arc::new(context);
@@ -117,6 +119,7 @@ async fn serve(platform: Platform) -> Result<(), RunError> {
         key_stores,
         aws_credentials,
         drain,
+        tracer,
         status: status_of(&reporter, &ready.clock, &context, &audit),
         metrics: Arc::new(move || gauges.snapshot()),
         drained,
@@ -187,6 +190,7 @@ fn status_of(
         let serving = detail.iter().any(|store| store.state == KeyStoreState::Serving);
         let mut counters = context.counters();
         counters.insert("log_lines_dropped".to_owned(), reporter.dropped());
+        counters.insert("traces_dropped".to_owned(), reporter.traces_dropped());
         counters.extend(audit.counters().map(|(name, value)| (name.to_owned(), value)));
         Status { ready: serving && clock.is_healthy(), detail, connections: context.connections(), counters }
     })

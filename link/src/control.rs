@@ -12,6 +12,8 @@
 //!                                      ←    key_stores {manifests}                   (again at each change, whole)
 //!   status {…}, metrics {…}            →                                             (each second, each five seconds)
 //!   log {…}, refusal {…}               →                                             (as they come)
+//!                                      ←    tracing {…}                             (where requests are to be traced)
+//!   trace {…}                          →                                             (after that, as they come)
 //!                                      ←    aws_credentials {…}                     (where there is a role; again before they end)
 //!                                      ←    drain
 //!   drained                            →
@@ -32,12 +34,14 @@ use crate::text::{BootId, KeyStoreId, PrintableText};
 
 mod credentials;
 mod metrics;
+mod traces;
 
 pub use credentials::AwsCredentials;
 pub use metrics::{
     ALARMS, BOUNDS_US, Histogram, KeyStoreMetrics, LeaseMetrics, METRICS_FORMAT, Metrics, OPERATIONS, OUTCOMES,
     RefusedRequest, STAGES,
 };
+pub use traces::{RequestTrace, TracingOrder};
 
 /// The protocol of this link. It changes with every change of a message; the form of `hello` and `refused` never does.
 pub const PROTOCOL: u32 = 1;
@@ -54,6 +58,8 @@ pub enum ToParent {
     Metrics(Box<Metrics>),
     /// A request that was refused, for the parent's log.
     Refusal(RefusedRequest),
+    /// One request, for the parent's traces: only after [`ToEnclave::Tracing`].
+    Trace(RequestTrace),
     /// A line for the parent's log.
     Log {
         /// How grave it is.
@@ -168,6 +174,8 @@ pub enum ToEnclave {
     },
     /// With which the enclave asks AWS KMS for shares that lie there.
     AwsCredentials(AwsCredentials),
+    /// Tell of single requests, until this connection ends.
+    Tracing(TracingOrder),
     /// Finish what is under way; no new connections will come.
     Drain,
 }
@@ -220,7 +228,7 @@ impl Message for ToParent {
 
     fn check(&self) -> Result<(), LimitError> {
         match self {
-            Self::Hello(_) | Self::Refusal(_) | Self::Log { .. } | Self::Drained => Ok(()),
+            Self::Hello(_) | Self::Refusal(_) | Self::Trace(_) | Self::Log { .. } | Self::Drained => Ok(()),
             Self::Metrics(metrics) => metrics.check(),
             Self::Status(status) => {
                 LimitError::unless("status.detail", status.detail.len(), KEY_STORES_MAX)?;
@@ -252,6 +260,7 @@ impl Message for ToEnclave {
                 LimitError::unless("all manifests' bytes", total, MANIFESTS_TOTAL_MAX)
             }
             Self::AwsCredentials(credentials) => credentials.check(),
+            Self::Tracing(order) => order.check(),
         }
     }
 }

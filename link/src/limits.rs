@@ -67,6 +67,8 @@ pub const VERSION_MAX: usize = 32;
 pub const REQUEST_NAME_MAX: usize = 64;
 /// Characters of a `kmsRequestId` in a log line: KMS's have 36; the enclave cuts them at this length.
 pub const REQUEST_ID_MAX: usize = 64;
+/// Requests that an enclave tells one by one in a second, whatever the parent orders: at some 400 bytes each, few beside its metrics.
+pub const TRACES_PER_SECOND_MAX: usize = 100;
 /// Bytes of an AWS access key id or secret access key (API reference of IAM: at most 128).
 pub const AWS_CREDENTIAL_MAX: usize = 128;
 /// Bytes of a session token, for which AWS sets no bound; as much as the enclave puts into a header.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use holdfast_link::control::{
     Hello, Histogram, KeyStoreMetrics, KeyStoreState, KeyStoreStatus, LeaseMetrics, Level, METRICS_FORMAT, Metrics,
-    OPERATIONS, RefusedRequest, STAGES, SignedManifest, Status, ToEnclave, ToParent,
+    OPERATIONS, RefusedRequest, RequestTrace, STAGES, SignedManifest, Status, ToEnclave, ToParent, TracingOrder,
 };
 use holdfast_link::egress::{EgressAnswer, EgressRefusal, EgressRequest};
 use holdfast_link::{BootId, FrameReader, KeyStoreId, Message, PrintableText, write_frame};
@@ -125,6 +125,7 @@ fn metrics() -> impl Strategy<Value = Metrics> {
                 requests: [requests; OPERATIONS.len()],
                 unsigned: requests,
                 certificate_remaining_ms: number,
+                credential_age_ms: Some(number),
                 audit_queue_bytes: number,
                 audit_unwitnessed: number,
                 audit_unwitnessed_age_ms: number,
@@ -150,6 +151,12 @@ fn to_parent() -> impl Strategy<Value = ToParent> {
                 ToParent::Refusal(RefusedRequest { key_store_id, operation, error, kms_request_id, latency_ms })
             },
         ),
+        (any::<([u8; 32], u64, [Option<u64>; 7])>(), text(), text(), option::of(text())).prop_map(
+            |((id, began_us, stages_us), operation, outcome, kms_request_id)| {
+                let key_store_id = KeyStoreId::from(id);
+                ToParent::Trace(RequestTrace { key_store_id, operation, outcome, kms_request_id, began_us, stages_us })
+            },
+        ),
         Just(ToParent::Drained),
     ]
 }
@@ -160,6 +167,9 @@ fn to_enclave() -> impl Strategy<Value = ToEnclave> {
         (any::<u32>(), text()).prop_map(|(protocol, reason)| ToEnclave::Refused { protocol, reason }),
         any::<String>().prop_map(|static_configuration| ToEnclave::Configuration { static_configuration }),
         vec(manifest, 0..4).prop_map(|manifests| ToEnclave::KeyStores { manifests }),
+        (1_u32.., 1..=100_u32, any::<u32>()).prop_map(|(one_in, per_second, slow_ms)| {
+            ToEnclave::Tracing(TracingOrder { one_in, per_second, slow_ms })
+        }),
         Just(ToEnclave::Drain),
     ]
 }

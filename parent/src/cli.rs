@@ -68,6 +68,11 @@ Configuration (defaults in parentheses; addresses are vsock://CID:PORT, unix:///
   [audit] keep_days      days after its last entry when the log of an enclave that is gone is deleted (never)
   [aws] credentials      instance-role: those of the instance, for a share in AWS KMS (none)
   [aws] instance_metadata  where the role's credentials are fetched (169.254.169.254:80)
+  [tracing] collector    OpenTelemetry collector that gets traces: http://ADDRESS:PORT, near, or unix:///PATH (none)
+  [tracing] one_in       one of so many requests is traced (1000)
+  [tracing] per_second   requests traced each second at most, 1 to 100 (10)
+  [tracing] slow_ms      from so long on, and when refused, a request is traced in any case (100)
+  [tracing] timeout_ms   time for the collector to take one batch (5000)
 
 Signals:
   SIGTERM, SIGINT  drain and exit; a second one exits at once

@@ -18,11 +18,13 @@ use crate::limits::{CONFIG_FILE_MAX, CONNECTIONS_MAX, DURATION_MAX_MS, EGRESS_AL
 mod audit;
 mod nitro;
 mod places;
+mod traces;
 
 pub use audit::AuditConfig;
 pub use nitro::NitroConfig;
 pub(crate) use places::with_cid;
 pub use places::{AddressPattern, Place, Places, Slot};
+pub use traces::{Collector, TracingConfig};
 
 /// The configuration of the parent. Relative paths are relative to the configuration file.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -83,6 +85,9 @@ pub struct Config {
     /// If given, the enclave is handed credentials with which it asks AWS KMS for shares that lie there.
     #[serde(default)]
     pub aws: Option<AwsConfig>,
+    /// If given, a sample of requests is traced.
+    #[serde(default)]
+    pub tracing: Option<TracingConfig>,
     /// Where this was read from.
     #[serde(skip)]
     pub file: PathBuf,
@@ -216,6 +221,21 @@ mod defaults {
     /// times: while an image changes there are two enclaves.
     pub(super) const fn egress_max_connections() -> u32 {
         12_288
+    }
+    /// Few enough that a busy key store costs a collector nothing.
+    pub(super) const fn tracing_one_in() -> u32 {
+        1000
+    }
+    pub(super) const fn tracing_per_second() -> u32 {
+        10
+    }
+    /// As the alert on slow requests: AWS KMS gives up after 250 ms.
+    pub(super) const fn tracing_slow() -> Duration {
+        Duration::from_millis(100)
+    }
+    /// OpenTelemetry's own default is 10 s; a collector is near.
+    pub(super) const fn tracing_timeout() -> Duration {
+        Duration::from_secs(5)
     }
     /// Amazon EC2 User Guide, "Access instance metadata".
     pub(super) const fn instance_metadata() -> SocketAddr {

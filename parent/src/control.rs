@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use holdfast_link::control::{
-    AwsCredentials, HandshakeError, Hello, Level, PROTOCOL, RefusedRequest, ToEnclave, ToParent, receive_hello,
+    AwsCredentials, HandshakeError, Hello, Level, PROTOCOL, RefusedRequest, ToEnclave, ToParent, TracingOrder,
+    receive_hello,
 };
 use holdfast_link::limits::HANDSHAKE_TIMEOUT;
 use holdfast_link::{FrameError, FrameReader, PrintableText, Stream, write_frame};
@@ -22,7 +23,8 @@ use crate::config::Slot;
 use crate::door::Door;
 use crate::limits::{ACCEPT_PAUSE, CONTROL_WRITE_TIMEOUT, HANDSHAKES_MAX, LOG_BURST, LOG_PER_SECOND};
 use crate::manifests::Manifests;
-use crate::state::{Phase, Seat, State};
+use crate::state::{Phase, State};
+use crate::traces::Told;
 
 /// What the control connection needs to know.
 #[derive(Debug, Clone)]
@@ -30,6 +32,8 @@ pub(crate) struct Control {
     pub(crate) static_configuration: Arc<str>,
     pub(crate) manifests: watch::Receiver<Manifests>,
     pub(crate) credentials: watch::Receiver<Option<AwsCredentials>>,
+    /// Which requests the enclave is to tell one by one, if any.
+    pub(crate) tracing: Option<TracingOrder>,
     pub(crate) state: Arc<State>,
 }
 
@@ -81,7 +85,7 @@ async fn session(control: Control, slot: Slot, stream: Stream, handshake: OwnedS
     state.counters.control_connected.increment();
     tracing::info!(boot_id = %hello.boot_id, "the enclave connected");
     let end = tokio::select! {
-        end = receive(&mut reader, generation, seat, &state) => end,
+        end = receive(&mut reader, (slot, generation), &hello, &state) => end,
         end = send(&mut write, control, slot) => end,
         _ = latest.wait_for(|latest| *latest != generation) => SessionEnd::Replaced,
     };
@@ -113,9 +117,9 @@ async fn greet(
     None
 }
 
-/// Hands over the configuration, the manifests and credentials and their changes, and the word to drain.
+/// Hands over the configuration, which requests are to be traced, the manifests and credentials and their changes, and the word to drain.
 async fn send<W: AsyncWrite + Unpin>(write: &mut W, control: Control, slot: Slot) -> SessionEnd {
-    let Control { static_configuration, mut manifests, mut credentials, state } = control;
+    let Control { static_configuration, mut manifests, mut credentials, tracing: mut order, state } = control;
     let mut phase = state.phase.subscribe();
     let mut finishing = state.seat(slot).finishing.subscribe();
     let mut drain_sent = false;
@@ -126,6 +130,10 @@ async fn send<W: AsyncWrite + Unpin>(write: &mut W, control: Control, slot: Slot
             Ok(Ok(())) => {}
             Ok(Err(error)) => return error.into(),
             Err(_) => return SessionEnd::NotRead,
+        }
+        if let Some(order) = order.take() {
+            next = ToEnclave::Tracing(order);
+            continue;
         }
         next = tokio::select! {
             biased;
@@ -161,10 +169,11 @@ async fn newer(credentials: &mut watch::Receiver<Option<AwsCredentials>>) -> Opt
 /// Takes what the enclave tells.
 async fn receive<R: AsyncRead + Unpin>(
     reader: &mut FrameReader<R>,
-    generation: u64,
-    seat: &Seat,
+    (slot, generation): (Slot, u64),
+    hello: &Hello,
     state: &State,
 ) -> SessionEnd {
+    let seat = state.seat(slot);
     let mut budget = LogBudget::new(Instant::now());
     let mut refusals = LogBudget::new(Instant::now());
     let mut was_ready = None;
@@ -191,6 +200,7 @@ async fn receive<R: AsyncRead + Unpin>(
                     state.counters.enclave_log_dropped.increment();
                 }
             }
+            Ok(Some(ToParent::Trace(trace))) => state.traces.take(Told { slot, boot_id: hello.boot_id, trace }),
             Ok(Some(ToParent::Drained)) => seat.update_enclave(generation, |view| view.drained = true),
             Ok(Some(ToParent::Log { level, text })) => {
                 if budget.spend(Instant::now()) {

@@ -15,6 +15,10 @@ impl Counter {
     pub(crate) fn add(&self, amount: u64) {
         self.0.fetch_add(amount, Ordering::Relaxed);
     }
+
+    pub(crate) fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 macro_rules! counters {
@@ -28,7 +32,7 @@ macro_rules! counters {
         impl Counters {
             /// Their values by name.
             pub(crate) fn snapshot(&self) -> BTreeMap<&'static str, u64> {
-                BTreeMap::from([$((stringify!($name), self.$name.0.load(Ordering::Relaxed)),)*])
+                BTreeMap::from([$((stringify!($name), self.$name.count()),)*])
             }
 
             /// The name of each, and what it counts.

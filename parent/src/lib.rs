@@ -16,6 +16,7 @@
 //!                    control: configuration, key stores ─▶ enclave; status, log ◀─ enclave
 //! instance metadata ◀─ instance_role: credentials ─▶ control ─▶ enclave, where a key store has a share in AWS KMS
 //! load balancer ───▶ ready_page ◀─── Prometheus (metrics)
+//! OpenTelemetry collector ◀─ traces ◀─ control: single requests, where they are wanted
 //! supervisor ─▶ keeper ─▶ runner: a command, or nitro (nitro-cli) ─▶ enclave
 //! ```
 
@@ -43,3 +44,4 @@ mod reload;
 mod runner;
 mod state;
 mod supervisor;
+mod traces;

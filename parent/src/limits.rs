@@ -101,6 +101,21 @@ pub const METADATA_TOKEN_MAX: usize = 1024;
 /// Characters of a role's name (IAM API reference, `CreateRole`).
 pub const ROLE_NAME_MAX: usize = 64;
 
+/// Traces that wait for the collector: those of some seconds, of which each may become seven spans.
+pub const TRACES_WAITING_MAX: usize = 1024;
+/// Traces in one request to the collector: below 300 KB, where collectors take 20 MiB by default.
+pub const TRACES_BATCH: usize = 100;
+/// How long is waited for more, once there is a trace.
+pub const TRACES_PAUSE: Duration = Duration::from_secs(1);
+/// How often a batch is sent at most.
+pub const TRACES_ATTEMPTS: u32 = 5;
+/// First and longest pause before it is sent again, whatever the collector asks for.
+pub const TRACES_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// Bytes of the head of a collector's answer.
+pub const COLLECTOR_HEAD_MAX: usize = 16 * 1024;
+/// Bytes of its body, which has one number and one message of interest.
+pub const COLLECTOR_ANSWER_MAX: usize = 16 * 1024;
+
 /// How often the folder of manifests is looked at.
 pub const MANIFEST_POLL: Duration = Duration::from_secs(1);
 

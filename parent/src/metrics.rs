@@ -15,6 +15,7 @@ use holdfast_link::limits::{METRICS_FRESH, STATUS_FRESH};
 use crate::config::Slot;
 use crate::counters::Counters;
 use crate::state::{EnclaveView, State, age};
+use crate::traces::SpanCounts;
 
 mod families;
 mod text;
@@ -26,7 +27,7 @@ use text::{Milliseconds, Text};
 const LABEL_DIGITS: usize = 8;
 
 /// Of what the enclave counts in its status, that which only grows and is not among its metrics.
-const EVENTS: [&str; 12] = [
+const EVENTS: [&str; 13] = [
     "handshakes_failed",
     "handshakes_timed_out",
     "handshakes_for_unknown_host",
@@ -39,6 +40,7 @@ const EVENTS: [&str; 12] = [
     "requests_aborted",
     "requests_proof",
     "log_lines_dropped",
+    "traces_dropped",
 ];
 
 /// Outcomes that stand there before the first such request, so that an alert sees the first one as growth.
@@ -92,6 +94,11 @@ fn of_parent(text: &mut Text, state: &State) {
         text.add(&families::PARENT_AUDIT_FREE, &[], free);
     }
     text.add(&families::PARENT_AUDIT_FAILING, &[], u8::from(audit.failing.is_some()));
+    let SpanCounts { exported, rejected, failed, dropped } = &state.traces.spans;
+    let spans = [("exported", exported), ("rejected", rejected), ("failed", failed), ("dropped", dropped)];
+    for (outcome, counter) in spans {
+        text.add(&families::PARENT_SPANS, &[outcome], counter.count());
+    }
     let counted = state.counters.snapshot();
     for (family, (name, _)) in COUNTED.iter().zip(Counters::DESCRIBED) {
         text.add(family, &[], counted.get(name).copied().unwrap_or(0));
@@ -99,10 +106,7 @@ fn of_parent(text: &mut Text, state: &State) {
 }
 
 fn of_enclave(text: &mut Text, slot: Slot, view: Option<EnclaveView>, now: Instant) {
-    let slot = match slot {
-        Slot::First => "first",
-        Slot::Second => "second",
-    };
+    let slot = slot.name();
     let (status, metrics) = view.map_or((None, None), |view| (view.status, view.metrics));
     let status = status.filter(|(received, _)| age(now, *received) <= STATUS_FRESH);
     text.add(&families::ENCLAVE_UP, &[slot], u8::from(status.is_some()));
@@ -117,9 +121,12 @@ fn of_enclave(text: &mut Text, slot: Slot, view: Option<EnclaveView>, now: Insta
     }
 }
 
+/// What key stores are called.
+pub(crate) type Labels = BTreeMap<KeyStoreId, String>;
+
 /// What each key store is called. Anybody can make two whose ids begin alike; these are called by their whole ids, since two series
 /// of one name would cost the whole page.
-fn labels(ids: impl Iterator<Item = KeyStoreId>) -> BTreeMap<KeyStoreId, String> {
+pub(crate) fn labels(ids: impl Iterator<Item = KeyStoreId>) -> Labels {
     let ids: BTreeMap<_, _> = ids.map(|id| (id, id.to_string())).collect();
     let mut short: BTreeMap<String, usize> = BTreeMap::new();
     for id in ids.values() {
@@ -132,7 +139,7 @@ fn labels(ids: impl Iterator<Item = KeyStoreId>) -> BTreeMap<KeyStoreId, String>
     ids.into_iter().map(|(id, digits)| (id, label(digits))).collect()
 }
 
-fn of_status(text: &mut Text, slot: &str, status: &Status, labels: &BTreeMap<KeyStoreId, String>) {
+fn of_status(text: &mut Text, slot: &str, status: &Status, labels: &Labels) {
     text.add(&families::ENCLAVE_READY, &[slot], u8::from(status.ready));
     text.add(&families::ENCLAVE_CONNECTIONS, &[slot], status.connections);
     for event in EVENTS {
@@ -157,7 +164,7 @@ fn of_status(text: &mut Text, slot: &str, status: &Status, labels: &BTreeMap<Key
     }
 }
 
-fn of_metrics(text: &mut Text, slot: &str, metrics: &Metrics, labels: &BTreeMap<KeyStoreId, String>) {
+fn of_metrics(text: &mut Text, slot: &str, metrics: &Metrics, labels: &Labels) {
     text.add(&families::ENCLAVE_INFO, &[slot, metrics.program.as_str()], 1);
     text.add(&families::CLOCK_HEALTHY, &[slot], u8::from(metrics.is_clock_healthy));
     text.add(&families::CLOCK_DRIFT, &[slot], Milliseconds(metrics.clock_drift_ms));
@@ -185,6 +192,9 @@ fn of_metrics(text: &mut Text, slot: &str, metrics: &Metrics, labels: &BTreeMap<
 fn of_key_store(text: &mut Text, slot: &str, label: &str, store: &KeyStoreMetrics) {
     let values = [slot, label];
     text.add(&families::CERTIFICATE, &values, Milliseconds(store.certificate_remaining_ms));
+    if let Some(age_ms) = store.credential_age_ms {
+        text.add(&families::CREDENTIAL_AGE, &values, Milliseconds(age_ms));
+    }
     text.add(&families::AUDIT_QUEUE, &values, store.audit_queue_bytes);
     text.add(&families::AUDIT_UNWITNESSED, &values, store.audit_unwitnessed);
     text.add(&families::AUDIT_UNWITNESSED_AGE, &values, Milliseconds(store.audit_unwitnessed_age_ms));

@@ -19,7 +19,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use crate::audit::{self, Sink, SinkError};
-use crate::config::{Config, Places, Slot};
+use crate::config::{Config, Places, Slot, TracingConfig};
 use crate::control::Control;
 use crate::door::Door;
 use crate::egress::Egress;
@@ -31,7 +31,7 @@ use crate::relay::Relays;
 use crate::runner::Image;
 use crate::state::{Phase, State};
 use crate::supervisor::{Plan, Supervisor};
-use crate::{control, egress, ingress, instance_role, manifests, ready_page, reload};
+use crate::{control, egress, ingress, instance_role, manifests, ready_page, reload, traces};
 
 /// Why the program failed.
 #[derive(Debug, thiserror::Error)]
@@ -141,7 +141,9 @@ pub async fn run(config: Config, static_configuration: String) -> Result<(), Run
     let (handed, credentials) = watch::channel(None);
     parts.spawn(instance_role::keep(config.aws.clone(), instance_role::Pauses::default(), handed));
     let static_configuration = static_configuration.into();
-    let control = Control { static_configuration, manifests, credentials, state: Arc::clone(&state) };
+    let tracing = config.tracing.as_ref().map(TracingConfig::order);
+    let control = Control { static_configuration, manifests, credentials, tracing, state: Arc::clone(&state) };
+    parts.spawn(traces::export(config.tracing.clone(), traces::Pauses::default(), Arc::clone(&state)));
     for door in bound.control {
         parts.spawn(control::serve(door, control.clone()));
     }

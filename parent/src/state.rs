@@ -14,6 +14,7 @@ use crate::admission::Admission;
 use crate::audit::View;
 use crate::config::Slot;
 use crate::counters::Counters;
+use crate::traces::Traces;
 
 /// Where the program is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -202,6 +203,7 @@ pub(crate) struct State {
     pub(crate) ingress: Arc<Admission>,
     pub(crate) egress: Slots,
     pub(crate) audit: View,
+    pub(crate) traces: Traces,
     pub(crate) started: Instant,
     /// Whose enclave gets new clients.
     pub(crate) active: watch::Sender<Slot>,
@@ -217,6 +219,7 @@ impl State {
             ingress: Admission::new(max_connections),
             egress: Slots::new(egress_max_connections),
             audit: View::default(),
+            traces: Traces::default(),
             started: Instant::now(),
             active: watch::Sender::new(Slot::First),
             first: Seat::new(),

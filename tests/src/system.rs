@@ -65,6 +65,8 @@ pub struct Options {
     pub key_encryption_key: Option<String>,
     /// What stands in the custodians' configuration under `[alarms]`, if not the default.
     pub alarms: Option<String>,
+    /// What stands in the parent's configuration under `[tracing]`, if anything.
+    pub tracing: Option<String>,
     /// What the custodians' processes need to reach that key.
     pub environment: Vec<(&'static str, String)>,
     /// Whether the system's authority can prove host names to the enclave.
@@ -101,6 +103,7 @@ impl Default for Options {
             intercepted: false,
             key_encryption_key: None,
             alarms: None,
+            tracing: None,
             environment: Vec::new(),
             provable: false,
             connections_max: None,

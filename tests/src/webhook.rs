@@ -23,6 +23,12 @@ pub struct Received {
 }
 
 impl Received {
+    /// Whether the request line is this one.
+    #[must_use]
+    pub fn is_for(&self, line: &str) -> bool {
+        self.head.lines().next() == Some(line)
+    }
+
     /// A header's value; its name in small letters.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -66,6 +72,12 @@ impl Receiver {
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}/alarms", self.address)
+    }
+
+    /// Its address alone.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// What came so far, refused or not.

@@ -156,7 +156,7 @@ pub async fn import(
     let recipient = attested_key(session).await?;
     let done = format!("credential {access_key_id} imported");
     let command_id = session.new_command_id()?;
-    let credential = CredentialRecord { access_key_id, secret_access_key };
+    let credential = CredentialRecord { access_key_id, secret_access_key, created_ms: None };
     let key_store_id = session.store().manifest.id();
     let sealed = command::seal_credential(&credential, key_store_id, command_id, &recipient)?;
     let action = Action::ImportCredential { recipient, sealed };

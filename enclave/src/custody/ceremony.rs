@@ -48,7 +48,8 @@ impl<C: Connect + Clone + 'static> Coordinator<C> {
         let Shared { root, sharing } = self.share_new_root(manifest, FIRST_GENERATION).await?;
         let contents = manifest.manifest();
         let nsm = &self.ledger.enclave.nsm;
-        let credential = identity::credential(&entropy::secret(nsm, "secret access key").await?)?;
+        let now_ms = self.ledger.enclave.clock.wall_ms();
+        let credential = identity::credential(&entropy::secret(nsm, "secret access key").await?, now_ms)?;
         let outcome = Outcome::Credential { credential: commands::issued(&credential) };
         let body = Body {
             host_name: contents.host_name.clone(),

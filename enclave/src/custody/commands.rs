@@ -191,7 +191,7 @@ fn act(command: &Command, body: &mut Body, situation: Situation<'_>) -> Effect {
         }),
         Action::SetAudit { settings } => set_audit(body, settings.as_ref()),
         Action::SetClientAuthentication { settings } => set_client_authentication(body, settings.as_ref()),
-        Action::CreateCredential => create_credential(body, &situation.fresh),
+        Action::CreateCredential => create_credential(body, &situation.fresh, situation.now_ms),
         Action::ImportCredential { recipient, sealed } => {
             if recipient != situation.attested_key.public_key() {
                 return Effect::Left;
@@ -308,11 +308,11 @@ fn set_renewal(body: &mut Body, order: Option<&AcmeOrder>, now_ms: u64) -> Effec
     Effect::Changed(Outcome::Done)
 }
 
-fn create_credential(body: &mut Body, fresh: &Secret<32>) -> Effect {
+fn create_credential(body: &mut Body, fresh: &Secret<32>, now_ms: u64) -> Effect {
     if body.credentials.len() >= limits::CREDENTIALS_MAX {
         return refused("there are 8 credentials already; remove one first");
     }
-    match identity::credential(fresh) {
+    match identity::credential(fresh, now_ms) {
         Ok(record) => {
             let credential = issued(&record);
             body.credentials.push(record);
@@ -322,11 +322,12 @@ fn create_credential(body: &mut Body, fresh: &Secret<32>) -> Effect {
     }
 }
 
-/// The copy of a credential that goes to its administrator.
+/// The copy of a credential that goes to its administrator, whose tool may be older than dates are.
 pub(crate) fn issued(record: &CredentialRecord) -> CredentialRecord {
     CredentialRecord {
         access_key_id: record.access_key_id.clone(),
         secret_access_key: record.secret_access_key.duplicate(),
+        created_ms: None,
     }
 }
 
@@ -347,7 +348,9 @@ fn import_credential(
         return refused("there are 8 credentials already; remove one first");
     }
     let (access_key_id, secret_access_key) = (imported.access_key_id, imported.secret_access_key);
-    body.credentials.push(CredentialRecord { access_key_id, secret_access_key });
+    // Whatever its administrator says: the age that counts is that in this key store.
+    let created_ms = Some(situation.now_ms);
+    body.credentials.push(CredentialRecord { access_key_id, secret_access_key, created_ms });
     Effect::Changed(Outcome::Done)
 }
 

@@ -103,8 +103,8 @@ fn key_pair(key: &SecretBytes) -> Result<KeyPair, IdentityError> {
 /// Characters of an access key id that we make: 125 random bits.
 const ACCESS_KEY_ID_CHARS: usize = 25;
 
-/// Makes a SigV4 credential: a random access key id and, unrelated to it, 256 random bits in base64.
-pub(crate) fn credential(secret: &Secret<32>) -> Result<CredentialRecord, IdentityError> {
+/// Makes a SigV4 credential at `now_ms`, attested: a random access key id and, unrelated to it, 256 random bits in base64.
+pub(crate) fn credential(secret: &Secret<32>, now_ms: u64) -> Result<CredentialRecord, IdentityError> {
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD_NO_PAD;
 
@@ -114,7 +114,7 @@ pub(crate) fn credential(secret: &Secret<32>) -> Result<CredentialRecord, Identi
     let text: String = random.iter().map(|byte| base32_digit(byte & 31)).collect();
     let access_key_id = AccessKeyId::parse(&text).map_err(|_| IdentityError::Key)?;
     let secret_access_key = SecretBytes::new(STANDARD_NO_PAD.encode(secret.expose()).into_bytes());
-    Ok(CredentialRecord { access_key_id, secret_access_key })
+    Ok(CredentialRecord { access_key_id, secret_access_key, created_ms: Some(now_ms) })
 }
 
 /// The digit of RFC 4648, section 6: `A`–`Z`, then `2`–`7`.
@@ -172,12 +172,13 @@ mod tests {
 
     #[test]
     fn a_credential_has_the_specified_form() {
-        let record = credential(&Secret::take(&mut [9; 32])).unwrap();
+        let record = credential(&Secret::take(&mut [9; 32]), NOW_MS).unwrap();
+        assert_eq!(record.created_ms, Some(NOW_MS));
         assert!(limits::ACCESS_KEY_ID_LEN.contains(&record.access_key_id.as_str().len()));
         assert!(limits::SECRET_ACCESS_KEY_LEN.contains(&record.secret_access_key.expose().len()));
         let text = core::str::from_utf8(record.secret_access_key.expose()).unwrap();
         assert_eq!(STANDARD_NO_PAD.decode(text).unwrap(), [9; 32], "all 256 bits that were drawn, and no others");
-        let again = credential(&Secret::take(&mut [9; 32])).unwrap();
+        let again = credential(&Secret::take(&mut [9; 32]), NOW_MS).unwrap();
         assert_ne!(record.access_key_id, again.access_key_id, "the id says nothing about the secret");
         assert_eq!((base32_digit(0), base32_digit(25), base32_digit(26), base32_digit(31)), ('A', 'Z', '2', '7'));
     }

@@ -339,7 +339,10 @@ fn credentials(records: Vec<CredentialRecord>, rng: &dyn SecureRandom) -> Result
     let dummy = Secret::fill_with(|bytes| rng.fill(bytes)).map_err(|error| failed(&error))?;
     let credentials = records
         .into_iter()
-        .map(|record| Credential::new(record.access_key_id, record.secret_access_key).map_err(|error| failed(&error)))
-        .collect::<Result<Vec<_>, _>>()?;
+        .map(|CredentialRecord { access_key_id, secret_access_key, created_ms }| {
+            let credential = Credential::new(access_key_id, secret_access_key).map_err(|error| failed(&error))?;
+            Ok(credential.created(created_ms))
+        })
+        .collect::<Result<Vec<_>, CustodyError>>()?;
     CredentialSet::new(credentials, &dummy).map_err(|error| failed(&error))
 }

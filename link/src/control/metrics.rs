@@ -99,6 +99,8 @@ pub struct KeyStoreMetrics {
     pub unsigned: [u64; OUTCOMES.len()],
     /// Until its certificate ends.
     pub certificate_remaining_ms: u64,
+    /// How long ago the oldest of its live SigV4 credentials was made of which that is known.
+    pub credential_age_ms: Option<u64>,
     /// Bytes of records that the parent has not stored.
     pub audit_queue_bytes: u64,
     /// Entries of its audit log without enough witnesses.
@@ -167,6 +169,7 @@ mod tests {
             requests: [[1 << 45; OUTCOMES.len()]; OPERATIONS.len()],
             unsigned: [1 << 45; OUTCOMES.len()],
             certificate_remaining_ms: 1 << 48,
+            credential_age_ms: Some(1 << 48),
             audit_queue_bytes: 1 << 48,
             audit_unwitnessed: 1 << 48,
             audit_unwitnessed_age_ms: 1 << 48,

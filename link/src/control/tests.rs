@@ -55,6 +55,20 @@ fn messages_have_the_form_of_the_protocol() {
                 "01".repeat(32)
             ),
         ),
+        (
+            ToParent::Trace(RequestTrace {
+                key_store_id: KeyStoreId::from([1; 32]),
+                operation: "Decrypt".into(),
+                outcome: "success".into(),
+                kms_request_id: None,
+                began_us: 5,
+                stages_us: [Some(1), Some(2), Some(3), Some(4), None, Some(6), Some(7)],
+            }),
+            format!(
+                r#"{{"trace":{{"key_store_id":"{}","operation":"Decrypt","outcome":"success","kms_request_id":null,"began_us":5,"stages_us":[1,2,3,4,null,6,7]}}}}"#,
+                "01".repeat(32)
+            ),
+        ),
         (ToParent::Drained, r#""drained""#.to_owned()),
     ];
     for (message, json) in to_parent {
@@ -82,6 +96,10 @@ fn messages_have_the_form_of_the_protocol() {
         (
             ToEnclave::KeyStores { manifests: vec![SignedManifest::new(vec![0, 1]).unwrap()] },
             r#"{"key_stores":{"manifests":["AAE="]}}"#,
+        ),
+        (
+            ToEnclave::Tracing(TracingOrder { one_in: 100, per_second: 10, slow_ms: 50 }),
+            r#"{"tracing":{"one_in":100,"per_second":10,"slow_ms":50}}"#,
         ),
         (ToEnclave::Drain, r#""drain""#),
     ];
@@ -215,4 +233,14 @@ fn aws_credentials_are_bounded_and_never_shown() {
     assert!(credentials(128, 8192).check().is_ok());
     assert!(credentials(129, 1).check().is_err() && credentials(1, 8193).check().is_err());
     assert_eq!(format!("{:?}", credentials(9, 9)), "AwsCredentials(AwsCredentials(..))");
+}
+
+#[test]
+fn an_order_for_traces_has_bounds() {
+    for (one_in, per_second, is_fine) in
+        [(1, 1, true), (u32::MAX, 100, true), (0, 1, false), (1, 0, false), (1, 101, false)]
+    {
+        let order = TracingOrder { one_in, per_second, slow_ms: 0 };
+        assert_eq!(ToEnclave::Tracing(order).check().is_ok(), is_fine, "{order:?}");
+    }
 }

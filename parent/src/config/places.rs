@@ -83,6 +83,14 @@ impl Slot {
             Self::Second => Self::First,
         }
     }
+
+    /// What metrics and traces call it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Second => "second",
+        }
+    }
 }
 
 /// The addresses of one enclave.

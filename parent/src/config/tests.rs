@@ -34,7 +34,7 @@ fn the_minimal_configuration_has_the_documented_defaults() {
     assert_eq!(config.egress.max_connections, 12_288);
     assert_eq!(config.egress.idle_timeout, Duration::from_mins(5));
     assert_eq!((config.log_format, config.log_level), (LogFormat::Text, LogLevel::Info));
-    assert_eq!((config.ports_file, config.enclave.command), (None, None));
+    assert_eq!((config.ports_file, config.enclave.command, config.tracing), (None, None, None));
     assert_eq!(config.egress.allow, []);
     assert_eq!((config.audit.rotate_bytes, config.audit.keep_days), (16 * 1024 * 1024, None));
     assert!(config.audit.folder.is_absolute());
@@ -81,11 +81,15 @@ fn the_example_is_a_configuration() {
             && config.ports_file.is_some()
             && config.aws.is_some()
             && config.audit.keep_days.is_some()
+            && config.tracing.is_some()
     );
     let mut without = load(example).unwrap();
     assert_eq!((config.cids(), without.cids()), ([16, 17].as_slice(), [16, 17].as_slice()));
     // These have no default, and files are beside the configuration, which each time is in another folder.
     (config.ports_file, config.aws, config.enclave.cids) = (None, None, None);
+    let tracing = config.tracing.take().unwrap();
+    let given = load(&format!("{MINIMAL}[tracing]\ncollector = \"{}\"", tracing.collector)).unwrap().tracing;
+    assert_eq!(given, Some(tracing), "which has the defaults");
     config.audit.keep_days = None;
     for config in [&mut config, &mut without] {
         let own = config.file.parent().unwrap().to_owned();
@@ -101,6 +105,7 @@ fn the_example_is_a_configuration() {
 #[test]
 fn an_error_names_file_line_and_field() {
     let with = |line: &str| format!("{line}\n{MINIMAL}");
+    let traced = |collector: &str, line: &str| format!("{MINIMAL}[tracing]\ncollector = \"{collector}\"\n{line}");
     for (text, expected) in [
         (with("colour = 1"), "/parent.toml:1: unknown field `colour`"),
         (with("idle_timeout_ms = 0"), "/parent.toml:1: must be from 1 to 86400000 (in `idle_timeout_ms = 0`)"),
@@ -126,6 +131,12 @@ fn an_error_names_file_line_and_field() {
             format!("{MINIMAL}[aws]\ncredentials = \"instance-role\"\ninstance_metadata = \"10.0.0.1:80\""),
             "/parent.toml:16: must be a loopback or link-local address",
         ),
+        (format!("{MINIMAL}[tracing]"), "missing field `collector`"),
+        (traced("http://127.0.0.1:1", "colour = 1"), "/parent.toml:16: unknown field `colour`"),
+        (traced("http://127.0.0.1:1", "one_in = 0"), "/parent.toml:16: must be from 1 on"),
+        (traced("http://127.0.0.1:1", "per_second = 0"), "/parent.toml:16: must be from 1 to 100"),
+        (traced("http://127.0.0.1:1", "per_second = 101"), "/parent.toml:16: must be from 1 to 100"),
+        (traced("http://127.0.0.1:1", "slow_ms = 0"), "/parent.toml:16: must be from 1 to 86400000"),
         (
             format!("{MINIMAL}[nitro]\neif = \"x\"\nmemory_mib = 1\ndebug_mode = true"),
             "/parent.toml:17: unknown field `debug_mode`",
@@ -155,6 +166,41 @@ fn an_error_names_file_line_and_field() {
         let error = load(&text).unwrap_err();
         assert!(error.contains(expected), "{error}\nshould have: {expected}");
         assert!(!error.contains('\n'), "{error}");
+    }
+}
+
+#[test]
+fn a_collector_is_near() {
+    let collector = |text: &str| load(&format!("{MINIMAL}[tracing]\ncollector = \"{text}\""));
+    for near in [
+        "http://127.0.0.1:4318",
+        "http://10.1.2.3:4318",
+        "http://172.31.0.1:4318",
+        "http://192.168.0.1:80",
+        "http://169.254.3.4:4318",
+        "http://[::1]:4318",
+        "http://[fd00::1]:4318",
+        "http://[fe80::1]:4318",
+        "unix:///run/otelcol/otlp.sock",
+    ] {
+        assert_eq!(collector(near).unwrap().tracing.unwrap().collector.to_string(), near);
+    }
+    for refused in [
+        "http://93.184.216.34:4318",
+        "http://172.32.0.1:4318",
+        "http://[2001:db8::1]:4318",
+        "http://0.0.0.0:4318",
+        "http://collector:4318",
+        "http://127.0.0.1",
+        "http://127.0.0.1:4318/",
+        "https://127.0.0.1:4318",
+        "127.0.0.1:4318",
+        "unix://relative",
+        "vsock://3:4318",
+        "",
+    ] {
+        let error = collector(refused).unwrap_err();
+        assert!(error.contains("/parent.toml:15: must be http://ADDRESS:PORT"), "{refused}: {error}");
     }
 }
 

@@ -57,6 +57,8 @@ families! {
     PARENT_AUDIT_FREE: Gauge "holdfast_parent_audit_free_bytes" [],
     /// Whether the disk does not take audit entries.
     PARENT_AUDIT_FAILING: Gauge "holdfast_parent_audit_failing" [],
+    /// Spans by what became of them: the collector took them, rejected them, could not be reached for too long (failed), or too many waited for it (dropped).
+    PARENT_SPANS: Counter "holdfast_parent_trace_spans_total" ["outcome"],
     /// Whether an enclave is connected whose status is fresh.
     ENCLAVE_UP: Gauge "holdfast_enclave_up" ["slot"],
     /// Whether the enclave wants to be sent requests.
@@ -95,6 +97,8 @@ families! {
     CUSTODIAN_GRANTED: Gauge "holdfast_key_store_custodian_lease_granted_seconds" ["slot", "key_store", "custodian"],
     /// Until the certificate ends, on the attested clock.
     CERTIFICATE: Gauge "holdfast_key_store_certificate_remaining_seconds" ["slot", "key_store"],
+    /// How long ago the oldest live SigV4 credential of the key store was made or imported. Absent while none has a date.
+    CREDENTIAL_AGE: Gauge "holdfast_credential_age_seconds" ["slot", "key_store"],
     /// Bytes of audit entries that the parent has not stored.
     AUDIT_QUEUE: Gauge "holdfast_key_store_audit_queue_bytes" ["slot", "key_store"],
     /// Audit entries that too few custodians have witnessed.

@@ -26,6 +26,7 @@ fn store(id: KeyStoreId) -> KeyStoreMetrics {
         requests,
         unsigned,
         certificate_remaining_ms: 1_000,
+        credential_age_ms: Some(86_400_000),
         audit_queue_bytes: 9,
         audit_unwitnessed: 2,
         audit_unwitnessed_age_ms: 1_500,
@@ -78,6 +79,7 @@ fn a_fresh_enclave_is_shown_with_its_key_stores() {
         "holdfast_key_store_audit_unwitnessed_age_seconds{slot=\"first\",key_store=\"abababab\"} 1.500",
         "holdfast_key_store_alarms_total{slot=\"first\",key_store=\"abababab\",kind=\"first-seen\"} 3",
         "holdfast_key_store_alarms_total{slot=\"first\",key_store=\"abababab\",kind=\"off-hours\"} 0",
+        "holdfast_credential_age_seconds{slot=\"first\",key_store=\"abababab\"} 86400.000",
         "holdfast_parent_control_connected_total 0",
     ] {
         assert!(page.lines().any(|other| other == line), "{line} in\n{page}");

@@ -32,7 +32,8 @@ pub(crate) fn check_chain(chain: &[DerCertificate]) -> Result<(), &'static str> 
     }
 }
 
-/// A SigV4 credential: in a key store, and on its way in or out.
+/// A SigV4 credential: in a key store, and on its way in or out. Written without its date where there is none, as all were before there
+/// were dates; on its way there never is one.
 #[derive(Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
 #[cbor(array)]
 pub struct CredentialRecord {
@@ -42,6 +43,9 @@ pub struct CredentialRecord {
     /// 43 to 64 characters.
     #[cbor(n(1), with = "crate::cbor::secret_bytes")]
     pub secret_access_key: SecretBytes,
+    /// When it came into the key store, milliseconds since 1970.
+    #[n(2)]
+    pub created_ms: Option<u64>,
 }
 
 message!(CredentialRecord, 256, "credential", |credential| {

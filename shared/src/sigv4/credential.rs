@@ -36,6 +36,7 @@ pub enum CredentialError {
 pub struct Credential {
     access_key_id: AccessKeyId,
     secret: SecretBytes,
+    created_ms: Option<u64>,
 }
 
 impl Credential {
@@ -48,7 +49,13 @@ impl Credential {
         if !SECRET_ACCESS_KEY_LEN.contains(&secret.expose().len()) || !secret.expose().iter().all(allowed) {
             return Err(CredentialError::Secret);
         }
-        Ok(Self { access_key_id, secret })
+        Ok(Self { access_key_id, secret, created_ms: None })
+    }
+
+    /// The same, with the moment when it was made, where that is known: milliseconds since 1970.
+    #[must_use]
+    pub fn created(self, created_ms: Option<u64>) -> Self {
+        Self { created_ms, ..self }
     }
 
     /// The access key id.
@@ -113,6 +120,12 @@ impl CredentialSet {
     /// The access key ids in the set.
     pub fn access_key_ids(&self) -> impl Iterator<Item = &AccessKeyId> {
         self.credentials.iter().map(Credential::access_key_id)
+    }
+
+    /// When the oldest of those was made of which that is known: milliseconds since 1970.
+    #[must_use]
+    pub fn oldest_ms(&self) -> Option<u64> {
+        self.credentials.iter().filter_map(|credential| credential.created_ms).min()
     }
 
     /// Whose signature `authorization` is, over `text`; nobody's if the access key id is unknown or the signature wrong.
@@ -270,6 +283,11 @@ mod tests {
         assert_eq!(of(&ids[..8]), None);
         assert_eq!(of(&ids), Some(CredentialError::TooMany));
         assert_eq!(of(&[ids[0], ids[1], ids[0]]), Some(CredentialError::Duplicate));
+        let dated = |dates: &[Option<u64>]| {
+            let dated = ids.iter().zip(dates).map(|(id, date)| credential(id, &secret).unwrap().created(*date));
+            CredentialSet::new(dated.collect(), &dummy).unwrap().oldest_ms()
+        };
+        assert_eq!((dated(&[]), dated(&[None]), dated(&[Some(7), None, Some(3)])), (None, None, Some(3)));
     }
 
     /// The example in AWS's "Create a signed AWS API request", step 3.

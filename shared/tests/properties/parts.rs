@@ -106,9 +106,12 @@ pub(crate) fn share_set() -> impl Strategy<Value = ShareSet> {
 }
 
 pub(crate) fn credential() -> impl Strategy<Value = CredentialRecord> {
-    ("[A-Z2-7]{20,30}", "[A-Za-z0-9/+=]{43,64}").prop_map(|(id, secret)| CredentialRecord {
-        access_key_id: AccessKeyId::parse(&id).unwrap(),
-        secret_access_key: SecretBytes::new(secret.into_bytes()),
+    ("[A-Z2-7]{20,30}", "[A-Za-z0-9/+=]{43,64}", any::<Option<u64>>()).prop_map(|(id, secret, created_ms)| {
+        CredentialRecord {
+            access_key_id: AccessKeyId::parse(&id).unwrap(),
+            secret_access_key: SecretBytes::new(secret.into_bytes()),
+            created_ms,
+        }
     })
 }
 

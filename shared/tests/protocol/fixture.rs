@@ -100,6 +100,7 @@ pub(crate) fn body(administrator: Administrator) -> Body {
         credentials: vec![CredentialRecord {
             access_key_id: AccessKeyId::parse("AAAAABBBBBCCCCCDDDDD").unwrap(),
             secret_access_key: SecretBytes::new(vec![b's'; 43]),
+            created_ms: None,
         }],
         external_keys: vec![key_record("a", 1), key_record("b", 3)],
         administrators: vec![administrator],

@@ -1,9 +1,11 @@
 //! Sealed key stores: only the registered blob opens, and only whole.
 
+use holdfast_shared::cbor;
 use holdfast_shared::external_key::LegacyProfile;
 use holdfast_shared::ids::{BlobId, KeyStoreId};
 use holdfast_shared::keystore::{
-    Body, ClientAuthentication, KeyStoreError, OpenedKeyStore, Place, Quota, SealedKeyStore, blob_id, open, seal,
+    Body, ClientAuthentication, CredentialRecord, KeyStoreError, OpenedKeyStore, Place, Quota, SealedKeyStore, blob_id,
+    open, seal,
 };
 use holdfast_shared::labels;
 use holdfast_shared::manifest::DerCertificate;
@@ -134,4 +136,17 @@ fn a_body_that_breaks_a_rule_is_neither_sealed_nor_opened() {
         let error = seal(&root(), &place, &bad, &rng()).unwrap_err().to_string();
         assert!(error.contains(expected), "{expected}: {error}");
     }
+}
+
+/// What was sealed before there were dates opens, and is sealed again as it was.
+#[test]
+fn a_credential_without_a_date_is_written_as_before_there_were_dates() {
+    let mut credential = body().credentials.remove(0);
+    let undated = cbor::encode(&credential).to_vec();
+    assert_eq!(undated[0], 0x82, "an array of two");
+    assert_eq!(cbor::decode::<CredentialRecord>(&undated).unwrap(), credential);
+    credential.created_ms = Some(1_700_000_000_000);
+    let dated = cbor::encode(&credential).to_vec();
+    assert_eq!((dated[0], &dated[1..undated.len()]), (0x83, &undated[1..]));
+    assert_eq!(cbor::decode::<CredentialRecord>(&dated).unwrap(), credential);
 }

@@ -207,6 +207,9 @@ pub(super) fn write_parent_configuration(
         let metadata = kms.instance_metadata;
         writeln!(text, "[aws]\ncredentials = \"instance-role\"\ninstance_metadata = \"{metadata}\"").unwrap();
     }
+    if let Some(tracing) = &options.tracing {
+        writeln!(text, "[tracing]\n{tracing}").unwrap();
+    }
     layout.write("parent/parent.toml", text.as_bytes(), 0o644).unwrap();
 }
 

@@ -267,12 +267,18 @@ fn credentials_are_made_imported_and_removed() {
         panic!("no credential")
     };
     assert_eq!(credential.secret_access_key, desk.body.credentials[0].secret_access_key);
+    assert_eq!(
+        (credential.created_ms, desk.body.credentials[0].created_ms),
+        (None, Some(NOW_MS)),
+        "dated where it lies"
+    );
     let first = credential.access_key_id;
 
     let import = |desk: &mut Desk, recipient: &hpke::PublicKey| {
         let record = CredentialRecord {
             access_key_id: AccessKeyId::parse("AAAAABBBBBCCCCCDDDDD").unwrap(),
             secret_access_key: SecretBytes::new(vec![b'x'; 43]),
+            created_ms: Some(1),
         };
         let command_id = CommandId([desk.next + 1; 16]);
         let sealed = seal_credential(&record, desk.id(), command_id, recipient).unwrap();
@@ -282,6 +288,7 @@ fn credentials_are_made_imported_and_removed() {
     assert_eq!(import(&mut desk, &elsewhere), Effect::Left, "another enclave's");
     let here = *desk.attested.public_key();
     assert_eq!(import(&mut desk, &here), DONE);
+    assert_eq!(desk.body.credentials[1].created_ms, Some(NOW_MS), "by the enclave's clock");
     assert!(reason(&import(&mut desk, &here)).starts_with("there is a credential"));
     assert_eq!(desk.order(Action::RemoveCredential { access_key_id: first.clone() }), DONE);
     assert!(reason(&desk.order(Action::RemoveCredential { access_key_id: first })).starts_with("there is no"));

@@ -127,6 +127,7 @@ fn credential() -> CredentialRecord {
     CredentialRecord {
         access_key_id: "AAAAABBBBBCCCCCDDDDD".parse().unwrap(),
         secret_access_key: SecretBytes::new(vec![b's'; 43]),
+        created_ms: None,
     }
 }
 

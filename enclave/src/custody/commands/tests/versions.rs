@@ -193,6 +193,7 @@ fn material_is_imported_by_the_enclave_that_it_was_encrypted_to() {
     let record = CredentialRecord {
         access_key_id: AccessKeyId::parse("AAAAABBBBBCCCCCDDDDD").unwrap(),
         secret_access_key: SecretBytes::new(vec![b'x'; 43]),
+        created_ms: None,
     };
     let sealed = seal_credential(&record, desk.id(), CommandId([desk.next + 1; 16]), &here).unwrap();
     let action = Action::ImportKey { id: id("c"), usage: KeyUsage::DECRYPT, legacy: false, recipient: here, sealed };
