@@ -67,7 +67,6 @@ pub(super) async fn handle(
     request: http::Request<Incoming>,
     share: &mut Share,
 ) -> Result<http::Response<Bytes>, BodyError> {
-    let start_ms = context.clock.monotonic_ms();
     let mut progress = Progress { key_store: None, operation: None, note: Note::begin() };
     let is_head = request.method() == Method::HEAD;
     let result = respond(&context, &peer, request, share, &mut progress).await;
@@ -82,13 +81,14 @@ pub(super) async fn handle(
         Err(Stop::Broken(_)) => Outcome::Aborted,
     };
     context.counts.count_outcome(outcome);
+    let times = progress.note.watch.stop();
     context.observer.observe(RequestEvent {
         key_store: progress.key_store,
         operation: progress.operation,
         kms_request_id: progress.note.kms_request_id,
         outcome,
-        latency_ms: context.clock.monotonic_ms().saturating_sub(start_ms),
-        times: progress.note.watch.stop(),
+        latency_ms: u64::try_from(times.total().as_millis()).unwrap_or(u64::MAX),
+        times,
     });
     let response = match result {
         Ok(Answer::Api(response)) => response.into_http(),

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use holdfast_shared::external_key::{Ciphertext, ExternalKey, ExternalKeyId, KeyState, MessageRandomness};
+use holdfast_shared::external_key::{
+    Ciphertext, ExternalKey, ExternalKeyId, IV_LEN, KeyState, MessageRandomness, SALT_LEN,
+};
 use holdfast_shared::sigv4::Authenticated;
 use holdfast_shared::xks::{
     self, DecryptAnswer, EkmHealth, EkmStatus, EncryptAnswer, HealthAnswer, KeyMetadataAnswer, KeyStatus, Operation,
@@ -330,12 +332,12 @@ impl Recorded {
     }
 }
 
+/// Asks the generator once: each time is a call of the kernel.
 fn message_randomness() -> Result<MessageRandomness, XksError> {
-    let random = SystemRandom::new();
-    let mut randomness = MessageRandomness { salt: [0; 16], iv: [0; 12] };
-    random.fill(&mut randomness.salt).map_err(|_| INTERNAL)?;
-    random.fill(&mut randomness.iv).map_err(|_| INTERNAL)?;
-    Ok(randomness)
+    let mut bytes = [0; SALT_LEN + IV_LEN];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| INTERNAL)?;
+    let (salt, rest) = bytes.split_first_chunk().ok_or(INTERNAL)?;
+    Ok(MessageRandomness { salt: *salt, iv: *rest.first_chunk().ok_or(INTERNAL)? })
 }
 
 #[cfg(test)]

@@ -7,7 +7,6 @@ use holdfast_shared::xks::{HostName, RequestPath};
 use http::header::HeaderName;
 use http::request::Parts;
 use http::{HeaderMap, Method};
-use tokio::time::Instant;
 
 use super::errors::{NOT_AUTHENTICATED, Refused, UNKNOWN_PATH};
 use crate::clock::Clock;
@@ -21,16 +20,15 @@ pub struct RawRequest<'r> {
     authority: &'r str,
     host_name: &'r HostName,
     client: Option<&'r ClientCertificate>,
-    arrived: Instant,
 }
 
 impl<'r> RawRequest<'r> {
-    /// Takes a request's head; its latency counts from now on. `authority` is `Host` or `:authority` as received; `host_name` is the server name of the TLS
+    /// Takes a request's head. `authority` is `Host` or `:authority` as received; `host_name` is the server name of the TLS
     /// connection, of which the caller has made sure that `authority` names it.
     #[must_use]
     pub fn new(parts: &'r Parts, authority: &'r str, host_name: &'r HostName) -> Self {
         let path = parts.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
-        Self { parts, path, authority, host_name, client: None, arrived: Instant::now() }
+        Self { parts, path, authority, host_name, client: None }
     }
 
     /// The certificate that the client of the TLS connection proved to hold, where it was asked for one.
@@ -98,10 +96,10 @@ impl<'r> RoutedRequest<'r> {
             header: |name: &str| occurrence(headers, name),
             body,
         };
-        let proof = Claim::parse(&request, &self.store.regions, clock.wall_ms())
+        let proof = Claim::parse(&request, &self.store.regions, wall_ms)
             .and_then(|claim| claim.verify(&self.store.credentials))
             .map_err(|_| NOT_AUTHENTICATED)?;
-        Ok(AuthenticatedRequest { store: self.store, path: self.path, body, proof, arrived: self.raw.arrived })
+        Ok(AuthenticatedRequest { store: self.store, path: self.path, body, proof })
     }
 }
 
@@ -123,5 +121,4 @@ pub struct AuthenticatedRequest<'r> {
     pub(super) path: RequestPath,
     pub(super) body: &'r [u8],
     pub(super) proof: Authenticated,
-    pub(super) arrived: Instant,
 }

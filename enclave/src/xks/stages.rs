@@ -45,6 +45,12 @@ impl StageTimes {
         [self.body, self.signature, self.parse, self.guard, self.cipher, self.audit, Some(self.total)]
     }
 
+    /// From the head to the answer.
+    #[must_use]
+    pub const fn total(&self) -> Duration {
+        self.total
+    }
+
     /// Whether the signature was valid.
     #[must_use]
     pub const fn is_authenticated(&self) -> bool {
@@ -98,6 +104,12 @@ impl Stopwatch {
             (Some(_), None) => Stage::Guard,
             (Some(_), Some(_)) => Stage::Cipher,
         });
+    }
+
+    /// From the head to the end of the last stage.
+    #[must_use]
+    pub fn so_far(&self) -> Duration {
+        self.last.saturating_duration_since(self.began)
     }
 
     /// What it measured.

@@ -9,7 +9,6 @@ use holdfast_shared::audit::{Operation as Recorded, RequestRecord, cut};
 use holdfast_shared::external_key::version_of;
 use holdfast_shared::limits::{AUDIT_RULE_MAX, METADATA_TEXT_MAX};
 use holdfast_shared::xks::{Operation, RequestMetadata, Target, XksError};
-use tokio::time::Instant;
 
 use super::errors::NOT_RECORDED;
 use super::observer::LoggedRequestId;
@@ -22,7 +21,6 @@ use crate::tally::UseTally;
 pub(super) struct Trail {
     log: Arc<AuditLog>,
     tally: Arc<UseTally>,
-    arrived: Instant,
     record: RequestRecord,
     watch: Stopwatch,
 }
@@ -30,13 +28,13 @@ pub(super) struct Trail {
 impl Trail {
     /// Of a request of which the body was not read yet.
     pub(super) fn of(request: &AuthenticatedRequest<'_>, watch: Stopwatch) -> Self {
-        let AuthenticatedRequest { store, path, proof, arrived, .. } = request;
+        let AuthenticatedRequest { store, path, proof, .. } = request;
         let mut record = RequestRecord::new(recorded(path.operation()), proof.access_key_id().clone());
         if let Target::Key { id, .. } = path.target() {
             record.key = Some(id.clone());
         }
         let (log, tally) = (Arc::clone(&store.audit), Arc::clone(&store.tally));
-        Self { log, tally, arrived: *arrived, record, watch }
+        Self { log, tally, record, watch }
     }
 
     /// Takes what KMS says about the request.
@@ -97,8 +95,9 @@ impl Trail {
         }
     }
 
+    /// Up to the last stage that is over.
     fn latency_us(&self) -> u32 {
-        u32::try_from(self.arrived.elapsed().as_micros()).unwrap_or(u32::MAX)
+        u32::try_from(self.watch.so_far().as_micros()).unwrap_or(u32::MAX)
     }
 }
 
