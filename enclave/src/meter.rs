@@ -151,7 +151,6 @@ impl RequestObserver for Meter {
                 }
             }
         }
-        self.tracer.consider(key_store, operation, &event);
         if let Outcome::Error(name) = event.outcome {
             self.reporter.refused(key_store, || RefusedRequest {
                 key_store_id: (*key_store.as_bytes()).into(),
@@ -161,6 +160,8 @@ impl RequestObserver for Meter {
                 latency_ms: event.latency_ms,
             });
         }
+        // After the line: that one is not asked for by anybody, and must not lack a place.
+        self.tracer.consider(key_store, operation, &event);
     }
 
     fn shook_hands(&self, took: Duration) {

@@ -136,9 +136,9 @@ impl Reporter {
         self.lines.capacity() > LINES_RESERVE && self.lines.try_send(message()).is_ok()
     }
 
-    /// From now on there may be so many traces in a second.
-    pub(crate) fn allow_traces(&self, per_second: u32) {
-        self.rations.allow_traces(per_second);
+    /// No more than so many traces in a second from monotonic time `now_ms` on.
+    pub(crate) fn allow_traces(&self, per_second: u32, now_ms: u64) {
+        self.rations.allow_traces(per_second, now_ms);
     }
 
     /// Traces dropped so far.
@@ -205,7 +205,7 @@ impl Reporter {
 
     /// The state of every key store at monotonic time `now_ms`. Told once a second; with it, each may log one more line.
     pub(crate) fn states(&self, now_ms: u64) -> Vec<KeyStoreStatus> {
-        self.rations.refill();
+        self.rations.refill(now_ms);
         let mut stores = self.lock();
         let mut states = Vec::with_capacity(stores.len());
         for (id, told) in stores.iter_mut() {

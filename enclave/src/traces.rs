@@ -24,7 +24,7 @@ pub(crate) struct Tracer {
     /// One of so many is told; 0 while nobody wants any.
     one_in: AtomicU32,
     slow_us: AtomicU64,
-    /// Requests that were seen since the order came.
+    /// Requests that were seen while there was an order.
     seen: AtomicU32,
 }
 
@@ -38,7 +38,7 @@ impl Tracer {
     /// Tells what the order says from now on.
     pub(crate) fn follow(&self, order: TracingOrder) {
         let TracingOrder { one_in, per_second, slow_ms } = order;
-        self.reporter.allow_traces(per_second);
+        self.reporter.allow_traces(per_second, self.clock.monotonic_ms());
         self.slow_us.store(u64::from(slow_ms).saturating_mul(1000), Ordering::Relaxed);
         self.one_in.store(one_in, Ordering::Relaxed);
     }
@@ -46,7 +46,7 @@ impl Tracer {
     /// Tells nothing from now on.
     pub(crate) fn stop(&self) {
         self.one_in.store(0, Ordering::Relaxed);
-        self.reporter.allow_traces(0);
+        self.reporter.allow_traces(0, self.clock.monotonic_ms());
     }
 
     /// Tells of a request with a valid signature, if it is one of those.
@@ -177,18 +177,25 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn there_are_no_more_than_ordered_and_one_key_store_gets_half() {
         let (tracer, reporter, mut lines) = tracer(3);
-        tracer.follow(TracingOrder { one_in: 1, per_second: 11, slow_ms: 100 });
+        let order = TracingOrder { one_in: 1, per_second: 11, slow_ms: 100 };
+        tracer.follow(order);
         let success = event(Outcome::Success, 0).await;
         let flood = |n: u8| (0..100).for_each(|_| tracer.consider(id(n), Operation::Encrypt, &success));
-        for _ in 0..2 {
+        for second in 1..=2 {
+            reporter.states(1_000 * second);
             flood(1);
             assert_eq!(told(&mut lines), 6);
             flood(2);
             flood(3);
             assert_eq!(told(&mut lines), 5);
-            reporter.states(0);
         }
-        assert_eq!(reporter.traces_dropped(), 2 * (300 - 11));
+        // A parent that repeats its order, or connects again and again, gets no more.
+        tracer.stop();
+        tracer.follow(order);
+        reporter.states(2_500);
+        flood(1);
+        assert_eq!(told(&mut lines), 0);
+        assert_eq!(reporter.traces_dropped(), 2 * (300 - 11) + 100);
         assert_eq!(reporter.dropped(), 0, "they are no lines of the log");
     }
 }

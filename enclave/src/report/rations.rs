@@ -1,9 +1,10 @@
 //! How many lines about its requests, and how many traces of them, each key store may still have.
 //!
 //! Guarantees: to spend is a look into a table that is replaced, never changed, and one addition to an atomic: no lock on the path of a
-//! request. Assumes: [`Rations::refill`] is called once a second. Refuses: lines about key stores that nobody added.
+//! request. However often the parent orders traces or connects anew, there are no more of them in a second. Assumes: [`Rations::refill`] is
+//! called once a second. Refuses: lines about key stores that nobody added.
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -13,6 +14,9 @@ use holdfast_shared::ids::KeyStoreId;
 /// Lines about refused requests of one key store that may come at once; as many as [`REFUSALS_PER_SECOND`] more may come each second.
 const REFUSALS_MAX: u32 = 50;
 const REFUSALS_PER_SECOND: u32 = 10;
+
+/// Time between two refills of traces, in milliseconds: below the second between two states, so that none of these is missed.
+const TRACES_REFILL_MS: u64 = 900;
 
 /// What one key store has left.
 #[derive(Debug)]
@@ -31,14 +35,16 @@ pub(super) struct Rations {
     traces_per_second: AtomicU32,
     /// What is left of them.
     traces: AtomicU32,
+    /// When they may be refilled, monotonic.
+    traces_refill_ms: AtomicU64,
 }
 
 impl Rations {
     /// The key store may have lines from now on.
     pub(super) fn add(&self, id: KeyStoreId) {
         if !self.stores.load().contains_key(&id) {
-            let ration = Arc::new(Ration { refusals: AtomicU32::new(REFUSALS_MAX), traces: AtomicU32::new(0) });
-            ration.traces.store(self.traces_of_one(), Ordering::Relaxed);
+            let (refusals, traces) = (AtomicU32::new(REFUSALS_MAX), AtomicU32::new(self.traces_of_one()));
+            let ration = Arc::new(Ration { refusals, traces });
             self.stores.rcu(|known| {
                 let mut known = Stores::clone(known);
                 known.entry(id).or_insert_with(|| Arc::clone(&ration));
@@ -61,28 +67,34 @@ impl Rations {
         self.stores.load().get(id).is_some_and(|ration| spend(&ration.traces) && spend(&self.traces))
     }
 
-    /// From now on there may be so many traces in a second.
-    pub(super) fn allow_traces(&self, per_second: u32) {
+    /// No more than so many traces in a second from monotonic time `now_ms` on. An order brings some only where a refill is due.
+    pub(super) fn allow_traces(&self, per_second: u32, now_ms: u64) {
         self.traces_per_second.store(per_second, Ordering::Relaxed);
-        self.refill_traces();
+        self.traces.fetch_min(per_second, Ordering::Relaxed);
+        self.refill_traces(now_ms);
     }
 
-    fn refill_traces(&self) {
+    fn refill_traces(&self, now_ms: u64) {
+        let per_second = self.traces_per_second.load(Ordering::Relaxed);
+        if per_second == 0 || now_ms < self.traces_refill_ms.load(Ordering::Relaxed) {
+            return;
+        }
+        self.traces_refill_ms.store(now_ms.saturating_add(TRACES_REFILL_MS), Ordering::Relaxed);
         let of_one = self.traces_of_one();
         for ration in self.stores.load().values() {
             ration.traces.store(of_one, Ordering::Relaxed);
         }
-        self.traces.store(self.traces_per_second.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.traces.store(per_second, Ordering::Relaxed);
     }
 
-    /// A second is over.
-    pub(super) fn refill(&self) {
+    /// A second is over, at monotonic time `now_ms`.
+    pub(super) fn refill(&self, now_ms: u64) {
         for ration in self.stores.load().values() {
             let more = |left: u32| Some(left.saturating_add(REFUSALS_PER_SECOND).min(REFUSALS_MAX));
             // The function gives a value each time.
             let _ = ration.refusals.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
         }
-        self.refill_traces();
+        self.refill_traces(now_ms);
     }
 
     /// Forgets the key stores that nobody wants served any more.

@@ -152,8 +152,8 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, answer: &str) -> (St
     (head.to_ascii_lowercase(), serde_json::from_slice(&body).unwrap())
 }
 
-/// Exports one trace of five spans to a collector that answers so; gives what became of the spans, and how many requests there were.
-async fn exported(answers: Vec<&'static str>, collected: Option<Collector>) -> ([u64; 4], usize) {
+/// Exports traces of five spans each to a collector that answers so; gives what became of the spans, and how many requests there were.
+async fn exported(count: usize, answers: Vec<&'static str>, collected: Option<Collector>) -> ([u64; 4], usize) {
     let expected = answers.len();
     let (collector, mut requests) = collector(answers).await;
     let config = TracingConfig {
@@ -170,7 +170,7 @@ async fn exported(answers: Vec<&'static str>, collected: Option<Collector>) -> (
     while !state.traces.is_on.load(Ordering::Relaxed) {
         tokio::task::yield_now().await;
     }
-    state.traces.take(told(Some(UUID), "success"));
+    (0..count).for_each(|_| state.traces.take(told(Some(UUID), "success")));
     let counts = || {
         let SpanCounts { exported, rejected, failed, dropped } = &state.traces.spans;
         [exported, rejected, failed, dropped].map(Counter::count)
@@ -187,7 +187,7 @@ async fn exported(answers: Vec<&'static str>, collected: Option<Collector>) -> (
         seen += 1;
         assert!(head.starts_with("post /v1/traces http/1.1\r\n"), "{head}");
         assert!(head.contains("\r\ncontent-type: application/json\r\n"), "{head}");
-        assert_eq!(spans(&body).len(), 5);
+        assert_eq!(spans(&body).len(), 5 * count);
     }
     assert!(seen <= expected);
     (counts(), seen)
@@ -210,8 +210,14 @@ async fn what_the_collector_says_decides() {
         (vec![BUSY, BUSY, BUSY, BUSY, BUSY, "200 OK"], [0, 0, 5, 0], 5),
     ] {
         let what = format!("{answers:?}");
-        assert_eq!(exported(answers, None).await, (counts, requests), "{what}");
+        assert_eq!(exported(1, answers, None).await, (counts, requests), "{what}");
     }
+}
+
+#[tokio::test]
+async fn a_full_batch_arrives_whole() {
+    let spans = 5 * u64::try_from(TRACES_BATCH).unwrap();
+    assert_eq!(exported(TRACES_BATCH, vec!["200 OK|{}"], None).await, ([spans, 0, 0, 0], 1));
 }
 
 #[tokio::test]
@@ -221,7 +227,7 @@ async fn a_collector_may_be_behind_a_socket() {
     let listener = UnixListener::bind(&path).unwrap();
     let serving = tokio::spawn(async move { serve(listener.accept().await.unwrap().0, "200 OK|{}").await });
     let collector = Collector::Unix(Address::unix(&path).unwrap());
-    assert_eq!(exported(vec![], Some(collector)).await, ([5, 0, 0, 0], 0));
+    assert_eq!(exported(1, vec![], Some(collector)).await, ([5, 0, 0, 0], 0));
     let (head, body) = serving.await.unwrap();
     assert!(head.contains("\r\nhost: localhost\r\n"), "{head}");
     assert_eq!(spans(&body).len(), 5);
@@ -230,7 +236,7 @@ async fn a_collector_may_be_behind_a_socket() {
 #[tokio::test]
 async fn a_collector_that_is_away_is_tried_a_few_times() {
     let nobody = Collector::Http("127.0.0.1:1".parse().unwrap());
-    assert_eq!(exported(vec![], Some(nobody)).await, ([0, 0, 5, 0], 0));
+    assert_eq!(exported(1, vec![], Some(nobody)).await, ([0, 0, 5, 0], 0));
     let nowhere = Collector::Unix("unix:///nowhere/otlp.sock".parse().unwrap());
-    assert_eq!(exported(vec![], Some(nowhere)).await, ([0, 0, 5, 0], 0));
+    assert_eq!(exported(1, vec![], Some(nowhere)).await, ([0, 0, 5, 0], 0));
 }
