@@ -4,7 +4,7 @@
 //! Attributes ─ all texts, operation, hour, weekday ─▶ place in the table ─▶ Decision, if the same was asked there last
 //! ```
 //! A policy sees the clock as hour and weekday and in no other way, so its decision is a function of what is compared here: nothing has to
-//! be forgotten when time passes, and a policy that reads the clock needs no exception (ADR 0030).
+//! be forgotten when time passes, and a policy that reads the clock needs no exception (ADR 0031).
 //!
 //! Guarantees: a decision is found only for attributes that are equal in everything that a policy sees, whatever their hashes are; a look-up
 //! takes no lock and allocates nothing; memory is bounded by [`DECISIONS_MAX`] × [`DECISION_TEXT_MAX`]. Assumes: one table for each policy,

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use holdfast_shared::sigv4::{Authenticated, Claim, Occurrence, SignedRequest};
 use holdfast_shared::xks::{HostName, RequestPath};
-use http::header::HeaderName;
 use http::request::Parts;
 use http::{HeaderMap, Method};
 
@@ -104,9 +103,6 @@ impl<'r> RoutedRequest<'r> {
 }
 
 fn occurrence<'r>(headers: &'r HeaderMap, name: &str) -> Occurrence<'r> {
-    let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else {
-        return Occurrence::Absent;
-    };
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (None, _) => Occurrence::Absent,
