@@ -7,7 +7,7 @@
 
 mod attacks;
 mod memory;
-mod random;
+pub(crate) mod random;
 mod report;
 mod traffic;
 

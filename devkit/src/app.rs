@@ -4,12 +4,17 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 
 use crate::alarms::{self, AlarmsSettings};
 use crate::enclave::{self, EnclaveError, EnclaveSettings};
 use crate::kms::{self, KmsError, KmsSettings};
+use crate::load::server::ServerSettings;
+use crate::load::settings::LoadSettings;
+use crate::load::{self, LoadError};
 use crate::nsm::{self, Fault, NsmConfig, NsmError, PcrSource, Settings};
 use crate::up::settings::UpSettings;
 use crate::up::{self, UpError};
@@ -22,6 +27,21 @@ Exit codes:
   0  done, or ended as asked
   1  failed; standard error says what was wrong, where, and what to do
   2  the command line is wrong";
+
+/// Exit code of a load that went through with failures.
+const REQUESTS_FAILED: u8 = 3;
+
+const LOAD_EXIT_CODES: &str = "\
+Examples:
+  holdfast-dev load --profile steady
+  holdfast-dev load --local --baselines --server-core 0 --client-core 1
+  holdfast-dev load --url https://xks.example.com/payments --key payments --credential credential.json --rate 500 --kms
+
+Exit codes:
+  0  every request was answered well
+  1  there was no measurement; standard error says why
+  2  the command line is wrong
+  3  requests failed, were answered wrongly or were never sent; the report says which";
 
 /// Runs Holdfast without AWS. Nothing that it starts protects a key from the machine it is on.
 #[derive(Debug, Parser)]
@@ -82,6 +102,17 @@ pub enum Command {
         after_long_help = "Example:\n  holdfast-dev alarms\n  holdfast-dev alarms --weeks 12 --runs 500 --seed 7 --json"
     )]
     Alarms(AlarmsSettings),
+    /// Load as KMS brings it, and what a server does under it
+    ///
+    /// Asks any XKS proxy, or a local system that it starts; checks every answer; tells latencies, failures, and the processor time
+    /// of the servers for each request. See docs/load.md.
+    #[command(
+        after_help = LOAD_EXIT_CODES, after_long_help = LOAD_EXIT_CODES,
+    )]
+    Load(Box<LoadSettings>),
+    /// A server that `load` starts to compare with
+    #[command(hide = true)]
+    LoadServer(ServerSettings),
 }
 
 /// Flags of `holdfast-dev nsm`.
@@ -164,6 +195,8 @@ enum AppError {
     Kms(#[from] KmsError),
     #[error("vsock: {0}")]
     Vsock(#[from] VsockError),
+    #[error("load: {0}")]
+    Load(#[from] LoadError),
     #[error("cannot print: {0}")]
     Print(std::io::Error),
     #[error("cannot start: {0}")]
@@ -178,7 +211,10 @@ pub fn main(arguments: Arguments) -> ExitCode {
         Err(error) => {
             // The exit code tells even where standard error is closed.
             let _ = writeln!(std::io::stderr(), "holdfast-dev: {error}");
-            ExitCode::FAILURE
+            match error {
+                AppError::Load(LoadError::Requests { .. }) => ExitCode::from(REQUESTS_FAILED),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -193,7 +229,24 @@ fn start(arguments: Arguments) -> Result<(), AppError> {
             Command::Kms(settings) => kms::serve(settings, up::asked_to_end()).await?,
             Command::Vsock(settings) => vsock::serve(settings, up::asked_to_end()).await?,
             Command::Alarms(settings) => alarms::run(settings).map_err(AppError::Print)?,
+            Command::Load(settings) => load_until_asked_to_end(*settings).await?,
+            Command::LoadServer(settings) => load::server::serve(settings).await?,
         }
         Ok(())
     })
+}
+
+/// On a thread of its own, which starts those that measure: what it started has ended when this returns.
+async fn load_until_asked_to_end(settings: LoadSettings) -> Result<(), AppError> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&stop);
+    let mut measured = tokio::task::spawn_blocking(move || load::run(&settings, &told));
+    let result = tokio::select! {
+        result = &mut measured => result,
+        () = up::asked_to_end() => {
+            stop.store(true, Ordering::Relaxed);
+            measured.await
+        }
+    };
+    Ok(result.map_err(std::io::Error::other)??)
 }

@@ -1,5 +1,5 @@
 //! Everything needed to run Holdfast without AWS: an emulated NSM, a local enclave process, a client that signs like KMS, a double
-//! of KMS as the keeper of a share, a vsock for virtual machines, a simulation of alarms, and `up`, which puts the processes together.
+//! of KMS as the keeper of a share, a vsock for virtual machines, a simulation of alarms, a load generator, and `up`, which puts the processes together.
 //!
 //! Guarantees: the local enclave is the same library as in the image, given other sockets and the emulated NSM: no check is
 //! turned off. Assumes: a machine on which nothing needs protection. Refuses: nothing here can be part of the image, which
@@ -9,6 +9,7 @@ pub mod alarms;
 pub mod app;
 pub mod enclave;
 pub mod kms;
+pub mod load;
 pub mod nsm;
 pub mod unix_socket;
 pub mod up;

@@ -2,16 +2,16 @@
 
 /// `SplitMix64`, which is fast and good enough to make up traffic. No key is ever drawn from it.
 #[derive(Clone, Debug)]
-pub(super) struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
     /// Chance that belongs to something, a day or an hour of a role, whenever it is asked.
-    pub(super) fn of(seed: u64, what: u64, number: u64) -> Self {
+    pub(crate) fn of(seed: u64, what: u64, number: u64) -> Self {
         let mut first = Self(seed ^ what.rotate_left(32));
         Self(first.next() ^ number)
     }
 
-    pub(super) fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -19,16 +19,16 @@ impl Random {
     }
 
     /// From `least` to `most`, both among them.
-    pub(super) fn between(&mut self, least: u64, most: u64) -> u64 {
+    pub(crate) fn between(&mut self, least: u64, most: u64) -> u64 {
         least + self.next() % (most.saturating_sub(least) + 1)
     }
 
-    pub(super) fn one_in(&mut self, many: u64) -> bool {
+    pub(crate) fn one_in(&mut self, many: u64) -> bool {
         self.next().is_multiple_of(many.max(1))
     }
 
     /// How often something happens that happens so many thousandths of a time on the average, about as Poisson has it.
-    pub(super) fn count(&mut self, mean_milli: u64) -> u32 {
+    pub(crate) fn count(&mut self, mean_milli: u64) -> u32 {
         let count = if mean_milli < 4_000 { self.few(mean_milli) } else { self.many(mean_milli) };
         u32::try_from(count).unwrap_or(u32::MAX)
     }

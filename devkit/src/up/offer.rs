@@ -116,7 +116,7 @@ impl Offer {
 }
 
 /// Where a client on this machine reaches a listener, which may listen at every address.
-pub(super) fn reachable(listen: SocketAddr) -> SocketAddr {
+pub(crate) fn reachable(listen: SocketAddr) -> SocketAddr {
     let mut address = listen;
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
