@@ -13,6 +13,9 @@ pub const HYBRID_ANSWER_MAX: usize = 32;
 /// Characters of an egress destination: a host name (253, RFC 1035 section 2.3.4), a colon, a port of 5 digits.
 pub const DESTINATION_MAX: usize = 259;
 
+/// Pause before a Unix socket is tried again whose queue is full; whoever accepts takes thousands in a second.
+pub const QUEUE_PAUSE: Duration = Duration::from_millis(1);
+
 // --- Frames -------------------------------------------------------------------------------------------------------------
 
 /// Bytes that a frame's length takes.

@@ -9,14 +9,15 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::net::listen;
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
 use tokio_vsock::{VsockAddr, VsockListener};
 
 use crate::address::Address;
 use crate::stream::Stream;
 
-/// Connections that wait to be accepted; beyond it the kernel makes connecting wait (listen(2)).
-const BACKLOG: u32 = 1024;
+/// Connections that wait to be accepted; beyond it the kernel makes connecting wait (listen(2)), over vsock it resets.
+const BACKLOG: i32 = 1024;
 
 /// A socket that takes connections.
 #[derive(Debug)]
@@ -79,6 +80,9 @@ impl Listener {
         match (address, address.listen_path()) {
             (Address::Vsock { cid, port }, _) => {
                 let socket = VsockListener::bind(VsockAddr::new(*cid, *port)).map_err(failed)?;
+                // It has a queue of 128, and clients that come back all at once are reset where it is full. Where it cannot be made longer
+                // it stays as it is.
+                let _ = listen(&socket, BACKLOG);
                 Ok(Self { socket: Socket::Vsock(socket), _file: None })
             }
             (Address::Unix { .. } | Address::HybridUnix { .. }, path) => {
@@ -119,7 +123,7 @@ fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     socket.bind(path)?;
     let file = SocketFile::of(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    Ok((socket.listen(BACKLOG)?, file))
+    Ok((socket.listen(BACKLOG.unsigned_abs())?, file))
 }
 
 async fn remove_stale(address: &Address, path: &Path) -> Result<(), BindError> {

@@ -8,13 +8,15 @@ use core::pin::Pin;
 use core::task::{Context, Poll};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::UnixStream;
+use tokio::time::sleep;
 use tokio_vsock::{VsockAddr, VsockStream};
 
 use crate::address::Address;
-use crate::limits::HYBRID_ANSWER_MAX;
+use crate::limits::{HYBRID_ANSWER_MAX, QUEUE_PAUSE};
 
 /// A connected byte stream of the link.
 #[derive(Debug)]
@@ -54,15 +56,25 @@ pub async fn connect(address: &Address) -> Result<Stream, ConnectError> {
         Address::Vsock { cid, port } => {
             VsockStream::connect(VsockAddr::new(*cid, *port)).await.map(Stream::Vsock).map_err(failed)
         }
-        Address::Unix { path } => UnixStream::connect(path.as_path()).await.map(Stream::Unix).map_err(failed),
+        Address::Unix { path } => connect_unix(path.as_path()).await.map(Stream::Unix).map_err(failed),
         Address::HybridUnix { path, port } => {
-            let mut stream = UnixStream::connect(path.as_path()).await.map_err(failed)?;
+            let mut stream = connect_unix(path.as_path()).await.map_err(failed)?;
             stream.write_all(format!("CONNECT {port}\n").as_bytes()).await.map_err(failed)?;
             if confirmed(&mut stream).await.map_err(failed)? {
                 Ok(Stream::Unix(stream))
             } else {
                 Err(ConnectError::Hybrid { address: address.clone() })
             }
+        }
+    }
+}
+
+/// A Unix socket that does not block is refused while the listener's queue is full (connect(2): `EAGAIN`), where others would wait.
+async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
+    loop {
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(QUEUE_PAUSE).await,
+            other => return other,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
+use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use holdfast_link::egress::{EgressAnswer, EgressError, EgressRefusal, EgressRequest, open_egress};
 use holdfast_link::{Address, BindError, ConnectError, Listener, connect, read_frame, write_frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixSocket};
 
 /// Only so that a broken build fails instead of hanging.
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -34,6 +35,39 @@ async fn bytes_pass_both_ways() {
     let mut answer = String::new();
     near.read_to_string(&mut answer).await.unwrap();
     assert_eq!((question.as_str(), answer.as_str()), ("question", "answer"));
+}
+
+/// Where many come at once, those beyond the queue wait for their turn, as they would over TCP.
+#[tokio::test]
+async fn a_full_queue_makes_connecting_wait() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = UnixSocket::new_stream().unwrap();
+    socket.bind(folder.path().join("s")).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = unix(&folder, "s");
+    let mut waiting = Vec::new();
+    let mut next = Box::pin(connect(&address));
+    while let Ok(connected) = tokio::time::timeout(Duration::from_millis(50), &mut next).await {
+        waiting.push(connected.unwrap());
+        next = Box::pin(connect(&address));
+    }
+    assert!(!waiting.is_empty() && waiting.len() < 4, "{} are in a queue of one", waiting.len());
+    let (accepted, connected) = tokio::join!(listener.accept(), tokio::time::timeout(DEADLINE, next));
+    accepted.unwrap();
+    connected.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_stream_is_a_socket_that_does_not_block() {
+    let folder = tempfile::tempdir().unwrap();
+    let address = unix(&folder, "s");
+    let listener = Listener::bind(&address).await.unwrap();
+    let (near, far) = tokio::join!(connect(&address), listener.accept());
+    let mut near = std::os::unix::net::UnixStream::from(near.unwrap().into_fd().unwrap());
+    assert_eq!(near.read(&mut [0; 1]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    far.unwrap().write_all(b"x").await.unwrap();
+    near.set_nonblocking(false).unwrap();
+    near.read_exact(&mut [0; 1]).unwrap();
 }
 
 #[tokio::test]

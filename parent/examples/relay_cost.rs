@@ -6,8 +6,9 @@
 //!
 //! Three ways lead from a client over TCP to a server behind a Unix socket, which stands for the enclave: none (the server listens at
 //! TCP too), a process that does nothing but `copy_bidirectional`, and the real program. Each round measures each of them for a third of
-//! a second, in turns, so that whatever else the machine does meets all alike; medians of the rounds are printed, of ratios the median of
-//! each round's. The time is what the kernel counts for all threads of the process (`/proc/PID/task/TID/schedstat`).
+//! a second, in turns, so that whatever else the machine does meets all alike. Printed are the least and the median of the rounds, and the
+//! ratio of each: on a machine that does something else as well, the least is the one to look at. The time is what the kernel counts for
+//! all threads of the process (`/proc/PID/task/TID/schedstat`).
 //!
 //! Then: how much memory idle connections take, and how long a thousand clients take that come back at once.
 
@@ -20,7 +21,6 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::thread;
 use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
@@ -55,7 +55,7 @@ const WARM: Duration = Duration::from_millis(60);
 const MEASURED: Duration = Duration::from_millis(300);
 /// What is read or written at once at the ends, so that these cost the same in every case.
 const PIECE: usize = 256 * 1024;
-const IDLE_CONNECTIONS: usize = 400;
+const IDLE_CONNECTIONS: usize = 2000;
 const COLD_CONNECTIONS: usize = 1000;
 
 fn main() -> ExitCode {
@@ -89,7 +89,7 @@ impl Process {
         Self { child, address }
     }
 
-    /// Processor time of all its threads so far, in nanoseconds (the first field of proc_pid_schedstat(5)).
+    /// Processor time of all its threads so far, in nanoseconds (the first field of `schedstat`).
     fn cpu_ns(&self) -> u64 {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
         let texts = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("schedstat")).ok());
@@ -209,7 +209,6 @@ struct Sample {
     /// Microseconds of the process for each round trip.
     cpu_us: f64,
     median_us: f64,
-    per_second: f64,
 }
 
 fn window(runtime: &Runtime, address: SocketAddr, process: Option<&Process>, case: Case) -> Sample {
@@ -232,14 +231,7 @@ fn window(runtime: &Runtime, address: SocketAddr, process: Option<&Process>, cas
     Sample {
         cpu_us: Duration::from_nanos(spent).as_secs_f64() * 1e6 / count,
         median_us: took.get(took.len() / 2).unwrap().as_secs_f64() * 1e6,
-        per_second: count / MEASURED.as_secs_f64(),
     }
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap()
 }
 
 fn measure(rounds: usize, names: &[&str]) {
@@ -256,12 +248,14 @@ fn measure(rounds: usize, names: &[&str]) {
     for case in CASES.into_iter().filter(|case| wanted(case.name)) {
         compare(&runtime, case, rounds, [(&server, None), (&copy, Some(&copy)), (&relay, Some(&relay))]);
     }
-    for (name, process) in [("copy", &copy), ("relay", &relay)] {
-        if wanted("cold") {
-            cold(&runtime, name, process.address);
-        }
+    drop((copy, relay));
+    // Processes that have done nothing yet: memory that was used once is used again.
+    for (name, arguments) in [("copy", ["copy", socket]), ("relay", ["--config", &config])] {
         if wanted("idle") {
-            idle(&runtime, name, process);
+            idle(&runtime, name, &Process::start(&arguments));
+        }
+        if wanted("cold") {
+            cold(&runtime, name, Process::start(&arguments).address);
         }
     }
 }
@@ -269,10 +263,9 @@ fn measure(rounds: usize, names: &[&str]) {
 fn compare(runtime: &Runtime, case: Case, rounds: usize, ways: [(&Process, Option<&Process>); 3]) {
     let mut samples = Vec::new();
     for round in 0..rounds {
-        let mut sampled: Vec<_> = (0..ways.len()).map(|way| (way + round) % ways.len()).collect();
-        let mut taken: Vec<_> = sampled
-            .drain(..)
-            .map(|way| {
+        let mut taken: Vec<_> = (0..ways.len())
+            .map(|turn| {
+                let way = (turn + round) % ways.len();
                 let (process, counted) = ways.get(way).unwrap();
                 (way, window(runtime, process.address, *counted, case))
             })
@@ -282,15 +275,22 @@ fn compare(runtime: &Runtime, case: Case, rounds: usize, ways: [(&Process, Optio
     }
     let Case { name, connections, up, down } = case;
     println!("{name}: {connections} connections, {up} bytes up, {down} down");
-    let of = |way: usize, value: fn(&Sample) -> f64| median(samples.iter().map(|round| value(round.get(way).unwrap())));
-    let direct = of(0, |sample| sample.median_us);
+    let of = |way: usize, value: fn(&Sample) -> f64| {
+        let mut values: Vec<f64> = samples.iter().map(|round| value(round.get(way).unwrap())).collect();
+        values.sort_by(f64::total_cmp);
+        (values.first().copied().unwrap(), values.get(values.len() / 2).copied().unwrap())
+    };
+    let cpu = |way| of(way, |sample| sample.cpu_us);
+    let took = |way| of(way, |sample| sample.median_us);
     for (way, label) in ["direct", "copy", "relay"].into_iter().enumerate() {
-        let (cpu, median, rate) = (of(way, |s| s.cpu_us), of(way, |s| s.median_us), of(way, |s| s.per_second));
-        let added = median - direct;
-        println!("  {label:6} {cpu:9.2} µs of CPU, median {median:9.1} µs ({added:+9.1}), {rate:8.0} a second");
+        let ((cpu_least, cpu), (took_least, took_usual)) = (cpu(way), took(way));
+        let (added_least, added) = (took_least - took(0).0, took_usual - took(0).1);
+        println!(
+            "  {label:6} CPU {cpu_least:8.2} / {cpu:8.2} µs, latency {took_least:8.1} / {took_usual:8.1} µs, \
+             added {added_least:8.1} / {added:8.1} µs"
+        );
     }
-    let ratio = median(samples.iter().map(|round| round.get(2).unwrap().cpu_us / round.get(1).unwrap().cpu_us));
-    println!("  relay/copy {ratio:.2}");
+    println!("  relay/copy {:.2} / {:.2}", cpu(2).0 / cpu(1).0, cpu(2).1 / cpu(1).1);
 }
 
 /// Clients that all come at once, each with one small request.
@@ -318,16 +318,15 @@ fn idle(runtime: &Runtime, name: &str, process: &Process) {
         let mut waiting = Vec::new();
         for _ in 0..IDLE_CONNECTIONS {
             let mut stream = connect(process.address, 16_484, 768).await;
-            stream.write_all(&[2; 16_484]).await.unwrap();
+            stream.write_all(&vec![2; 16_484]).await.unwrap();
             receive(&mut stream, &mut [0; 768], 768).await.unwrap();
             waiting.push(stream);
         }
         process.resident_kib()
     });
-    let (grown, each) = (resident - before, (resident - before) * 1024 / u64::try_from(IDLE_CONNECTIONS).unwrap());
+    let grown = resident.saturating_sub(before);
+    let each = grown * 1024 / u64::try_from(IDLE_CONNECTIONS).unwrap();
     println!("idle, {name}: {IDLE_CONNECTIONS} connections took {grown} KiB, {each} bytes each");
-    // They are gone before the next one is looked at.
-    thread::sleep(Duration::from_millis(200));
 }
 
 /// The real program's; gives the path of its configuration.

@@ -1,8 +1,8 @@
 //! The untrusted relay beside the enclave.
 //!
-//! Guarantees: it moves bytes and hands over files; what it holds in memory is at most [`limits::RELAY_BUFFER`] bytes per
-//! direction of a connection, and those are TLS records that it cannot read; audit logs come encrypted and go to files as they came. Nothing that the enclave or a client sends
-//! makes it stop, and no log line holds bytes of the traffic.
+//! Guarantees: it moves bytes and hands over files; what it holds in memory is at most [`limits::RELAY_READ`] bytes per
+//! direction of a connection whose reader is slow, and those are TLS records that it cannot read; audit logs come encrypted and go to
+//! files as they came. Nothing that the enclave or a client sends makes it stop, and no log line holds bytes of the traffic.
 //! Assumes: nothing about clients; of the enclave only that it wants to be reachable.
 //! Refuses: connections beyond the cap (those that send nothing make place for others), clients that send nothing, egress to any destination that is not on its list.
 //!

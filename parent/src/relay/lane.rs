@@ -18,14 +18,16 @@ use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 use tokio::sync::{mpsc, oneshot};
 
 use super::connection::{Connection, Desk, Lingering, Token};
 use super::{Outcome, Report};
 use crate::limits::RELAY_EVENTS;
 
-/// The event that tells of commands: none of a connection's, of which there are never 2⁶³.
+/// The events that tell of commands and of time: none of a connection's, of which there are never 2⁶³.
 const BELL: u64 = u64::MAX;
+const CLOCK: u64 = u64::MAX - 1;
 
 /// What is to be relayed, and who wants to know.
 #[derive(Debug)]
@@ -71,7 +73,10 @@ impl Lane {
     pub(super) fn start(alive: mpsc::Sender<()>) -> io::Result<Self> {
         let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        let clock = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+        // Edges: neither is ever read.
         epoll::add(&epoll, &bell, EventData::new_u64(BELL), EventFlags::IN | EventFlags::ET)?;
+        epoll::add(&epoll, &clock, EventData::new_u64(CLOCK), EventFlags::IN | EventFlags::ET)?;
         let (commands, orders) = channel();
         let mut worker = Worker {
             desk: Desk::new(epoll),
@@ -79,6 +84,8 @@ impl Lane {
             _bell: Arc::clone(&bell),
             connections: HashMap::new(),
             deadlines: BTreeSet::new(),
+            clock,
+            set_to: None,
         };
         thread::Builder::new().name("relay".to_owned()).spawn(move || {
             if let Err(error) = worker.run() {
@@ -161,6 +168,9 @@ struct Worker {
     _bell: Arc<OwnedFd>,
     connections: HashMap<u64, Seat>,
     deadlines: BTreeSet<(Instant, u64)>,
+    /// A clock beside epoll, because a time limit for each wait would cost more: it is set only when the first deadline comes earlier.
+    clock: OwnedFd,
+    set_to: Option<Instant>,
 }
 
 impl Worker {
@@ -168,29 +178,38 @@ impl Worker {
     fn run(&mut self) -> Result<(), Errno> {
         let mut events = Vec::with_capacity(RELAY_EVENTS);
         loop {
-            let timeout = self.timeout();
-            match epoll::wait(&self.desk.epoll, spare_capacity(&mut events), timeout.as_ref()) {
+            self.set_clock()?;
+            match epoll::wait(&self.desk.epoll, spare_capacity(&mut events), None) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error),
             }
             self.desk.now = Instant::now();
             for event in events.drain(..) {
                 let (data, flags) = (event.data, event.flags);
-                if data.u64() != BELL {
-                    self.turn(Token::of(data), flags);
-                } else if !self.obey() {
-                    return Ok(());
+                match data.u64() {
+                    BELL if !self.obey() => return Ok(()),
+                    BELL => {}
+                    CLOCK => self.expire(),
+                    _ => self.turn(Token::of(data), flags),
                 }
             }
-            self.expire();
         }
     }
 
-    /// Until the first deadline; without end if there is none.
-    fn timeout(&self) -> Option<Timespec> {
-        let (first, _) = self.deadlines.first()?;
-        // What is longer than epoll can be told is looked at earlier.
-        Timespec::try_from(first.saturating_duration_since(self.desk.now)).ok()
+    /// Sees to it that the first deadline is not missed.
+    fn set_clock(&mut self) -> Result<(), Errno> {
+        let Some((first, _)) = self.deadlines.first() else { return Ok(()) };
+        if self.set_to.is_some_and(|set_to| set_to <= *first) {
+            return Ok(());
+        }
+        // Zero would stop it.
+        let rest = first.saturating_duration_since(Instant::now()).max(Duration::from_nanos(1));
+        // The longest of the configuration is a day.
+        let it_value = Timespec::try_from(rest).map_err(|_| Errno::INVAL)?;
+        let once = Itimerspec { it_interval: Timespec::default(), it_value };
+        timerfd_settime(&self.clock, TimerfdTimerFlags::empty(), &once)?;
+        self.set_to = Some(*first);
+        Ok(())
     }
 
     /// Does what was ordered; says whether more can come.
@@ -271,6 +290,7 @@ impl Worker {
 
     /// Ends what did not move in time.
     fn expire(&mut self) {
+        self.set_to = None;
         while let Some((look_at, id)) = self.deadlines.first().copied()
             && look_at <= self.desk.now
         {

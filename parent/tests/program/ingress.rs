@@ -131,6 +131,34 @@ async fn the_last_bytes_of_the_enclave_arrive_while_the_client_still_sends() {
     }
 }
 
+/// As after a network's short outage: all connections are opened anew in the same moment.
+#[tokio::test]
+async fn clients_that_come_back_all_at_once_are_served() {
+    const CLIENTS: usize = 300;
+    let parent = Parent::start(Options::default()).await;
+    let enclave = parent.enclave_ingress().await;
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..CLIENTS {
+        let address = parent.listen;
+        clients.spawn(async move {
+            let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+            client.write_all(b"question").await.unwrap();
+            client.read_exact(&mut [0; 6]).await.unwrap();
+            client
+        });
+    }
+    let mut streams = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut stream = soon(enclave.accept()).await.unwrap();
+        soon(stream.read_exact(&mut [0; 8])).await.unwrap();
+        stream.write_all(b"answer").await.unwrap();
+        streams.push(stream);
+    }
+    let clients = soon(clients.join_all()).await;
+    assert_eq!(parent.status().await["connections"], CLIENTS);
+    drop((clients, streams));
+}
+
 #[tokio::test]
 async fn the_enclave_hears_of_a_client_only_once_it_speaks() {
     let parent = Parent::start(Options::default()).await;
