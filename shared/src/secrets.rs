@@ -223,7 +223,6 @@ fn run<T>(work: impl FnOnce() -> T) -> T {
 }
 
 #[inline(never)]
-#[expect(clippy::large_stack_arrays, reason = "to take up stack is what it is for")]
 fn sweep<const WORDS: usize>() {
     let mut words = [0_u64; WORDS];
     words.zeroize();
