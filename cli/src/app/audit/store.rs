@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::super::{AppError, success_if};
 use crate::arguments::{DownloadArguments, ReachArguments, UploadArguments};
@@ -76,14 +76,15 @@ impl Ends {
 
 /// Round after round, until the program is to end and one last round is done. False where that was not to be.
 async fn watch_over(uploader: &mut Uploader<'_>) -> Result<(Summary, bool), AppError> {
-    let (mut ends, mut pauses, mut summary, mut is_ending) =
-        (Ends::watch()?, Pauses::default(), Summary::default(), false);
+    let (mut ends, mut pauses, mut summary) = (Ends::watch()?, Pauses::default(), Summary::default());
+    // One time for all that is still to be done, whenever the program was told to end.
+    let mut end = None;
     loop {
-        let is_last = is_ending;
+        let is_last = end.is_some();
         let pace = if is_last { Pace::All } else { Pace::Paced };
         let round = tokio::select! {
             round = uploader.round(pace) => round,
-            () = overdue(&mut ends, &mut is_ending) => {
+            () = overdue(&mut ends, &mut end) => {
                 say("ends in the middle of a round: not everything was uploaded");
                 return Ok((summary, false));
             }
@@ -99,22 +100,25 @@ async fn watch_over(uploader: &mut Uploader<'_>) -> Result<(Summary, bool), AppE
         if is_last {
             return Ok((summary, is_done));
         }
-        if !is_ending {
+        if end.is_none() {
             tokio::select! {
                 () = sleep(pause) => {}
-                () = ends.asked() => is_ending = true,
+                () = ends.asked() => end = Some(Instant::now() + LAST_ROUND_MAX),
             }
         }
     }
 }
 
-/// Returns when the program was told to end and a round takes too long.
-async fn overdue(ends: &mut Ends, is_ending: &mut bool) {
-    if !*is_ending {
-        ends.asked().await;
-        *is_ending = true;
-    }
-    sleep(LAST_ROUND_MAX).await;
+/// Returns when the program was told to end and its time for that is over.
+async fn overdue(ends: &mut Ends, end: &mut Option<Instant>) {
+    let until = match end {
+        Some(until) => *until,
+        None => {
+            ends.asked().await;
+            *end.insert(Instant::now() + LAST_ROUND_MAX)
+        }
+    };
+    sleep_until(until).await;
 }
 
 pub(super) async fn download(arguments: DownloadArguments, printer: Printer) -> Result<ExitCode, AppError> {

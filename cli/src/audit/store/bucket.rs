@@ -117,19 +117,15 @@ impl Bucket {
         StoreError::Store { place: self.place.to_string(), reason: format!("{reason}{advice}") }
     }
 
-    /// Whether an object is there, and what it holds: as it was recorded with it, or, where nobody did, as it is.
+    /// Whether an object is there, and what it holds. Its bytes are read: whoever may write in the bucket can record any hash with them.
     pub(super) async fn look(&self, log: LogName, name: &FileName) -> Result<Option<Stored>, StoreError> {
         let path = self.path(log, name);
-        let options = GetOptions { head: self.is_s3(), ..GetOptions::default() };
-        let found = match self.store.get_opts(&path, options).await {
+        let found = match self.store.get_opts(&path, GetOptions::default()).await {
             Err(Error::NotFound { .. }) => return Ok(None),
             found => found.map_err(|error| self.failed(&error))?,
         };
         let (size, e_tag) = (found.meta.size, found.meta.e_tag.clone());
-        if let Some(sha256) = recorded(&found) {
-            return Ok(Some(Stored { size, sha256, e_tag }));
-        }
-        let Incoming { mut bytes, .. } = self.fetch(log, name, e_tag.clone()).await?;
+        let mut bytes = found.into_stream();
         let (mut context, mut read) = (Context::new(&SHA256), 0_u64);
         while let Some(chunk) = bytes.next().await {
             let chunk = chunk.map_err(|error| self.failed(&error))?;
@@ -139,7 +135,7 @@ impl Bucket {
             }
             context.update(&chunk);
         }
-        Ok(Some(Stored { size, sha256: hex::encode(context.finish()), e_tag }))
+        Ok(Some(Stored { size: size.max(read), sha256: hex::encode(context.finish()), e_tag }))
     }
 
     /// Makes an object where there is none.
@@ -285,6 +281,11 @@ fn s3(bucket: &str, reach: &Reach) -> Result<impl ObjectStore, StoreError> {
 
 /// HTTPS, or HTTP to this machine.
 fn check_endpoint(endpoint: &str) -> Result<(), StoreError> {
+    // Before anything shows it.
+    if endpoint.contains('@') {
+        let reason = "an endpoint has no user and password in it: credentials come from the environment, or from the machine's role";
+        return Err(StoreError::Place(reason.to_owned()));
+    }
     let refused = |reason: &str| StoreError::Place(format!("{}: {reason}", printable(endpoint)));
     let url: http::Uri = endpoint.parse().map_err(|_| refused("is no URL"))?;
     match (url.scheme_str(), url.host()) {
@@ -308,6 +309,10 @@ mod tests {
             ["http://s3.example.com", "http://10.0.0.1:9000", "http://169.254.169.254", "s3.example.com", "ftp://x"]
         {
             assert!(check_endpoint(bad).is_err(), "{bad}");
+        }
+        for secret in ["https://user:hunter2@s3.example.com", "https://hunter2@[", "hunter2@s3.example.com"] {
+            let refused = check_endpoint(secret).unwrap_err().to_string();
+            assert!(refused.contains("user and password") && !refused.contains("hunter2"), "{refused}");
         }
     }
 }

@@ -32,7 +32,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::StoreError;
@@ -47,8 +47,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const METADATA_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long nothing may come of an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// Bytes a second at which a request may go out.
-const SEND_PER_SECOND: u64 = 64 * 1024;
+/// Bytes a second at which a request must go out and an answer come in, at the least.
+const LEAST_PER_SECOND: u64 = 64 * 1024;
 /// How long a connection is kept that nobody uses: services end them after 5 s and more.
 const IDLE_MAX: Duration = Duration::from_secs(4);
 /// How long the end of the answer before may take to be noticed.
@@ -149,6 +149,8 @@ enum Failure {
     Tls { address: String, source: io::Error },
     #[error("no answer in time")]
     Timeout,
+    #[error("the answer comes too slowly")]
+    TooSlow,
     #[error("the answer is longer than what was asked for can be")]
     TooLong,
     #[error("the connection broke off: {0}")]
@@ -161,7 +163,7 @@ impl From<Failure> for HttpError {
             Failure::Url | Failure::Plain | Failure::TooLong => HttpErrorKind::Unknown,
             Failure::Connect { .. } | Failure::ConnectTimeout { .. } => HttpErrorKind::Connect,
             Failure::Tls { source, .. } => of_tls(source),
-            Failure::Timeout => HttpErrorKind::Timeout,
+            Failure::Timeout | Failure::TooSlow => HttpErrorKind::Timeout,
             Failure::Http(_) => HttpErrorKind::Interrupted,
         };
         Self::new(kind, failure)
@@ -257,7 +259,7 @@ impl Service {
         *request.uri_mut() = Uri::from(path);
 
         let bytes = u64::try_from(request.body().content_length()).unwrap_or(u64::MAX);
-        let patience = ANSWER_TIMEOUT + Duration::from_secs(bytes / SEND_PER_SECOND);
+        let patience = ANSWER_TIMEOUT + time_for(bytes);
         let (sender, response) = self.send(&target, request, patience).await?;
         self.keep(Idle { target, sender, since: Instant::now() });
         let (head, body) = response.into_parts();
@@ -265,7 +267,8 @@ impl Service {
         let body = if is_refusal && !is_head {
             refusal(body).await.into()
         } else {
-            HttpResponseBody::new(Bounded { body, left: max, patience: Box::pin(sleep(ANSWER_TIMEOUT)) })
+            let announced = body.size_hint().upper().unwrap_or(max).min(max);
+            HttpResponseBody::new(Bounded::new(body, max, ANSWER_TIMEOUT + time_for(announced)))
         };
         Ok(HttpResponse::from_parts(head, body))
     }
@@ -392,11 +395,24 @@ fn shortened(refusal: &Bytes) -> Bytes {
     }
 }
 
-/// An answer of so many bytes at most, of which something comes now and then.
+/// What these bytes may take.
+const fn time_for(bytes: u64) -> Duration {
+    Duration::from_secs(bytes / LEAST_PER_SECOND)
+}
+
+/// An answer of so many bytes at most, of which something comes now and then, and all of it in time.
 struct Bounded {
     body: Incoming,
     left: u64,
     patience: Pin<Box<Sleep>>,
+    end: Instant,
+}
+
+impl Bounded {
+    fn new(body: Incoming, left: u64, all: Duration) -> Self {
+        let now = Instant::now();
+        Self { body, left, patience: Box::pin(sleep_until(now + ANSWER_TIMEOUT)), end: now + all }
+    }
 }
 
 impl Body for Bounded {
@@ -408,7 +424,11 @@ impl Body for Bounded {
         let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) else {
             return this.patience.as_mut().poll(context).map(|()| Some(Err(Failure::Timeout.into())));
         };
-        this.patience.as_mut().reset(Instant::now() + ANSWER_TIMEOUT);
+        let now = Instant::now();
+        if now > this.end {
+            return Poll::Ready(Some(Err(Failure::TooSlow.into())));
+        }
+        this.patience.as_mut().reset((now + ANSWER_TIMEOUT).min(this.end));
         Poll::Ready(frame.map(|frame| {
             let frame = frame.map_err(Failure::Http)?;
             let bytes = frame.data_ref().map_or(0, |data| u64::try_from(data.len()).unwrap_or(u64::MAX));

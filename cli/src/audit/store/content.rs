@@ -5,7 +5,7 @@
 //! Refuses: files over [`FILE_MAX`].
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, BufReader, Read as _};
 
 use bytes::Bytes;
 use ring::digest::{Context, SHA256};
@@ -44,27 +44,31 @@ impl Content {
     pub(super) fn read(mut file: &File, part: Part) -> io::Result<Self> {
         let seen = file.metadata()?.len();
         if seen > FILE_MAX {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "has more than 1 GiB, so it is no file of a log"));
+            return Err(too_large());
         }
         file.sync_data()?;
-        let (mut chunks, mut left) = (Vec::new(), seen);
-        loop {
-            let wanted = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
-            let mut chunk = Vec::with_capacity(wanted);
-            let max = u64::try_from(wanted).unwrap_or(u64::MAX);
-            let read = file.by_ref().take(max).read_to_end(&mut chunk)?;
-            if read == 0 {
-                break;
-            }
-            left = left.saturating_sub(u64::try_from(read).unwrap_or(u64::MAX));
-            chunks.push(Bytes::from(chunk));
-        }
+        let mut chunks = chunks_of(&mut file, seen)?;
         let size = match part {
-            Part::All => seen.saturating_sub(left),
+            Part::All => len(&chunks),
             Part::Entries => whole(&chunks, Entries::default()),
             Part::Notes => whole(&chunks, Notes::default()),
         };
         truncate(&mut chunks, size);
+        let sha256 = hash(chunks.iter());
+        Ok(Self { chunks, size, sha256, seen })
+    }
+
+    /// What a compressed file holds.
+    pub(super) fn unpack(file: &File) -> io::Result<Self> {
+        let seen = file.metadata()?.len();
+        file.sync_data()?;
+        let mut decoder = ruzstd::decoding::StreamingDecoder::new(BufReader::new(file))
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+        let chunks = chunks_of(&mut decoder, FILE_MAX.saturating_add(1))?;
+        let size = len(&chunks);
+        if size > FILE_MAX {
+            return Err(too_large());
+        }
         let sha256 = hash(chunks.iter());
         Ok(Self { chunks, size, sha256, seen })
     }
@@ -83,6 +87,30 @@ impl Content {
         truncate(&mut first, size);
         hash(first.iter()) == sha256
     }
+}
+
+fn too_large() -> io::Error {
+    io::Error::new(io::ErrorKind::FileTooLarge, "has more than 1 GiB, so it is no file of a log")
+}
+
+/// So many bytes at most, piece by piece.
+fn chunks_of(source: &mut impl io::Read, max: u64) -> io::Result<Vec<Bytes>> {
+    let (mut chunks, mut left) = (Vec::new(), max);
+    loop {
+        let wanted = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+        let mut chunk = Vec::with_capacity(wanted);
+        let most = u64::try_from(wanted).unwrap_or(u64::MAX);
+        let read = source.by_ref().take(most).read_to_end(&mut chunk)?;
+        if read == 0 {
+            return Ok(chunks);
+        }
+        left = left.saturating_sub(u64::try_from(read).unwrap_or(u64::MAX));
+        chunks.push(Bytes::from(chunk));
+    }
+}
+
+fn len(chunks: &[Bytes]) -> u64 {
+    chunks.iter().map(|chunk| u64::try_from(chunk.len()).unwrap_or(u64::MAX)).fold(0, u64::saturating_add)
 }
 
 fn hash<'a>(chunks: impl Iterator<Item = &'a Bytes>) -> String {

@@ -23,6 +23,9 @@ use crate::progress::Progress;
 /// The file that a parent holds locked in its folder.
 const LOCK: &str = "lock";
 
+/// Objects, one after another, that the store may fail to give before it is taken for broken.
+const STORE_FAILURES_MAX: u32 = 3;
+
 /// Which logs are brought: all, or those of one key store, of one boot, or both.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wanted {
@@ -84,7 +87,7 @@ pub async fn download(
         tell(&format!("{place} has no such log"));
     }
     let progress = Progress::of("downloading", bytes);
-    let (mut summary, mut unrecorded) = (Summary::default(), 0_u64);
+    let (mut summary, mut unrecorded, mut store_failures) = (Summary::default(), 0_u64, 0_u32);
     let mut listing = pin!(bucket.list(None));
     while let Some(object) = listing.next().await.transpose()? {
         if !wanted.takes(&object) {
@@ -92,12 +95,14 @@ pub async fn download(
         }
         match bring(&bucket, &object, folder).await {
             Ok(Brought::Written { is_recorded }) => {
+                store_failures = 0;
                 summary.wrote(object.size);
                 unrecorded = unrecorded.saturating_add(u64::from(!is_recorded));
             }
             Ok(Brought::Same) => summary.skip(),
-            Err(Refused::Store(error)) => return Err(error),
+            Err(Refused::Store(error)) if store_failures >= STORE_FAILURES_MAX => return Err(error),
             Err(refused) => {
+                store_failures = if matches!(refused, Refused::Store(_)) { store_failures + 1 } else { 0 };
                 summary.fail();
                 tell(&format!("{}/{}: {refused}", object.log, object.name.as_str()));
             }

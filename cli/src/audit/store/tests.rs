@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 use tempfile::TempDir;
 
 use super::download::{Wanted, download};
@@ -91,6 +92,53 @@ fn summary(written: u64, bytes: usize, skipped: u64, failed: u64) -> Summary {
 
 fn same(one: &Path, other: &Path) {
     assert_eq!(fs::read(one).unwrap(), fs::read(other).unwrap(), "{} {}", one.display(), other.display());
+}
+
+/// As the parent does with a file that is finished.
+fn compress(setting: &Setting, name: &str) {
+    let packed = compress_to_vec(fs::read(setting.file(name)).unwrap().as_slice(), CompressionLevel::Fastest);
+    fs::write(setting.file(&format!("{name}.zst")), packed).unwrap();
+    fs::remove_file(setting.file(name)).unwrap();
+}
+
+#[tokio::test]
+async fn what_is_compressed_before_all_of_it_was_sent_is_sent_to_its_end() {
+    let setting = Setting::new();
+    assert_eq!(setting.upload().await.failed, 0);
+    // It grew, was finished and compressed between two rounds, and there is a checkpoint over all.
+    setting.add(NEWEST, &entry("four"));
+    let whole = fs::read(setting.file(NEWEST)).unwrap();
+    compress(&setting, NEWEST);
+    setting.add("0000000000000004.log", &entry("five"));
+    setting.add(CHECKPOINTS, &note(5));
+    assert_eq!(setting.upload().await.failed, 0);
+    assert_eq!(fs::read(setting.object(NEWEST)).unwrap(), whole, "not only what was sent before");
+    assert!(!setting.object(&format!("{NEWEST}.zst")).exists(), "beside it, that would be overlooked");
+    same(&setting.file(CHECKPOINTS), &setting.object(CHECKPOINTS));
+    assert_eq!(setting.upload().await.written, 0);
+
+    // One of which nothing was sent goes as it is.
+    setting.add("0000000000000005.log", &entry("six"));
+    compress(&setting, "0000000000000005.log");
+    setting.add("0000000000000006.log", &entry("seven"));
+    assert_eq!(setting.upload().await.failed, 0);
+    same(&setting.file("0000000000000005.log.zst"), &setting.object("0000000000000005.log.zst"));
+    assert_eq!(setting.said(), "");
+}
+
+#[tokio::test]
+async fn no_checkpoint_goes_over_what_cannot_be_read() {
+    let setting = Setting::new();
+    assert_eq!(setting.upload().await.failed, 0);
+    let sent = fs::read(setting.object(CHECKPOINTS)).unwrap();
+    setting.add(NEWEST, &entry("four"));
+    compress(&setting, NEWEST);
+    fs::write(setting.file(&format!("{NEWEST}.zst")), b"not compressed").unwrap();
+    setting.add("0000000000000004.log", &entry("five"));
+    setting.add(CHECKPOINTS, &note(5));
+    assert_eq!(setting.upload().await.failed, 1);
+    assert_eq!(fs::read(setting.object(CHECKPOINTS)).unwrap(), sent);
+    assert!(setting.said().contains("cannot be read"));
 }
 
 #[tokio::test]

@@ -208,14 +208,22 @@ fn is_there(page: &Page, file: &Listed) -> bool {
         FileName::Entries { first_index, .. } if *first_index < page.finished_below => {
             !page.again.contains(first_index)
         }
-        // What grew as `X.log` and is `X.log.zst` now.
-        FileName::Entries { name, compressed: true, .. } if page.growing.contains_key(uncompressed(name)) => true,
         name => page.growing.get(name.as_str()).is_some_and(|known| known.seen == file.bytes),
     }
 }
 
 fn uncompressed(name: &str) -> &str {
     name.strip_suffix(".zst").unwrap_or(name)
+}
+
+/// What was found of a file.
+enum Found {
+    /// Neither it nor its compressed copy is there: it counts as not sent.
+    Gone,
+    /// It has nothing that is whole.
+    Nothing,
+    /// This, under this name.
+    Whole(Listed, Content),
 }
 
 /// One log in one round.
@@ -237,8 +245,17 @@ impl Turn<'_, '_> {
         if let Some(file) = checkpoints.as_ref().filter(|file| !is_there(&self.page, file)) {
             // Before the entries are looked at, so that none covers more than these.
             notes = self.read(file, Part::Notes);
-            // A folder that is gone meanwhile has nothing to send.
-            files = self.folder.files().unwrap_or_default();
+            // What cannot be listed now, or is gone, is no reason to send checkpoints over it.
+            files = match self.folder.files() {
+                Ok(files) => files,
+                Err(error) => {
+                    self.failed(file, &format!("the folder cannot be listed: {error}"));
+                    return Ok(());
+                }
+            };
+        }
+        if !files.iter().any(|file| entries(&file)) {
+            return Ok(());
         }
         let newest = files.iter().rfind(entries).map(|file| &file.name);
         let mut are_all_there = true;
@@ -259,7 +276,7 @@ impl Turn<'_, '_> {
 
     /// Whether all of a file is there.
     async fn entries(&mut self, file: &Listed, is_newest: bool) -> Result<bool, StoreError> {
-        let FileName::Entries { first_index, compressed, name } = &file.name else { return Ok(true) };
+        let FileName::Entries { first_index, name, .. } = &file.name else { return Ok(true) };
         let is_cut = |known: &Growing| known.size < known.seen;
         if is_there(&self.page, file) && (is_newest || !self.page.growing.get(name).is_some_and(is_cut)) {
             self.finish(*first_index, name, is_newest, true);
@@ -270,10 +287,10 @@ impl Turn<'_, '_> {
         if self.rests(file) && (is_newest || self.page.again.contains(first_index)) {
             return Ok(false);
         }
-        let part = if is_newest && !compressed { Part::Entries } else { Part::All };
-        let is_there = match self.read(file, part) {
-            Ok(None) => true,
-            Ok(Some(content)) => self.settle(file, &content, is_newest).await?,
+        let is_there = match self.look(file, is_newest) {
+            Ok(Found::Nothing) => true,
+            Ok(Found::Gone) => false,
+            Ok(Found::Whole(file, content)) => self.settle(&file, &content, is_newest).await?,
             Err(error) => {
                 self.failed(file, &format!("cannot be read: {error}"));
                 false
@@ -281,6 +298,28 @@ impl Turn<'_, '_> {
         };
         self.finish(*first_index, name, is_newest, is_there);
         Ok(is_there)
+    }
+
+    /// What there is of a file of entries: under its name, or, if it was compressed since it was listed or sent, under the other.
+    fn look(&self, file: &Listed, is_newest: bool) -> io::Result<Found> {
+        let FileName::Entries { first_index, compressed, name } = &file.name else { return Ok(Found::Gone) };
+        let plain =
+            FileName::Entries { first_index: *first_index, compressed: false, name: uncompressed(name).to_owned() };
+        let packed =
+            FileName::Entries { first_index: *first_index, compressed: true, name: format!("{}.zst", plain.as_str()) };
+        let found = |name: FileName, content: Content| {
+            let listed = Listed { name, bytes: content.seen };
+            if content.size > 0 { Found::Whole(listed, content) } else { Found::Nothing }
+        };
+        if !compressed && let Some(opened) = self.folder.open(&plain)? {
+            return Ok(found(plain, Content::read(&opened, if is_newest { Part::Entries } else { Part::All })?));
+        }
+        let Some(opened) = self.folder.open(&packed)? else { return Ok(Found::Gone) };
+        if self.page.growing.contains_key(plain.as_str()) {
+            // Its object goes on as what it began as: beside it, a compressed copy would be overlooked.
+            return Ok(found(plain, Content::unpack(&opened)?));
+        }
+        Ok(found(packed, Content::read(&opened, Part::All)?))
     }
 
     /// Notes of a file that does not grow any more that it is done with, or is to be tried again.
@@ -298,7 +337,7 @@ impl Turn<'_, '_> {
         }
     }
 
-    /// What there is to send of a file; none where nothing is, or the file is gone.
+    /// What there is to send of the checkpoints; none where nothing is, or the file is gone.
     fn read(&self, file: &Listed, part: Part) -> io::Result<Option<Content>> {
         let Some(opened) = self.folder.open(&file.name)? else { return Ok(None) };
         let content = Content::read(&opened, part)?;

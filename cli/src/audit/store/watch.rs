@@ -11,7 +11,7 @@ use super::StoreError;
 pub const EVERY: Duration = Duration::from_secs(10);
 /// Between attempts while the store cannot be reached.
 pub const PAUSE_MAX: Duration = Duration::from_mins(5);
-/// How long the last round may take, once the program was told to end.
+/// How long all that is still done may take, once the program was told to end: the round that is under way, and a last one.
 pub const LAST_ROUND_MAX: Duration = Duration::from_mins(1);
 
 /// See the module.
