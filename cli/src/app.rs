@@ -182,7 +182,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, AppError> {
         Command::Policy(command) => return policy::run_policy(home, command, printer).await,
         Command::ClientAuth(command) => orders::run_client_auth(&home?, command, printer).await?,
         Command::Alarms(arguments) => alarms::run(&home?, arguments, printer).await?,
-        Command::Audit(command) => return audit::run(&home?, command, printer).await,
+        Command::Audit(command) => return audit::run(home, command, printer).await,
         Command::Order(OrderCommand::Result { command_id, target, patience }) => {
             let completed = session(&home?, &target)?.result_of(command_id, wait(patience)).await?;
             orders::print_completed(completed, printer)?;

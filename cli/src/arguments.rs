@@ -23,8 +23,8 @@ use holdfast_shared::sigv4::AccessKeyId;
 pub use self::alarms::AlarmsArguments;
 pub use self::attest::{AttestArguments, HttpsUrl, Resolution};
 pub use self::audit::{
-    AuditCommand, LogSource, ModeArgument, PastArguments, QueryArguments, ReconcileArguments, SetAuditArguments,
-    VerifyAuditArguments,
+    AuditCommand, DownloadArguments, LogSource, ModeArgument, PastArguments, QueryArguments, ReachArguments,
+    ReconcileArguments, SetAuditArguments, UploadArguments, VerifyAuditArguments,
 };
 pub use self::custody::{
     ApproveArguments, HistoryArguments, KillArguments, ProvenanceCommand, RecordsArguments, ReleaseCommand,

@@ -1,4 +1,4 @@
-//! The audit log as the parent keeps it: read, verified, searched. All of it works offline, on files.
+//! The audit log as the parent keeps it: read, verified, searched, stored elsewhere. All but the last works offline, on files.
 //!
 //! ```text
 //! folder (files, entries) ─▶ scan (chunk by chunk, in parallel) ─▶ boot (one log, file after file) ─▶ verify (all logs together)
@@ -6,7 +6,8 @@
 //!        ├─▶ records (decrypted, filtered) ─┬─▶ replay (what another policy says)      heads (custodians) ──┘
 //!        │                                  ├─▶ usage (who used what)
 //!        │                                  └─▶ reconcile ◀─ cloudtrail (what AWS says)
-//!        └─▶ prove (one entry, for outsiders)
+//!        ├─▶ prove (one entry, for outsiders)
+//!        └─▶ store (object storage, and back)
 //! ```
 //!
 //! Guarantees: whatever is not named in a report follows from a signature of a boot's audit key over a Merkle tree. Assumes: nothing of
@@ -25,5 +26,6 @@ pub mod records;
 pub mod replay;
 mod scan;
 pub mod standing;
+pub mod store;
 pub mod usage;
 pub mod verify;

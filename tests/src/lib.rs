@@ -38,6 +38,7 @@ pub mod interceptor;
 pub mod key_servers;
 pub mod load;
 pub mod memory;
+pub mod object_server;
 pub mod process;
 pub mod programs;
 pub mod prometheus;

@@ -27,6 +27,7 @@ use crate::output::{Printer, tell};
 use crate::progress::Progress;
 
 pub(super) mod past;
+mod store;
 
 /// How long `tail --follow` waits before it looks again.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(500);
@@ -45,34 +46,41 @@ impl From<ProveError> for AppError {
     }
 }
 
-pub(super) async fn run(home: &Home, command: AuditCommand, printer: Printer) -> Result<ExitCode, AppError> {
+pub(super) async fn run(
+    home: Result<Home, HomeError>,
+    command: AuditCommand,
+    printer: Printer,
+) -> Result<ExitCode, AppError> {
     match command {
+        // Ciphertext from here to there: nobody's home is needed.
+        AuditCommand::Upload(arguments) => return store::upload(*arguments, printer).await,
+        AuditCommand::Download(arguments) => return store::download(*arguments, printer).await,
         AuditCommand::Set(arguments) => {
             let (target, terms) = (arguments.target.clone(), arguments.terms);
             let settings = Some(settings(arguments)?);
-            printer.print(&audit::set(&under(home, &target, terms)?, settings, wait(terms.patience)).await?)?;
+            printer.print(&audit::set(&under(&home?, &target, terms)?, settings, wait(terms.patience)).await?)?;
         }
         AuditCommand::Clear(Whole { target, terms }) => {
-            printer.print(&audit::set(&under(home, &target, terms)?, None, wait(terms.patience)).await?)?;
+            printer.print(&audit::set(&under(&home?, &target, terms)?, None, wait(terms.patience)).await?)?;
         }
         AuditCommand::Show(Whole { target, terms }) => {
-            printer.print(&audit::show(&under(home, &target, terms)?, wait(terms.patience)).await?)?;
+            printer.print(&audit::show(&under(&home?, &target, terms)?, wait(terms.patience)).await?)?;
         }
         AuditCommand::Key { name, out } => printer.print(&make_key(name, &out)?)?,
         AuditCommand::Heads { out, target } => {
             files::check_new(&out)?;
-            let heads = ask(home, target.key_store.as_deref()).await?;
+            let heads = ask(&home?, target.key_store.as_deref()).await?;
             files::write_new(&out, home::to_json(&heads).as_bytes())?;
             let boots: usize = heads.custodians.iter().map(|custodian| custodian.heads.len()).sum();
             tell(&format!("holdfast: {boots} heads of {} custodians", heads.custodians.len()));
         }
-        AuditCommand::Verify(arguments) => return run_verify(home, arguments, printer).await,
-        AuditCommand::Tail { lines, follow, source } => tail(home, lines, follow, source, printer).await?,
-        AuditCommand::Query(arguments) => query(home, *arguments, printer)?,
-        AuditCommand::Reconcile(arguments) => return past::reconcile(home, *arguments, printer),
+        AuditCommand::Verify(arguments) => return run_verify(&home?, arguments, printer).await,
+        AuditCommand::Tail { lines, follow, source } => tail(&home?, lines, follow, source, printer).await?,
+        AuditCommand::Query(arguments) => query(&home?, *arguments, printer)?,
+        AuditCommand::Reconcile(arguments) => return past::reconcile(&home?, *arguments, printer),
         AuditCommand::Prove { boot, index, out, heads, log, target } => {
             files::check_new(&out)?;
-            let store = home.key_store(target.key_store.as_deref())?;
+            let store = home?.key_store(target.key_store.as_deref())?;
             let folder = Folder::open(&log, store.manifest.id())?;
             let found = folder.boots.iter().find(|folder| folder.boot_id == boot);
             let found = found.ok_or_else(|| AppError::Audit(format!("there is no log of boot {boot}")))?;

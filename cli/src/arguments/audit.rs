@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Subcommand, ValueEnum, ValueHint};
 use holdfast_shared::audit::Operation;
-use holdfast_shared::ids::BootId;
+use holdfast_shared::ids::{BootId, KeyStoreId};
 
 use super::{OrderTerms, Target, Whole};
 use crate::audit::records::{Outcome, parse_operation};
+use crate::audit::store::place::Place;
 use crate::moment::{parse_duration, parse_ms};
 
 /// `holdfast audit`
@@ -61,6 +62,23 @@ pub enum AuditCommand {
         after_long_help = "Example:\n  holdfast audit verify --log /var/lib/holdfast/audit\n  holdfast audit verify --log audit --heads heads.json --json | jq -r .findings[].kind"
     )]
     Verify(VerifyAuditArguments),
+    /// Send the logs to object storage as they grow
+    ///
+    /// Files that are finished are sent once, the newest of each log and its checkpoints again when they grew. An object is never replaced by
+    /// less or by other content, and nothing is deleted. Credentials come from the environment (`AWS_ACCESS_KEY_ID`,
+    /// `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, or those of a web identity or container) or from the machine's role. Exit code 0: everything is
+    /// there; 1: something is not, and was named.
+    #[command(
+        after_long_help = "Example:\n  holdfast audit upload --folder /var/lib/holdfast/audit --to s3://audit-logs/fleet-1 --region eu-central-1 --watch\n  holdfast audit upload --folder /var/lib/holdfast/audit --to file:///mnt/worm/audit --json | jq .failed"
+    )]
+    Upload(Box<UploadArguments>),
+    /// Bring logs back from object storage, into a folder that audit verify reads
+    ///
+    /// Exit code 0: everything is here; 1: something is not, and was named.
+    #[command(
+        after_long_help = "Example:\n  holdfast audit download --from s3://audit-logs/fleet-1 --region eu-central-1 --folder audit\n  holdfast audit verify --log audit"
+    )]
+    Download(Box<DownloadArguments>),
     /// Show the newest records
     #[command(after_long_help = "Example:\n  holdfast audit tail --log /var/lib/holdfast/audit --follow")]
     Tail {
@@ -149,6 +167,60 @@ pub enum ModeArgument {
     Relaxed,
     /// Its record is on the parent's disk, too
     Strict,
+}
+
+/// How a bucket is reached.
+#[derive(Debug, Args)]
+pub struct ReachArguments {
+    /// URL of a service of S3's kind, where it is not AWS's; http:// only on this machine
+    #[arg(long, value_name = "URL", value_hint = ValueHint::Url)]
+    pub endpoint: Option<String>,
+    /// The bucket's region [default: `AWS_REGION`]
+    #[arg(long, value_name = "REGION")]
+    pub region: Option<String>,
+    /// PEM file of the certificate authorities for the service [default: those of this system]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub roots: Option<PathBuf>,
+}
+
+/// `holdfast audit upload`
+#[derive(Debug, Args)]
+pub struct UploadArguments {
+    /// Audit folder of the parent
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub folder: PathBuf,
+    /// s3://BUCKET/PREFIX, or file:///DIR
+    #[arg(long, value_name = "PLACE")]
+    pub to: Place,
+    /// Go on each 10 seconds, until SIGTERM or SIGINT
+    #[arg(long)]
+    pub watch: bool,
+    /// File in which is noted what was sent; it saves questions only [default: DIR.uploaded.json]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub state: Option<PathBuf>,
+    /// How.
+    #[command(flatten)]
+    pub reach: ReachArguments,
+}
+
+/// `holdfast audit download`
+#[derive(Debug, Args)]
+pub struct DownloadArguments {
+    /// s3://BUCKET/PREFIX, or file:///DIR
+    #[arg(long, value_name = "PLACE")]
+    pub from: Place,
+    /// Where the logs are written; made if it is missing
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub folder: PathBuf,
+    /// Only the logs of this key store
+    #[arg(long, value_name = "ID")]
+    pub key_store: Option<KeyStoreId>,
+    /// Only the logs of this boot
+    #[arg(long, value_name = "ID")]
+    pub boot: Option<BootId>,
+    /// How.
+    #[command(flatten)]
+    pub reach: ReachArguments,
 }
 
 /// Where the log is, and who reads.

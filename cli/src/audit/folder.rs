@@ -11,6 +11,7 @@
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use holdfast_shared::ids::{BootId, KeyStoreId};
 use holdfast_shared::limits;
@@ -20,12 +21,13 @@ use crate::output::printable;
 /// Bytes of one file, decompressed. The parent begins a new one after 16 MiB unless it is told otherwise.
 pub const FILE_MAX: u64 = 1024 * 1024 * 1024;
 /// Bytes of the length that stands before each entry.
-const LENGTH: usize = 4;
+pub(super) const LENGTH: usize = 4;
 /// Bytes that are read from a file at once.
 const READ_BUFFER: usize = 256 * 1024;
 /// Digits of an index in a file's name.
 const INDEX_DIGITS: usize = 16;
-const CHECKPOINTS: &str = "checkpoints";
+/// The name of the file of checkpoints.
+pub(super) const CHECKPOINTS: &str = "checkpoints";
 
 /// What cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -98,7 +100,7 @@ impl Folder {
         }
         let mut boots = Vec::new();
         for (name, path) in listing(&chosen)? {
-            if let Some(boot_id) = exactly(&name)
+            if let Some(boot_id) = exactly::<BootId>(&name)
                 && path.is_dir()
             {
                 boots.push(BootFolder::open(boot_id, path)?);
@@ -110,8 +112,8 @@ impl Folder {
 }
 
 /// Only our own spelling: two folders of one boot would hide each other.
-fn exactly(name: &str) -> Option<BootId> {
-    name.parse().ok().filter(|boot: &BootId| boot.to_string() == name)
+pub(super) fn exactly<T: FromStr + ToString>(name: &str) -> Option<T> {
+    name.parse().ok().filter(|id: &T| id.to_string() == name)
 }
 
 impl BootFolder {
@@ -160,14 +162,20 @@ impl BootFolder {
     }
 }
 
+/// By the name of a file of entries: the index of the first, and whether it is compressed.
+pub(super) fn meaning(name: &str) -> Option<(u64, bool)> {
+    let (digits, compressed) = match name.strip_suffix(".log.zst") {
+        Some(digits) => (digits, true),
+        None => (name.strip_suffix(".log")?, false),
+    };
+    let is_index = digits.len() == INDEX_DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit());
+    Some((is_index.then(|| digits.parse().ok())??, compressed))
+}
+
 impl LogFile {
     fn named(name: &str, path: PathBuf) -> Option<Self> {
-        let (digits, compressed) = match name.strip_suffix(".log.zst") {
-            Some(digits) => (digits, true),
-            None => (name.strip_suffix(".log")?, false),
-        };
-        let is_index = digits.len() == INDEX_DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit());
-        Some(Self { first_index: is_index.then(|| digits.parse().ok())??, path, compressed })
+        let (first_index, compressed) = meaning(name)?;
+        Some(Self { first_index, path, compressed })
     }
 
     /// Bytes on disk.
@@ -258,7 +266,7 @@ fn too_large() -> io::Error {
 }
 
 /// The length that stands before an entry, if an entry can have it.
-fn entry_length(bytes: [u8; LENGTH]) -> Option<usize> {
+pub(super) fn entry_length(bytes: [u8; LENGTH]) -> Option<usize> {
     let length = usize::try_from(u32::from_be_bytes(bytes)).ok()?;
     (1..=limits::AUDIT_ENTRY_MAX).contains(&length).then_some(length)
 }
