@@ -9,7 +9,14 @@
 //! [`client_poll`], during which callgrind is told not to count. What is left is the server's: TLS, HTTP, the pipeline, policy, limits, the
 //! record, and handing records on to the parent. Of two runs with different counts of requests, the difference is that of requests alone.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement stops where it fails, and prints")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    clippy::large_futures,
+    reason = "a measurement stops where it fails, prints, and is told what to measure"
+)]
 
 #[path = "../tests/xks/fixture.rs"]
 #[expect(dead_code, reason = "most of it is for tests")]

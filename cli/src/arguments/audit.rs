@@ -189,7 +189,7 @@ pub struct UploadArguments {
     /// Audit folder of the parent
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub folder: PathBuf,
-    /// s3://BUCKET/PREFIX, or file:///DIR
+    /// `s3://BUCKET/PREFIX`, or `file:///DIR`
     #[arg(long, value_name = "PLACE")]
     pub to: Place,
     /// Go on each 10 seconds, until SIGTERM or SIGINT
@@ -206,7 +206,7 @@ pub struct UploadArguments {
 /// `holdfast audit download`
 #[derive(Debug, Args)]
 pub struct DownloadArguments {
-    /// s3://BUCKET/PREFIX, or file:///DIR
+    /// `s3://BUCKET/PREFIX`, or `file:///DIR`
     #[arg(long, value_name = "PLACE")]
     pub from: Place,
     /// Where the logs are written; made if it is missing

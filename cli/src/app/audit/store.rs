@@ -111,14 +111,10 @@ async fn watch_over(uploader: &mut Uploader<'_>) -> Result<(Summary, bool), AppE
 
 /// Returns when the program was told to end and its time for that is over.
 async fn overdue(ends: &mut Ends, end: &mut Option<Instant>) {
-    let until = match end {
-        Some(until) => *until,
-        None => {
-            ends.asked().await;
-            *end.insert(Instant::now() + LAST_ROUND_MAX)
-        }
-    };
-    sleep_until(until).await;
+    if end.is_none() {
+        ends.asked().await;
+    }
+    sleep_until(*end.get_or_insert_with(|| Instant::now() + LAST_ROUND_MAX)).await;
 }
 
 pub(super) async fn download(arguments: DownloadArguments, printer: Printer) -> Result<ExitCode, AppError> {

@@ -101,7 +101,7 @@ impl Bucket {
 
     fn path(&self, log: LogName, name: &FileName) -> ObjectPath {
         let parts = [log.key_store_id.to_string(), log.boot_id.to_string(), name.as_str().to_owned()];
-        parts.into_iter().fold(self.prefix.clone(), |path, part| path.join(part))
+        parts.into_iter().fold(self.prefix.clone(), ObjectPath::join)
     }
 
     fn failed(&self, error: &Error) -> StoreError {

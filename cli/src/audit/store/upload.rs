@@ -151,17 +151,17 @@ impl<'a> Uploader<'a> {
                 return Ok(());
             }
         };
-        let mut page = self.ledger.page(log);
+        let mut known = self.ledger.page(log);
         if self.compared.insert(log) {
             if !self.is_first {
                 (self.tell)(&format!("a new log: {log}"));
             }
-            self.compare(log, &files, &mut page).await?;
+            self.compare(log, &files, &mut known).await?;
         }
-        let mut turn = Turn { uploader: &mut *self, log, folder, page, pace, summary, progress };
+        let mut turn = Turn { uploader: &mut *self, log, folder, page: known, pace, summary, progress };
         let done = turn.files(files).await;
-        let page = turn.page;
-        self.ledger.turn(log, page);
+        let learned = turn.page;
+        self.ledger.turn(log, learned);
         done
     }
 
