@@ -126,9 +126,9 @@ impl ObjectServer {
         let (user, url) =
             (format!("{ACCESS_KEY_ID}:{SECRET_ACCESS_KEY}"), format!("{}/{BUCKET}/{name}", self.endpoint()));
         let signer = format!("aws:amz:{REGION}:s3");
-        let signed = ["--cacert", &roots, "--user", &user, "--aws-sigv4", &signer];
+        let identified = ["--cacert", &roots, "--user", &user, "--aws-sigv4", &signer];
         let unsigned = ["--header", "x-amz-content-sha256: UNSIGNED-PAYLOAD"];
-        curl(&[&signed, &unsigned[..], arguments, &[url.trim_end_matches('/')]].concat())
+        curl(&[&identified, &unsigned[..], arguments, &[url.trim_end_matches('/')]].concat())
     }
 }
 

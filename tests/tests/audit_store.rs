@@ -1,6 +1,6 @@
 //! Audit logs that the real programs wrote, sent to a server of S3's API that is none of ours, and brought back.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking, in its helpers too")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -173,7 +173,8 @@ async fn logs_are_stored_as_they_grow_and_come_back_as_they_were() {
 /// Somebody else writes into the bucket: it is noticed there and back, and left as it is.
 fn altered(between: &Between<'_>, place: &Path) {
     let names: Vec<String> = files(&between.folder).into_keys().collect();
-    let entries = names.iter().find(|name| name.ends_with(".log")).unwrap();
+    let entries =
+        names.iter().find(|name| Path::new(name).extension().is_some_and(|extension| extension == "log")).unwrap();
     let object = format!("fleet/{entries}");
     let original = between.server.object(&object);
     assert_eq!(original, std::fs::read(between.folder.join(entries)).unwrap());
