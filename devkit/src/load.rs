@@ -25,6 +25,7 @@ pub mod wire;
 
 mod baselines;
 mod child;
+mod html;
 mod lane;
 mod line;
 mod local;
@@ -50,8 +51,10 @@ use self::cpu::{Machine, Watched, pin_process};
 use self::lane::Work;
 use self::local::{LocalSystem, processes_of};
 use self::prepare::{Manner, PrepareError, prepare};
+use self::primitives::Primitive;
 use self::profile::{Profile, Shape};
 use self::report::{Configuration, Report, Run};
+use self::request::{Sizes, encrypt_bytes};
 use self::run::{GroupJob, Job, Load, execute};
 use self::settings::LoadSettings;
 use self::target::{Target, TargetError};
@@ -131,8 +134,16 @@ pub enum LoadError {
 /// [`LoadError`]; [`LoadError::Requests`] after the report was printed.
 pub fn run(settings: &LoadSettings, stop: &Arc<AtomicBool>) -> Result<(), LoadError> {
     let started = format_ms(now_ms());
+    if cfg!(debug_assertions) && !settings.quiet {
+        // As with progress, nobody may be looking.
+        let _ = writeln!(io::stderr(), "not an optimised build: what is counted holds, and no figure says anything");
+    }
     let shape = Shape::from_settings(&settings.shape);
     raise_file_limit(shape.files());
+    // Better to learn now that it cannot be written than after the measurement.
+    if let Some(path) = &settings.html {
+        std::fs::write(path, "").map_err(|source| LoadError::Write { path: path.clone(), source })?;
+    }
     let cores = &settings.measuring.server_core;
     let system = if settings.target.local { Some(LocalSystem::start(cores, stop)?) } else { None };
     let mut target_settings = settings.target.clone();
@@ -148,19 +159,19 @@ pub fn run(settings: &LoadSettings, stop: &Arc<AtomicBool>) -> Result<(), LoadEr
     let mut primitives = Vec::new();
     match &system {
         Some(system) if settings.measuring.baselines => {
-            let cases = if settings.measuring.case.is_empty() { &Case::ALL[..] } else { &settings.measuring.case };
+            let cases = settings.cases();
             for case in cases {
                 let found = baselines::of_local(&ring, system, &target, *case, &shape, &mut runs)?;
                 say(settings, &found.to_string());
                 comparison.push(found);
             }
-            primitives = primitives::measure(shape.sizes, 700);
+            primitives = primitives_of(&target, cases.iter().map(|case| case.shape(&shape).sizes));
         }
         _ => {
             let work = runtime.block_on(prepare(&target, &shape.manner(), shape.seed))?;
             let watched = watched(settings, &target)?;
             if settings.measuring.baselines {
-                primitives = primitives::measure(shape.sizes, work.body_bytes());
+                primitives = primitives_of(&target, core::iter::once(shape.sizes));
                 let found = baselines::of_target(&ring, work, &shape, watched, &mut runs)?;
                 say(settings, &found.to_string());
                 comparison.push(found);
@@ -177,6 +188,21 @@ pub fn run(settings: &LoadSettings, stop: &Arc<AtomicBool>) -> Result<(), LoadEr
     let report = Report::new(started, configuration, runs, comparison, primitives);
     publish(settings, &report)?;
     report.verdict()
+}
+
+/// Cryptography alone, for each size of requests.
+fn primitives_of(target: &Target, sizes: impl Iterator<Item = Sizes>) -> Vec<Primitive> {
+    let mut different: Vec<Sizes> = Vec::new();
+    for sizes in sizes {
+        if !different.contains(&sizes) {
+            different.push(sizes);
+        }
+    }
+    let body = |sizes| target.sites.first().map_or(0, |site| encrypt_bytes(site, sizes));
+    let mut found: Vec<Primitive> =
+        different.into_iter().flat_map(|sizes| primitives::measure(sizes, body(sizes))).collect();
+    found.push(primitives::signature());
+    found
 }
 
 /// One load against one target, and a neighbour's beside it.
@@ -264,6 +290,17 @@ impl Shape {
     }
 }
 
+impl LoadSettings {
+    /// Those that are compared.
+    fn cases(&self) -> &[Case] {
+        match self.measuring.case.as_slice() {
+            _ if !(self.target.local && self.measuring.baselines) => &[],
+            [] => &Case::ALL,
+            chosen => chosen,
+        }
+    }
+}
+
 impl Load {
     fn of(shape: &Shape) -> Self {
         if shape.phases.is_empty() {
@@ -282,6 +319,7 @@ impl Configuration {
             key_stores: target.sites.len(),
             keys: target.keys(),
             load: shape.clone(),
+            cases: settings.cases().to_vec(),
             client_threads: settings.measuring.threads,
             client_cores: settings.measuring.client_core.clone(),
             server_cores: settings.measuring.server_core.clone(),
@@ -296,7 +334,7 @@ impl Report {
         configuration: Configuration,
         runs: Vec<Run>,
         comparison: Vec<compare::Comparison>,
-        primitives: Vec<primitives::Primitive>,
+        primitives: Vec<Primitive>,
     ) -> Self {
         let passed = runs.iter().filter_map(Run::main).all(report::Group::passed);
         let tool = format!("holdfast-dev {}", env!("CARGO_PKG_VERSION"));
@@ -328,6 +366,9 @@ fn publish(settings: &LoadSettings, report: &Report) -> Result<(), LoadError> {
         let mut out = io::stdout().lock();
         // As above.
         let _ = writeln!(out, "{text}");
+    }
+    if let Some(path) = &settings.html {
+        std::fs::write(path, html::page(report)).map_err(|source| LoadError::Write { path: path.clone(), source })?;
     }
     Ok(())
 }

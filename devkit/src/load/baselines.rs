@@ -42,7 +42,7 @@ fn all(contender: &'static str) -> Share {
 }
 
 fn wanted(name: &str, of: Share, to: Share, kind: Kind, at_most: Option<f64>) -> Wanted {
-    Wanted { name: name.to_owned(), of, to, kind, at_most }
+    Wanted { name: name.to_owned(), of, to: Some(to), kind, at_most }
 }
 
 fn latencies(of: &'static str, to: &'static str) -> Vec<Wanted> {
@@ -133,21 +133,32 @@ pub(super) fn of_local(
 
 fn local_figures(case: Case) -> Vec<Wanted> {
     let process = |contender, process| Share { contender, process: Some(process) };
-    let most = Some(case.processor_at_most());
+    let most = case.processor_at_most();
     let mut figures =
         vec![wanted("processor time, enclave : ceiling", all(ENCLAVE), all(CEILING), Kind::Processor, most)];
     figures.extend(latencies(ENCLAVE, CEILING));
+    let relay_most = most.is_some().then_some(PARENT_AT_MOST);
     figures.extend([
         wanted(
-            "processor time, parent : plain relay, before the enclave",
+            "processor time, parent : plain relay",
             process(PARENT, "parent"),
             process(RELAYED_ENCLAVE, "relay"),
             Kind::Processor,
-            Some(PARENT_AT_MOST),
+            relay_most,
         ),
         wanted("processor time, parent+enclave : relay+ceiling", all(PARENT), all(RELAYED), Kind::Processor, None),
-        wanted("the parent adds to the median", all(PARENT), all(ENCLAVE), Kind::Added, Some(PARENT_ADDS_AT_MOST_US)),
-        wanted("a plain relay adds to the median", all(RELAYED_ENCLAVE), all(ENCLAVE), Kind::Added, None),
     ]);
+    // What a hop adds shows only where nothing waits for anything else.
+    if case.rate().is_some() {
+        let most = Some(PARENT_ADDS_AT_MOST_US);
+        figures.extend([
+            wanted("the parent adds to the median", all(PARENT), all(ENCLAVE), Kind::Added, most),
+            wanted("a plain relay adds to the median", all(RELAYED_ENCLAVE), all(ENCLAVE), Kind::Added, None),
+        ]);
+    }
+    for (name, kind, at_most) in case.latencies_at_most() {
+        let name = format!("{name}, parent+enclave");
+        figures.push(Wanted { name, of: all(PARENT), to: None, kind, at_most: Some(at_most) });
+    }
     figures
 }

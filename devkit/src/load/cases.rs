@@ -2,7 +2,9 @@
 
 use serde::Serialize;
 
+use super::compare::Kind;
 use super::mix::{Mix, Operation};
+use super::pace::Phase;
 use super::profile::Shape;
 use super::wire::{Http, Reuse};
 
@@ -30,11 +32,19 @@ pub enum Case {
     NewConnections,
     /// Decrypt with a connection for each, and resumed sessions
     ResumedConnections,
+    /// Decrypt at 1,800 a second, the most that KMS sends unless told otherwise
+    #[value(name = "rate-1800")]
+    #[serde(rename = "rate-1800")]
+    Rate1800,
+    /// Decrypt at 10,000 a second
+    #[value(name = "rate-10000")]
+    #[serde(rename = "rate-10000")]
+    Rate10000,
 }
 
 impl Case {
     /// All of them, in the order in which they run.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Encrypt,
         Self::Decrypt,
         Self::EncryptLarge,
@@ -43,6 +53,8 @@ impl Case {
         Self::DecryptHttp2,
         Self::NewConnections,
         Self::ResumedConnections,
+        Self::Rate1800,
+        Self::Rate10000,
     ];
 
     /// What it is called.
@@ -57,6 +69,8 @@ impl Case {
             Self::DecryptHttp2 => "decrypt-http2",
             Self::NewConnections => "new-connections",
             Self::ResumedConnections => "resumed-connections",
+            Self::Rate1800 => "rate-1800",
+            Self::Rate10000 => "rate-10000",
         }
     }
 
@@ -66,7 +80,7 @@ impl Case {
         let mut shape = base.clone();
         let encrypts = matches!(self, Self::Encrypt | Self::EncryptLarge | Self::EncryptHttp2);
         shape.mix = Mix::only(if encrypts { Operation::Encrypt } else { Operation::Decrypt });
-        shape.phases = Vec::new();
+        shape.phases = self.rate().map(|rate| Phase { rate, seconds: shape.duration_s }).into_iter().collect();
         shape.idle = 0;
         shape.sizes.cdiv = true;
         (shape.sizes.plaintext, shape.sizes.aad) = match self {
@@ -82,15 +96,54 @@ impl Case {
         shape
     }
 
-    /// How many times the ceiling's processor time a request in the enclave may take.
+    /// Requests per second of the open loop; none is the closed loop.
     #[must_use]
-    pub const fn processor_at_most(self) -> f64 {
+    pub const fn rate(self) -> Option<f64> {
         match self {
-            Self::Encrypt => 1.8,
-            Self::Decrypt => 1.65,
-            Self::EncryptLarge | Self::DecryptLarge => 2.0,
-            Self::EncryptHttp2 | Self::DecryptHttp2 => 1.6,
-            Self::NewConnections | Self::ResumedConnections => 1.1,
+            Self::Rate1800 => Some(1_800.0),
+            Self::Rate10000 => Some(10_000.0),
+            _ => None,
+        }
+    }
+
+    /// How many times the ceiling's processor time a request in the enclave may take. Nothing is expected at a rate that leaves
+    /// processors idle: waking up costs both much.
+    #[must_use]
+    pub const fn processor_at_most(self) -> Option<f64> {
+        match self {
+            Self::Encrypt => Some(1.8),
+            Self::Decrypt => Some(1.65),
+            Self::EncryptLarge | Self::DecryptLarge => Some(2.0),
+            Self::EncryptHttp2 | Self::DecryptHttp2 => Some(1.6),
+            Self::NewConnections | Self::ResumedConnections => Some(1.1),
+            Self::Rate1800 | Self::Rate10000 => None,
+        }
+    }
+
+    /// How long a request may take through parent and enclave, in microseconds.
+    pub(super) fn latencies_at_most(self) -> Vec<(&'static str, Kind, f64)> {
+        match self {
+            Self::Rate1800 => vec![("p99", Kind::Percentile99, 1_000.0), ("p99.9", Kind::Permille999, 5_000.0)],
+            Self::Rate10000 => vec![("p99", Kind::Percentile99, 5_000.0)],
+            _ => Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::ValueEnum;
+
+    use super::*;
+
+    #[test]
+    fn every_case_is_run_and_has_the_name_by_which_it_is_asked_for() {
+        assert_eq!(Case::ALL.as_slice(), Case::value_variants());
+        for case in Case::ALL {
+            assert_eq!(case.to_possible_value().unwrap().get_name(), case.name());
+            assert_eq!(serde_json::json!(case), case.name());
+            // Something is expected of each.
+            assert!(case.processor_at_most().is_some() || !case.latencies_at_most().is_empty(), "{case:?}");
         }
     }
 }

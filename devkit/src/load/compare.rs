@@ -27,7 +27,8 @@ pub(super) struct Contender {
 pub(super) struct Wanted {
     pub(super) name: String,
     pub(super) of: Share,
-    pub(super) to: Share,
+    /// None where the figure stands for itself.
+    pub(super) to: Option<Share>,
     pub(super) kind: Kind,
     pub(super) at_most: Option<f64>,
 }
@@ -53,6 +54,17 @@ pub(super) enum Kind {
     Permille999,
     /// Microseconds by which the median is higher.
     Added,
+}
+
+impl Kind {
+    /// What becomes of two measurements, or of one.
+    fn of(self, value: f64, to: Option<f64>) -> Option<f64> {
+        match (self, to) {
+            (_, None) => Some(value),
+            (Self::Added, Some(to)) => Some(value - to),
+            (_, Some(to)) => (to > 0.0).then(|| value / to),
+        }
+    }
 }
 
 /// One case.
@@ -236,18 +248,15 @@ fn figure(contest: &Contest<'_>, wanted: &Wanted, found: &[Vec<Run>], rounds: us
     };
     let values: Vec<f64> = (0..rounds)
         .filter_map(|round| {
-            let (of, to) = (of_round(&wanted.of, round)?, of_round(&wanted.to, round)?);
-            match wanted.kind {
-                Kind::Added => Some(of - to),
-                _ => (to > 0.0).then(|| of / to),
-            }
+            let to = wanted.to.as_ref().map(|share| of_round(share, round).ok_or(())).transpose().ok()?;
+            wanted.kind.of(of_round(&wanted.of, round)?, to)
         })
         .collect();
     let lowest = values.iter().copied().reduce(f64::min).unwrap_or_default();
     let highest = values.iter().copied().reduce(f64::max).unwrap_or_default();
     Figure {
         name: wanted.name.clone(),
-        unit: if wanted.kind == Kind::Added { "µs" } else { "ratio" },
+        unit: if wanted.kind == Kind::Added || wanted.to.is_none() { "µs" } else { "ratio" },
         median: median(values.into_iter()),
         range: (lowest, highest),
         at_most: wanted.at_most,
@@ -307,7 +316,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn medians() {
+    fn medians_ratios_and_differences() {
+        let kinds = [
+            (Kind::Median, Some(2.0), Some(4.0)),
+            (Kind::Added, Some(2.0), Some(6.0)),
+            (Kind::Median, None, Some(8.0)),
+            (Kind::Processor, Some(0.0), None),
+        ];
+        for (kind, to, expected) in kinds {
+            assert_eq!(kind.of(8.0, to), expected, "{to:?}");
+        }
         for (values, expected) in [(&[3.0, 1.0, 2.0][..], 2.0), (&[4.0, 1.0], 2.5), (&[7.0], 7.0), (&[], 0.0)] {
             assert!((median(values.iter().copied()) - expected).abs() < 1e-9, "{values:?}");
         }

@@ -37,11 +37,6 @@ pub(super) struct Work {
 }
 
 impl Work {
-    /// Bytes of the body of the most frequent operation's request.
-    pub(super) fn body_bytes(&self) -> usize {
-        self.of(self.mix.main()).first().map_or(0, |template| template.body.len())
-    }
-
     /// The requests of an operation.
     fn of(&self, operation: Operation) -> &[Template] {
         self.templates.get(operation.number()).map(Vec::as_slice).unwrap_or_default()

@@ -50,6 +50,8 @@ pub struct Configuration {
     pub keys: usize,
     /// The load.
     pub load: Shape,
+    /// The cases, where a local system was compared; they set what is asked, its size and its pace.
+    pub cases: Vec<super::cases::Case>,
     /// Threads of the client.
     pub client_threads: u32,
     /// Processors of the client; empty if it was not pinned.

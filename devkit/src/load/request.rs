@@ -61,6 +61,11 @@ pub(super) enum Judge {
     Status,
 }
 
+/// Bytes of an `Encrypt`'s body.
+pub(super) fn encrypt_bytes(site: &Site, sizes: Sizes) -> usize {
+    Template::encrypt(site, (0, 0), sizes).body.len()
+}
+
 /// What `Encrypt` answers.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -34,6 +34,9 @@ pub struct LoadSettings {
     /// Print the report as JSON
     #[arg(long, help_heading = "Output")]
     pub json: bool,
+    /// Write the report as a page of HTML
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Output")]
+    pub html: Option<PathBuf>,
     /// No progress on standard error
     #[arg(long, help_heading = "Output")]
     pub quiet: bool,

@@ -65,6 +65,17 @@ pub enum Reuse {
 }
 
 impl Reuse {
+    /// What it is called.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kept => "kept",
+            Self::New => "new for each request",
+            Self::Resumed => "resumed for each request",
+            Self::Held => "new for each request and held",
+        }
+    }
+
     /// Whether each request opens a connection.
     #[must_use]
     pub const fn is_once(self) -> bool {
