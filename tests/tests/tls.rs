@@ -316,6 +316,9 @@ fn every_tcp_connection_sends_at_once() {
     let (mut accepted, mut opened) = (0, 0);
     for member in ["shared", "link", "client", "enclave", "parent", "custodian", "cli", "devkit"] {
         for path in sources(&root.join(member).join("src")) {
+            if path.ends_with("tests.rs") {
+                continue;
+            }
             let text = std::fs::read_to_string(&path).unwrap();
             let program = text.split("\nmod tests {").next().unwrap_or_default();
             // Listeners of the link take no TCP.
@@ -328,7 +331,7 @@ fn every_tcp_connection_sends_at_once() {
             }
         }
     }
-    assert_eq!((accepted, opened), (4, 6), "of files; a new one needs the option too");
+    assert_eq!((accepted, opened), (5, 10), "of files; a new one needs the option too");
 }
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
