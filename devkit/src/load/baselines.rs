@@ -150,7 +150,7 @@ fn local_figures(case: Case) -> Vec<Wanted> {
     ]);
     // What a hop adds shows only where nothing waits for anything else.
     if case.rate().is_some() {
-        let most = Some(PARENT_ADDS_AT_MOST_US);
+        let most = (case == Case::Rate1800).then_some(PARENT_ADDS_AT_MOST_US);
         figures.extend([
             wanted("the parent adds to the median", all(PARENT), all(ENCLAVE), Kind::Added, most),
             wanted("a plain relay adds to the median", all(RELAYED_ENCLAVE), all(ENCLAVE), Kind::Added, None),

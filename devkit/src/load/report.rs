@@ -166,7 +166,7 @@ pub struct Server {
     pub rss_connected_kib: Option<u64>,
     /// At the end.
     pub rss_after_kib: Option<u64>,
-    /// For each connection that was open, in KiB.
+    /// For each connection that was open before the measurement, in KiB.
     pub rss_per_connection_kib: Option<f64>,
 }
 
@@ -244,7 +244,7 @@ impl Run {
         let answers: u64 = result.groups.iter().map(|group| group.within).sum();
         let each = |nanoseconds: u64| ratio(float(nanoseconds) / 1_000.0, float(answers));
         let share = |nanoseconds: u64| ratio(float(nanoseconds) / 1e9, result.wall);
-        let open: u64 = result.groups.iter().map(|group| group.opened.connections + group.idle.0 + group.idle.1).sum();
+        let open = result.open;
         let servers: Vec<Server> = result
             .servers
             .iter()
@@ -333,6 +333,9 @@ impl fmt::Display for Run {
                 (server.rss_before_kib, server.rss_connected_kib, server.rss_after_kib)
             {
                 write!(line, "; memory {before} KiB, {connected} connected, {after} at the end")?;
+            }
+            if let Some(each) = server.rss_per_connection_kib {
+                write!(line, "; {each:.1} KiB for each connection")?;
             }
             writeln!(f, "{line}")?;
         }

@@ -91,6 +91,8 @@ pub(super) struct RunResult {
     pub(super) name: String,
     pub(super) groups: Vec<GroupResult>,
     pub(super) servers: Vec<(Watched, Memory)>,
+    /// Connections that were open before the measurement began.
+    pub(super) open: u64,
     /// Seconds in which processor time was counted.
     pub(super) wall: f64,
     /// Of each thread of the client: its processor time in the measurement, in nanoseconds.
@@ -191,9 +193,12 @@ pub(super) fn execute(mut job: Job) -> Result<RunResult, LoadError> {
         memory.after = watched.rss_kib();
     }
     let (groups, client_ns) = collect(&job, threads, observed.seconds)?;
+    let kept = |group: &GroupJob| if group.work.reuse == Reuse::Kept { group.connections } else { 0 };
+    let open: usize = job.groups.iter().map(|group| kept(group) + group.idle).sum();
+    let open = u64::try_from(open).unwrap_or(u64::MAX);
     let servers = job.watched.into_iter().zip(memory).collect();
     let (wall, machine_ticks) = (observed.wall, observed.machine_ticks);
-    Ok(RunResult { name: job.name, groups, servers, wall, client_ns, machine_ticks })
+    Ok(RunResult { name: job.name, groups, servers, open, wall, client_ns, machine_ticks })
 }
 
 fn parts(groups: &[GroupJob], thread: usize, threads: usize) -> Vec<Part> {
