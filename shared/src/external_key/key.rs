@@ -6,7 +6,7 @@ use super::message::{
 };
 use super::{ExternalKeyId, KeyState, KeyUsage};
 use crate::limits::KEY_VERSIONS_MAX;
-use crate::secrets::{WipedBytes, with_swept_cipher};
+use crate::secrets::{WipedBytes, with_swept_cipher, with_swept_stack};
 
 /// Why an external key was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -120,7 +120,8 @@ impl ExternalKey {
         with_swept_cipher(|| {
             self.decrypt_own(message, aad).or_else(|error| {
                 let legacy = self.versions.iter().find(|version| version.is_legacy()).ok_or(error)?;
-                legacy.decrypt_legacy(message, aad)
+                // Its cipher for long IVs takes more stack than ring's.
+                with_swept_stack(|| legacy.decrypt_legacy(message, aad))
             })
         })
     }
