@@ -112,12 +112,27 @@ impl ObjectServer {
         std::fs::read(place).unwrap()
     }
 
-    /// Another client puts an object there, in the place of any other.
-    pub fn put(&self, name: &str, bytes: &[u8]) {
+    /// Another client puts an object there, in the place of any other, with these headers.
+    pub fn put(&self, name: &str, bytes: &[u8], headers: &[String]) {
         let place = self.folder.join("object");
         std::fs::write(&place, bytes).unwrap();
-        let (status, said) = self.call(&["--upload-file", place.to_str().unwrap()], name);
+        let mut arguments = vec!["--upload-file", place.to_str().unwrap()];
+        arguments.extend(headers.iter().flat_map(|header| ["--header", header]));
+        let (status, said) = self.call(&arguments, name);
         assert_eq!(status, 200, "{name}: {said}");
+    }
+
+    /// Another client puts an object there that nobody can read who does not have its key (SSE-C). curl signs its headers in the wrong order.
+    pub fn put_unreadable(&self, name: &str, bytes: &[u8]) {
+        let place = self.folder.join("object");
+        std::fs::write(&place, bytes).unwrap();
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/put_encrypted.py");
+        let mut command = Command::new(interpreter());
+        command.env_clear().env("HOME", &self.folder);
+        command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID).env("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY);
+        command.arg(script).arg(self.endpoint()).arg(&self.certificates.roots).args([REGION, BUCKET, name]).arg(place);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// A request of curl's, signed by curl.

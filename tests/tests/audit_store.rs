@@ -180,7 +180,7 @@ fn altered(between: &Between<'_>, place: &Path) {
     assert_eq!(original, std::fs::read(between.folder.join(entries)).unwrap());
     let mut other = original.clone();
     *other.last_mut().unwrap() ^= 1;
-    between.server.put(&object, &other);
+    between.server.put(&object, &other, &[]);
     refused(&between.upload(), &[entries, "altered", "left as it is"]);
     assert_eq!(between.server.object(&object), other);
     refused(
@@ -192,4 +192,19 @@ fn altered(between: &Between<'_>, place: &Path) {
     let brought = between.download(&fresh);
     assert!(said(&brought).contains("1 objects have no SHA-256 recorded"), "{}", said(&brought));
     assert_eq!(files(&fresh)[entries], other, "it is for the verifier to say what is wrong with it");
+
+    // Of the same length, and with the hash of what was there: that is what somebody says.
+    let sha256 = hex::encode(ring::digest::digest(&ring::digest::SHA256, &original));
+    between.server.put(&object, &other, &[format!("x-amz-meta-sha256: {sha256}")]);
+    refused(&between.upload(), &[entries, "altered"]);
+    refused(&between.download(&place.join("forged")), &[entries, "does not have the SHA-256"]);
+    between.server.put(&object, &original, &[]);
+
+    // One object that cannot be had, before all others.
+    let key_store = entries.split('/').next().unwrap();
+    let bad = format!("{key_store}/{}/0000000000000000.log", "0".repeat(32));
+    between.server.put_unreadable(&format!("fleet/{bad}"), b"x");
+    let others = place.join("all-others");
+    refused(&between.download(&others), &[&bad]);
+    assert!(files(&others) == files(&between.folder), "all others came");
 }

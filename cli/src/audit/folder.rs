@@ -172,6 +172,12 @@ pub(super) fn meaning(name: &str) -> Option<(u64, bool)> {
     Some((is_index.then(|| digits.parse().ok())??, compressed))
 }
 
+/// The name that means this.
+pub(super) fn spelled(first_index: u64, compressed: bool) -> String {
+    let ending = if compressed { ".log.zst" } else { ".log" };
+    format!("{first_index:0INDEX_DIGITS$}{ending}")
+}
+
 impl LogFile {
     fn named(name: &str, path: PathBuf) -> Option<Self> {
         let (first_index, compressed) = meaning(name)?;

@@ -1,14 +1,14 @@
 //! Audit logs in object storage: sent there as they grow, and brought back.
 //!
 //! ```text
-//! source (the parent's folder) ─▶ content (whole entries, hash) ─▶ upload (what is to be sent) ─▶ bucket ─▶ connector ─▶ network
-//!                                                      ledger (what was sent) ──┘                   ▲
-//!                                                      folder ◀─ download ───────────────────────────┘
+//! source (the parent's folder) ─▶ content (whole entries, hash) ─▶ upload (turn: one log, settle: one file) ─▶ bucket ─▶ connector ─▶ network
+//!                                                 ledger (what was sent) ──┘                                 ▲
+//!                                                 folder ◀─ download ─────────────────────────────────────────┘
 //! ```
 //!
 //! Guarantees: an object is never replaced by less or by other content: what it held must be what the file begins with, and the store
-//! itself checks that nothing came between (`If-Match`, `If-None-Match`). Entries are stored before checkpoints that cover them, so that what
-//! is in the bucket always verifies as far as its newest checkpoint. One file at a time is in memory, and a log's
+//! itself checks that nothing came between (`If-Match`, `If-None-Match`). Nothing counts as stored that was not, whatever becomes of its file
+//! meanwhile. Entries are stored before checkpoints that cover them, so that what is in the bucket verifies as far as what is here does. One file at a time is in memory, and a log's
 //! checkpoints. Nothing is deleted, here or there.
 //! Assumes: nothing of the bucket, whose content `holdfast audit verify` judges. Refuses: symbolic links, names that are not of a log,
 //! plain HTTP to another machine.
@@ -55,7 +55,15 @@ pub enum StoreError {
         /// What is wrong.
         reason: String,
     },
-    /// The store said no, or nothing.
+    /// The store does not answer, or not to the end.
+    #[error("{place}: {reason}")]
+    Silent {
+        /// Which.
+        place: String,
+        /// Why.
+        reason: String,
+    },
+    /// The store said no.
     #[error("{place}: {reason}")]
     Store {
         /// Which.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum, S3ConditionalPut};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, Checksum, S3ConditionalPut};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
 use object_store::{
@@ -23,7 +23,7 @@ use object_store::{
 use ring::digest::{Context, SHA256};
 
 use super::StoreError;
-use super::connector::{Connector, cause, is_loopback};
+use super::connector::{Connector, cause, is_loopback, is_silent};
 use super::content::Content;
 use super::names::{FileName, LogName, parse};
 use super::place::{Place, Reach};
@@ -35,6 +35,10 @@ const SHA256_ATTRIBUTE: &str = "sha256";
 /// How often a request is sent again before a whole round waits, and for how long.
 const RETRIES: usize = 3;
 const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Objects of a listing: 160 TB of logs in files of 16 MiB.
+const LISTED_MAX: u64 = 10_000_000;
+/// How the library begins to say that a service refused; not each of its errors has a kind that says why.
+const ANSWERED: &str = "Server returned non-2xx status code: ";
 /// Characters of a service's words that are shown.
 const REASON_MAX: usize = 600;
 
@@ -44,6 +48,8 @@ pub(super) struct Bucket {
     store: Arc<dyn ObjectStore>,
     prefix: ObjectPath,
     place: Place,
+    /// The service's URL, where it is not AWS's: by the arguments or by the environment.
+    endpoint: Option<String>,
 }
 
 /// An object as it was found or made.
@@ -53,6 +59,17 @@ pub(super) struct Stored {
     pub(super) sha256: String,
     /// The service's name for this content.
     pub(super) e_tag: Option<String>,
+}
+
+/// What a look at an object found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// There is none.
+    Nothing,
+    /// There is one, and the store does not give it.
+    Unreadable(String),
+    /// What it holds.
+    Object(Stored),
 }
 
 /// An object in a listing.
@@ -83,16 +100,23 @@ pub(super) struct Incoming {
 impl Bucket {
     /// Asks nobody yet.
     pub(super) fn open(place: &Place, reach: &Reach) -> Result<Self, StoreError> {
-        let (store, prefix): (Arc<dyn ObjectStore>, _) = match place {
-            Place::S3 { bucket, prefix } => (Arc::new(s3(bucket, reach)?), prefix.as_str()),
-            Place::Folder(path) => (Arc::new(folder(path)?), ""),
+        let (store, prefix, endpoint): (Arc<dyn ObjectStore>, _, _) = match place {
+            Place::S3 { bucket, prefix } => {
+                let (store, endpoint) = s3(bucket, reach)?;
+                (Arc::new(store), prefix.as_str(), endpoint)
+            }
+            Place::Folder(path) => (Arc::new(folder(path)?), "", None),
         };
         let prefix = ObjectPath::parse(prefix).map_err(|error| StoreError::Place(error.to_string()))?;
-        Ok(Self { store, prefix, place: place.clone() })
+        Ok(Self { store, prefix, place: place.clone(), endpoint })
     }
 
     pub(super) const fn place(&self) -> &Place {
         &self.place
+    }
+
+    pub(super) fn endpoint(&self) -> Option<&str> {
+        self.endpoint.as_deref()
     }
 
     const fn is_s3(&self) -> bool {
@@ -105,37 +129,50 @@ impl Bucket {
     }
 
     fn failed(&self, error: &Error) -> StoreError {
-        let mut reason = printable(&cause(error));
-        reason.truncate(REASON_MAX);
-        let advice = match error {
-            Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
-                "; look at the credentials in the environment, or at the machine's role and the bucket's policy"
-            }
-            Error::NotFound { .. } => "; make the bucket first, and give its --region",
-            _ => "",
-        };
-        StoreError::Store { place: self.place.to_string(), reason: format!("{reason}{advice}") }
+        let (place, reason) = (self.place.to_string(), reason(error));
+        if is_silent(error) { StoreError::Silent { place, reason } } else { StoreError::Store { place, reason } }
     }
 
-    /// Whether an object is there, and what it holds. Its bytes are read: whoever may write in the bucket can record any hash with them.
-    pub(super) async fn look(&self, log: LogName, name: &FileName) -> Result<Option<Stored>, StoreError> {
-        let path = self.path(log, name);
-        let found = match self.store.get_opts(&path, GetOptions::default()).await {
-            Err(Error::NotFound { .. }) => return Ok(None),
+    /// What an object holds, by its bytes: what is recorded with it is what somebody said.
+    pub(super) async fn look(&self, log: LogName, name: &FileName) -> Result<Found, StoreError> {
+        let found = match self.store.get_opts(&self.path(log, name), GetOptions::default()).await {
+            Err(Error::NotFound { .. }) => return Ok(Found::Nothing),
+            // Archived, or under a key of somebody else's: no reason to leave all others.
+            Err(error) if is_refused(&error) => return Ok(Found::Unreadable(reason(&error))),
             found => found.map_err(|error| self.failed(&error))?,
         };
         let (size, e_tag) = (found.meta.size, found.meta.e_tag.clone());
-        let mut bytes = found.into_stream();
-        let (mut context, mut read) = (Context::new(&SHA256), 0_u64);
+        let (mut bytes, mut context, mut read) = (found.into_stream(), Context::new(&SHA256), 0_u64);
         while let Some(chunk) = bytes.next().await {
             let chunk = chunk.map_err(|error| self.failed(&error))?;
             read = read.saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
             if read > FILE_MAX {
-                break;
+                return Ok(Found::Unreadable("has more than 1 GiB, so it is no file of a log".to_owned()));
             }
             context.update(&chunk);
         }
-        Ok(Some(Stored { size: size.max(read), sha256: hex::encode(context.finish()), e_tag }))
+        if read != size {
+            return Ok(Found::Unreadable(format!("has {size} bytes, and {read} of them came")));
+        }
+        Ok(Found::Object(Stored { size, sha256: hex::encode(context.finish()), e_tag }))
+    }
+
+    /// Whether there is an object.
+    pub(super) async fn has(&self, log: LogName, name: &FileName) -> Result<bool, StoreError> {
+        Ok(self.head(log, name).await?.is_some())
+    }
+
+    /// The SHA-256 that was recorded with an object, if somebody did.
+    pub(super) async fn recorded(&self, log: LogName, name: &FileName) -> Result<Option<String>, StoreError> {
+        Ok(self.head(log, name).await?.as_ref().and_then(recorded))
+    }
+
+    async fn head(&self, log: LogName, name: &FileName) -> Result<Option<GetResult>, StoreError> {
+        let options = GetOptions { head: true, ..GetOptions::default() };
+        match self.store.get_opts(&self.path(log, name), options).await {
+            Err(Error::NotFound { .. }) => Ok(None),
+            found => found.map(Some).map_err(|error| self.failed(&error)),
+        }
     }
 
     /// Makes an object where there is none.
@@ -151,12 +188,12 @@ impl Bucket {
         content: &Content,
         known: &Stored,
     ) -> Result<Written, StoreError> {
-        if self.is_s3() && known.e_tag.is_some() {
+        if self.is_s3() {
             let version = UpdateVersion { e_tag: known.e_tag.clone(), version: None };
             return self.put(log, name, content, PutMode::Update(version)).await;
         }
         match self.look(log, name).await? {
-            Some(found) if (found.size, &found.sha256) == (known.size, &known.sha256) => {
+            Found::Object(found) if (found.size, &found.sha256) == (known.size, &known.sha256) => {
                 self.put(log, name, content, PutMode::Overwrite).await
             }
             _ => Ok(Written::Otherwise),
@@ -186,7 +223,7 @@ impl Bucket {
         }
     }
 
-    /// The objects of one log, or of all, in the order of their names. Those of other names are none.
+    /// The objects of one log, or of all, in no order. Those of other names are none.
     pub(super) fn list(
         &self,
         log: Option<LogName>,
@@ -194,13 +231,24 @@ impl Bucket {
         let below = log.map_or(self.prefix.clone(), |log| {
             self.prefix.clone().join(log.key_store_id.to_string()).join(log.boot_id.to_string())
         });
-        self.store.list(Some(&below)).filter_map(|found| {
+        let mut left = LISTED_MAX;
+        self.store.list(Some(&below)).filter_map(move |found| {
             ready(match found {
-                Ok(found) => self.named(found).map(Ok),
+                Ok(_) if left == 0 => Some(Err(self.endless())),
+                Ok(found) => {
+                    left = left.saturating_sub(1);
+                    self.named(found).map(Ok)
+                }
                 Err(Error::NotFound { .. }) if !self.is_s3() => None,
                 Err(error) => Some(Err(self.failed(&error))),
             })
         })
+    }
+
+    fn endless(&self) -> StoreError {
+        let reason =
+            format!("the listing does not end after {LISTED_MAX} objects; choose a prefix for these logs alone");
+        StoreError::Store { place: self.place.to_string(), reason }
     }
 
     fn named(&self, found: ObjectMeta) -> Option<Object> {
@@ -229,6 +277,24 @@ impl Bucket {
     }
 }
 
+/// Whether the service answered that it does not give this object as it was asked for.
+fn is_refused(error: &Error) -> bool {
+    ["400", "403"].iter().any(|status| cause(error).starts_with(&format!("{ANSWERED}{status}")))
+}
+
+/// What a person can do something with.
+fn reason(error: &Error) -> String {
+    let mut reason: String = printable(&cause(error)).chars().take(REASON_MAX).collect();
+    let is_status = |status: &str| reason.starts_with(&format!("{ANSWERED}{status}"));
+    if is_status("403") || is_status("401") {
+        reason
+            .push_str("; look at the credentials in the environment, or at the machine's role and the bucket's policy");
+    } else if is_status("404") || matches!(error, Error::NotFound { .. }) {
+        reason.push_str("; make the bucket first, and give its --region");
+    }
+    reason
+}
+
 fn recorded(found: &GetResult) -> Option<String> {
     let sha256 = found.attributes.get(&Attribute::Metadata(SHA256_ATTRIBUTE.into()))?;
     let is_hash = sha256.len() == 2 * SHA256.output_len() && sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -244,7 +310,8 @@ fn folder(path: &Path) -> Result<LocalFileSystem, StoreError> {
     Ok(store.with_fsync(true))
 }
 
-fn s3(bucket: &str, reach: &Reach) -> Result<impl ObjectStore, StoreError> {
+/// The store, and at which endpoint.
+fn s3(bucket: &str, reach: &Reach) -> Result<(AmazonS3, Option<String>), StoreError> {
     let unusable = |error: Error| StoreError::Place(printable(&cause(&error)));
     let mut builder = AmazonS3Builder::from_env();
     if let Some(endpoint) = &reach.endpoint {
@@ -264,7 +331,7 @@ fn s3(bucket: &str, reach: &Reach) -> Result<impl ObjectStore, StoreError> {
         }
         None => {}
     }
-    builder
+    let store = builder
         .with_bucket_name(bucket)
         .with_allow_http(false)
         .with_conditional_put(S3ConditionalPut::ETagMatch)
@@ -276,23 +343,27 @@ fn s3(bucket: &str, reach: &Reach) -> Result<impl ObjectStore, StoreError> {
         })
         .with_http_connector(Connector::new(reach.roots.as_deref())?)
         .build()
-        .map_err(unusable)
+        .map_err(unusable)?;
+    Ok((store, endpoint))
 }
 
-/// HTTPS, or HTTP to this machine.
+/// HTTPS, or HTTP to this machine. No refusal repeats the text: it may hold a password.
 fn check_endpoint(endpoint: &str) -> Result<(), StoreError> {
-    // Before anything shows it.
+    let refused = |reason: &str| StoreError::Place(format!("the endpoint {reason}"));
     if endpoint.contains('@') {
-        let reason = "an endpoint has no user and password in it: credentials come from the environment, or from the machine's role";
-        return Err(StoreError::Place(reason.to_owned()));
+        return Err(refused(
+            "has a user's name or password in it: credentials come from the environment, and not from a URL",
+        ));
     }
-    let refused = |reason: &str| StoreError::Place(format!("{}: {reason}", printable(endpoint)));
     let url: http::Uri = endpoint.parse().map_err(|_| refused("is no URL"))?;
+    if url.query().is_some() || endpoint.contains(['#', '%']) {
+        return Err(refused("has more than https://HOST:PORT/PATH"));
+    }
     match (url.scheme_str(), url.host()) {
         (Some("https"), Some(_)) => Ok(()),
         (Some("http"), Some(host)) if is_loopback(host) => Ok(()),
-        (Some("http"), Some(_)) => Err(refused("plain HTTP goes to this machine only: use https://")),
-        _ => Err(refused("an endpoint is https://HOST, or http://HOST on this machine")),
+        (Some("http"), Some(_)) => Err(refused("has plain HTTP, which goes to this machine only: use https://")),
+        _ => Err(refused("is not https://HOST, or http://HOST on this machine")),
     }
 }
 
@@ -305,14 +376,16 @@ mod tests {
         for good in ["https://s3.example.com", "http://127.0.0.1:8333", "http://localhost:1", "http://[::1]:9000"] {
             assert!(check_endpoint(good).is_ok(), "{good}");
         }
-        for bad in
-            ["http://s3.example.com", "http://10.0.0.1:9000", "http://169.254.169.254", "s3.example.com", "ftp://x"]
-        {
+        for bad in [
+            "http://s3.example.com",
+            "http://10.0.0.1:9000",
+            "http://169.254.169.254",
+            "s3.example.com",
+            "ftp://x",
+            "https://x/?y",
+            "https://x/%40",
+        ] {
             assert!(check_endpoint(bad).is_err(), "{bad}");
-        }
-        for secret in ["https://user:hunter2@s3.example.com", "https://hunter2@[", "hunter2@s3.example.com"] {
-            let refused = check_endpoint(secret).unwrap_err().to_string();
-            assert!(refused.contains("user and password") && !refused.contains("hunter2"), "{refused}");
         }
     }
 }

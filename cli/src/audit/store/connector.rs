@@ -1,7 +1,7 @@
 //! HTTP for `object_store`: one connection after another, by hyper and rustls.
 //!
 //! Guarantees: TLS 1.2 or 1.3 to a certificate for the URL's host under the given roots and no others; every answer is bounded, and so is the
-//! time for which nothing comes. What a service says of its refusal (XML) is shortened to its code and message.
+//! time for it: by its length, at 64 KiB/s, and by how long nothing comes. What a service says of its refusal (XML) is shortened to its code and message.
 //! Refuses: plain HTTP to other machines. Credentials of a machine or container come over plain HTTP from addresses that do not leave it:
 //! that is the one exception, and what is stored never goes there. Redirects are answers like others; proxies are not used.
 
@@ -32,7 +32,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::StoreError;
@@ -47,8 +47,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const METADATA_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long nothing may come of an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// Bytes a second at which a request must go out and an answer come in, at the least.
-const LEAST_PER_SECOND: u64 = 64 * 1024;
+/// Bytes a second at which a request may go out.
+const SEND_PER_SECOND: u64 = 64 * 1024;
+/// Bytes a second that come of an answer at least, after [`ANSWER_TIMEOUT`].
+const RECEIVE_PER_SECOND: u32 = 64 * 1024;
 /// How long a connection is kept that nobody uses: services end them after 5 s and more.
 const IDLE_MAX: Duration = Duration::from_secs(4);
 /// How long the end of the answer before may take to be noticed.
@@ -149,8 +151,6 @@ enum Failure {
     Tls { address: String, source: io::Error },
     #[error("no answer in time")]
     Timeout,
-    #[error("the answer comes too slowly")]
-    TooSlow,
     #[error("the answer is longer than what was asked for can be")]
     TooLong,
     #[error("the connection broke off: {0}")]
@@ -163,7 +163,7 @@ impl From<Failure> for HttpError {
             Failure::Url | Failure::Plain | Failure::TooLong => HttpErrorKind::Unknown,
             Failure::Connect { .. } | Failure::ConnectTimeout { .. } => HttpErrorKind::Connect,
             Failure::Tls { source, .. } => of_tls(source),
-            Failure::Timeout | Failure::TooSlow => HttpErrorKind::Timeout,
+            Failure::Timeout => HttpErrorKind::Timeout,
             Failure::Http(_) => HttpErrorKind::Interrupted,
         };
         Self::new(kind, failure)
@@ -259,7 +259,7 @@ impl Service {
         *request.uri_mut() = Uri::from(path);
 
         let bytes = u64::try_from(request.body().content_length()).unwrap_or(u64::MAX);
-        let patience = ANSWER_TIMEOUT + time_for(bytes);
+        let patience = ANSWER_TIMEOUT + Duration::from_secs(bytes / SEND_PER_SECOND);
         let (sender, response) = self.send(&target, request, patience).await?;
         self.keep(Idle { target, sender, since: Instant::now() });
         let (head, body) = response.into_parts();
@@ -267,8 +267,7 @@ impl Service {
         let body = if is_refusal && !is_head {
             refusal(body).await.into()
         } else {
-            let announced = body.size_hint().upper().unwrap_or(max).min(max);
-            HttpResponseBody::new(Bounded::new(body, max, ANSWER_TIMEOUT + time_for(announced)))
+            HttpResponseBody::new(Bounded::new(body, max))
         };
         Ok(HttpResponse::from_parts(head, body))
     }
@@ -395,27 +394,32 @@ fn shortened(refusal: &Bytes) -> Bytes {
     }
 }
 
-/// What these bytes may take.
-const fn time_for(bytes: u64) -> Duration {
-    Duration::from_secs(bytes / LEAST_PER_SECOND)
-}
-
-/// An answer of so many bytes at most, of which something comes now and then, and all of it in time.
-struct Bounded {
-    body: Incoming,
+/// An answer of so many bytes at most, of which something comes now and then, and not too little over all.
+struct Bounded<B> {
+    body: B,
     left: u64,
+    /// When all that has come is too little: later with each byte.
+    due: Instant,
     patience: Pin<Box<Sleep>>,
-    end: Instant,
 }
 
-impl Bounded {
-    fn new(body: Incoming, left: u64, all: Duration) -> Self {
-        let now = Instant::now();
-        Self { body, left, patience: Box::pin(sleep_until(now + ANSWER_TIMEOUT)), end: now + all }
+impl<B> Bounded<B> {
+    fn new(body: B, max: u64) -> Self {
+        Self { body, left: max, due: Instant::now() + ANSWER_TIMEOUT, patience: Box::pin(sleep(ANSWER_TIMEOUT)) }
+    }
+
+    /// So many bytes have come.
+    fn came(&mut self, bytes: u64) -> Result<(), Failure> {
+        self.left = self.left.checked_sub(bytes).ok_or(Failure::TooLong)?;
+        let worth =
+            Duration::from_secs(1).saturating_mul(u32::try_from(bytes).unwrap_or(u32::MAX)) / RECEIVE_PER_SECOND;
+        self.due += worth;
+        self.patience.as_mut().reset(self.due.min(Instant::now() + ANSWER_TIMEOUT));
+        Ok(())
     }
 }
 
-impl Body for Bounded {
+impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Bounded<B> {
     type Data = Bytes;
     type Error = HttpError;
 
@@ -424,15 +428,9 @@ impl Body for Bounded {
         let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) else {
             return this.patience.as_mut().poll(context).map(|()| Some(Err(Failure::Timeout.into())));
         };
-        let now = Instant::now();
-        if now > this.end {
-            return Poll::Ready(Some(Err(Failure::TooSlow.into())));
-        }
-        this.patience.as_mut().reset((now + ANSWER_TIMEOUT).min(this.end));
         Poll::Ready(frame.map(|frame| {
             let frame = frame.map_err(Failure::Http)?;
-            let bytes = frame.data_ref().map_or(0, |data| u64::try_from(data.len()).unwrap_or(u64::MAX));
-            this.left = this.left.checked_sub(bytes).ok_or(Failure::TooLong)?;
+            this.came(frame.data_ref().map_or(0, |data| u64::try_from(data.len()).unwrap_or(u64::MAX)))?;
             Ok(frame)
         }))
     }
@@ -457,6 +455,12 @@ pub(super) fn cause(error: &(dyn Error + 'static)) -> String {
         cause = source;
     }
     cause.to_string()
+}
+
+/// Whether no answer came, or not all of one: the next question may find none either.
+pub(super) fn is_silent(error: &(dyn Error + 'static)) -> bool {
+    core::iter::successors(Some(error), |error: &&(dyn Error + 'static)| (*error).source())
+        .any(<dyn Error>::is::<Failure>)
 }
 
 #[cfg(test)]

@@ -1,14 +1,15 @@
 //! What of a file is sent: everything of one that is finished, whole entries or whole notes of one that grows.
 //!
 //! Guarantees: what is read is on this machine's disk before it is sent, so that no crash leaves less here than there. What a crash left
-//! of an entry or note is not sent: the parent cuts it off and goes on with other bytes.
-//! Refuses: files over [`FILE_MAX`].
+//! of an entry or note is not sent: the parent cuts it off and goes on with other bytes. A compressed file is not sent before it is whole.
+//! Refuses: files over [`FILE_MAX`], decompressed or not.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _};
 
 use bytes::Bytes;
 use ring::digest::{Context, SHA256};
+use ruzstd::decoding::StreamingDecoder;
 
 use crate::audit::folder::{FILE_MAX, LENGTH, entry_length};
 
@@ -36,41 +37,46 @@ pub(super) struct Content {
     pub(super) size: u64,
     /// SHA-256 of them, in hexadecimal.
     pub(super) sha256: String,
-    /// Bytes of the file, when it was read.
-    pub(super) seen: u64,
+    /// Whole entries in them, one behind the other from the start on; of a compressed file, those that it decompresses to.
+    pub(super) entries: u64,
+    /// Whether the file had no more.
+    pub(super) is_whole: bool,
+    /// Whether something follows that no entry can begin with: damage, and not what a crash left of one.
+    pub(super) is_damaged: bool,
 }
 
 impl Content {
-    pub(super) fn read(mut file: &File, part: Part) -> io::Result<Self> {
-        let seen = file.metadata()?.len();
-        if seen > FILE_MAX {
-            return Err(too_large());
-        }
+    pub(super) fn read(file: &File, part: Part) -> io::Result<Self> {
+        Ok(Self::of(read(file)?, part))
+    }
+
+    /// What a compressed file decompresses to.
+    pub(super) fn unpacked(file: &File) -> io::Result<Self> {
         file.sync_data()?;
-        let mut chunks = chunks_of(&mut file, seen)?;
-        let size = match part {
-            Part::All => len(&chunks),
-            Part::Entries => whole(&chunks, Entries::default()),
-            Part::Notes => whole(&chunks, Notes::default()),
+        let mut chunks = Vec::new();
+        unpack(file, |chunk| chunks.push(chunk))?;
+        Ok(Self::of(chunks, Part::All))
+    }
+
+    /// A compressed file as it is, if it can be decompressed.
+    pub(super) fn packed(mut file: &File) -> io::Result<Self> {
+        let mut entries = Scan::of(Entries::default());
+        unpack(file, |chunk| entries.take(&chunk))?;
+        file.rewind()?;
+        Ok(Self { entries: entries.count, ..Self::of(read(file)?, Part::All) })
+    }
+
+    fn of(mut chunks: Vec<Bytes>, part: Part) -> Self {
+        let all = length(&chunks);
+        let entries = Scan::over(&chunks, Entries::default());
+        let (size, is_damaged) = match part {
+            Part::All => (all, false),
+            Part::Entries => (entries.end, entries.ends.is_none()),
+            Part::Notes => (Scan::over(&chunks, Notes::default()).end, false),
         };
         truncate(&mut chunks, size);
         let sha256 = hash(chunks.iter());
-        Ok(Self { chunks, size, sha256, seen })
-    }
-
-    /// What a compressed file holds.
-    pub(super) fn unpack(file: &File) -> io::Result<Self> {
-        let seen = file.metadata()?.len();
-        file.sync_data()?;
-        let mut decoder = ruzstd::decoding::StreamingDecoder::new(BufReader::new(file))
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-        let chunks = chunks_of(&mut decoder, FILE_MAX.saturating_add(1))?;
-        let size = len(&chunks);
-        if size > FILE_MAX {
-            return Err(too_large());
-        }
-        let sha256 = hash(chunks.iter());
-        Ok(Self { chunks, size, sha256, seen })
+        Self { chunks, size, sha256, entries: entries.count, is_whole: size == all, is_damaged }
     }
 
     /// For the store.
@@ -89,28 +95,54 @@ impl Content {
     }
 }
 
+/// All of a file, once it is on disk.
+fn read(file: &File) -> io::Result<Vec<Bytes>> {
+    let mut left = file.metadata()?.len();
+    if left > FILE_MAX {
+        return Err(too_large());
+    }
+    file.sync_data()?;
+    let mut chunks = Vec::new();
+    while let Some(chunk) = next(file, usize::try_from(left).unwrap_or(CHUNK).min(CHUNK))? {
+        left = left.saturating_sub(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
+        chunks.push(chunk);
+    }
+    Ok(chunks)
+}
+
+/// The next bytes, `max` of them if there are as many; none at the end.
+fn next(source: impl io::Read, max: usize) -> io::Result<Option<Bytes>> {
+    let mut chunk = Vec::with_capacity(max);
+    source.take(u64::try_from(max).unwrap_or(u64::MAX)).read_to_end(&mut chunk)?;
+    Ok(Some(chunk).filter(|chunk| !chunk.is_empty()).map(Bytes::from))
+}
+
+/// Gives what a file decompresses to, piece by piece: that of all its frames, of which there is one at least, and each is whole.
+fn unpack(file: &File, mut take: impl FnMut(Bytes)) -> io::Result<()> {
+    let mut source = BufReader::with_capacity(CHUNK, file);
+    let (mut left, mut frames) = (FILE_MAX, 0_u64);
+    while frames == 0 || !source.fill_buf()?.is_empty() {
+        frames = frames.saturating_add(1);
+        let mut frame = StreamingDecoder::new(&mut source).map_err(|error| broken(&error.to_string()))?;
+        while let Some(chunk) = next(&mut frame, CHUNK).map_err(|error| broken(&error.to_string()))? {
+            let bytes = u64::try_from(chunk.len()).unwrap_or(u64::MAX);
+            left = left.checked_sub(bytes).ok_or_else(too_large)?;
+            take(chunk);
+        }
+    }
+    Ok(())
+}
+
+fn broken(reason: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("cannot be decompressed: {reason}"))
+}
+
 fn too_large() -> io::Error {
     io::Error::new(io::ErrorKind::FileTooLarge, "has more than 1 GiB, so it is no file of a log")
 }
 
-/// So many bytes at most, piece by piece.
-fn chunks_of(source: &mut impl io::Read, max: u64) -> io::Result<Vec<Bytes>> {
-    let (mut chunks, mut left) = (Vec::new(), max);
-    loop {
-        let wanted = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
-        let mut chunk = Vec::with_capacity(wanted);
-        let most = u64::try_from(wanted).unwrap_or(u64::MAX);
-        let read = source.by_ref().take(most).read_to_end(&mut chunk)?;
-        if read == 0 {
-            return Ok(chunks);
-        }
-        left = left.saturating_sub(u64::try_from(read).unwrap_or(u64::MAX));
-        chunks.push(Bytes::from(chunk));
-    }
-}
-
-fn len(chunks: &[Bytes]) -> u64 {
-    chunks.iter().map(|chunk| u64::try_from(chunk.len()).unwrap_or(u64::MAX)).fold(0, u64::saturating_add)
+fn length(chunks: &[Bytes]) -> u64 {
+    chunks.iter().fold(0, |sum, chunk| sum.saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX)))
 }
 
 fn hash<'a>(chunks: impl Iterator<Item = &'a Bytes>) -> String {
@@ -135,21 +167,44 @@ trait Ends {
     fn take(&mut self, bytes: &[u8]) -> Option<(usize, bool)>;
 }
 
-/// Where the last whole thing ends.
-fn whole(chunks: &[Bytes], mut ends: impl Ends) -> u64 {
-    let (mut at, mut end) = (0_u64, 0);
-    for chunk in chunks {
-        let mut rest: &[u8] = chunk;
-        while !rest.is_empty() {
-            let Some((taken, is_end)) = ends.take(rest) else { return end };
-            at = at.saturating_add(u64::try_from(taken).unwrap_or(u64::MAX));
+/// Whole things, one behind the other.
+struct Scan<E> {
+    /// None where nothing that follows can be whole.
+    ends: Option<E>,
+    at: u64,
+    /// Where the last one ends.
+    end: u64,
+    count: u64,
+}
+
+impl<E: Ends> Scan<E> {
+    const fn of(ends: E) -> Self {
+        Self { ends: Some(ends), at: 0, end: 0, count: 0 }
+    }
+
+    fn over(chunks: &[Bytes], ends: E) -> Self {
+        let mut scan = Self::of(ends);
+        for chunk in chunks {
+            scan.take(chunk);
+        }
+        scan
+    }
+
+    fn take(&mut self, chunk: &[u8]) {
+        let mut rest = chunk;
+        while let Some(ends) = self.ends.as_mut().filter(|_| !rest.is_empty()) {
+            let Some((taken, is_end)) = ends.take(rest) else {
+                self.ends = None;
+                return;
+            };
+            self.at = self.at.saturating_add(u64::try_from(taken).unwrap_or(u64::MAX));
             if is_end {
-                end = at;
+                self.end = self.at;
+                self.count = self.count.saturating_add(1);
             }
             rest = rest.get(taken..).unwrap_or_default();
         }
     }
-    end
 }
 
 /// Entries, each behind its length.
@@ -233,7 +288,38 @@ mod tests {
                 let (content, all_of) = (read(&all[..cut], part), read(&all[..cut], Part::All));
                 assert_eq!(bytes(&content), all[..whole], "{part:?} cut at {cut}");
                 let (whole, cut) = (u64::try_from(whole).unwrap(), u64::try_from(cut).unwrap());
-                assert_eq!((content.size, content.seen, all_of.size), (whole, cut, cut));
+                assert_eq!((content.size, all_of.size, content.is_whole), (whole, cut, whole == cut));
+            }
+        }
+    }
+
+    #[test]
+    fn compressed_files() {
+        let level = ruzstd::encoding::CompressionLevel::Fastest;
+        let compress = |bytes: &[u8]| ruzstd::encoding::compress_to_vec(bytes, level);
+        let file = |bytes: &[u8]| {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(bytes).unwrap();
+            io::Seek::rewind(&mut file).unwrap();
+            file
+        };
+        let (one, two) = (b"\0\0\0\x01a".repeat(400_000), b"\0\0\0\x02bc".to_vec());
+        // Two frames, as `pzstd` and `cat` make them.
+        for (packed, all, count) in [
+            (compress(&one), one.clone(), 400_000),
+            ([compress(&one), compress(&two)].concat(), [one, two].concat(), 400_001),
+        ] {
+            let content = Content::packed(&file(&packed)).unwrap();
+            assert!(bytes(&content) == packed && content.is_whole);
+            assert_eq!(content.entries, count);
+            let content = Content::unpacked(&file(&packed)).unwrap();
+            assert!(bytes(&content) == all && content.is_whole);
+            assert_eq!(content.entries, count);
+            for broken in [&packed[..packed.len() - 1], &packed[..1], b"", b"no frame", &[&packed[..], b"x"].concat()] {
+                let refused = [Content::packed(&file(broken)), Content::unpacked(&file(broken))];
+                for refused in refused.map(|read| read.unwrap_err().to_string()) {
+                    assert!(refused.contains("cannot be decompressed"), "{refused}");
+                }
             }
         }
     }
@@ -243,6 +329,7 @@ mod tests {
         for garbage in [&b"\0\0\0\0"[..], b"\xff\xff\xff\xff", b"\0\x10\0\x01"] {
             let content = read(&[b"\0\0\0\x01a", garbage, b"\0\0\0\x01b"].concat(), Part::Entries);
             assert_eq!(bytes(&content), b"\0\0\0\x01a", "{garbage:?}");
+            assert!(content.is_damaged && !read(b"\0\0\0\x01a\0\0", Part::Entries).is_damaged);
         }
     }
 

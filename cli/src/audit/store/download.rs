@@ -1,7 +1,7 @@
 //! Bringing back: objects become files of the same names, so that `holdfast audit verify` reads them.
 //!
 //! Guarantees: a file is complete or as it was, and its bytes have the SHA-256 that was recorded with the object. A file that is there is
-//! replaced only by an object that begins with it. Refuses: a parent's own folder, and objects whose names are not of a log.
+//! replaced only by an object that begins with it. An object that cannot be brought is named, and the others are brought. Refuses: a parent's own folder, and objects whose names are not of a log.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -13,18 +13,19 @@ use futures_util::StreamExt as _;
 use holdfast_shared::ids::{BootId, KeyStoreId};
 use ring::digest::{Context, SHA256};
 
-use super::bucket::{Bucket, Incoming, Object};
+use super::bucket::{Bucket, Found, Incoming, Object};
 use super::content::{Content, Part};
 use super::place::{Place, Reach};
 use super::{StoreError, Summary};
 use crate::audit::folder::FILE_MAX;
+use crate::output::printable;
 use crate::progress::Progress;
 
 /// The file that a parent holds locked in its folder.
 const LOCK: &str = "lock";
 
-/// Objects, one after another, that the store may fail to give before it is taken for broken.
-const STORE_FAILURES_MAX: u32 = 3;
+/// Objects, one after the other, for which no answer comes: then none is asked for any more.
+const SILENT_MAX: u32 = 3;
 
 /// Which logs are brought: all, or those of one key store, of one boot, or both.
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,6 +54,8 @@ enum Refused {
         "the object does not have the SHA-256 that was recorded with it: it was altered or broke off, and nothing was written"
     )]
     Altered,
+    #[error("cannot be compared with the file that is here: {0}")]
+    Unreadable(String),
     #[error("has more than 1 GiB, so it is no file of a log")]
     TooLarge,
     #[error("the file that is here is not what the object begins with; choose another --folder")]
@@ -87,24 +90,31 @@ pub async fn download(
         tell(&format!("{place} has no such log"));
     }
     let progress = Progress::of("downloading", bytes);
-    let (mut summary, mut unrecorded, mut store_failures) = (Summary::default(), 0_u64, 0_u32);
+    let (mut summary, mut unrecorded, mut silent) = (Summary::default(), 0_u64, 0_u32);
     let mut listing = pin!(bucket.list(None));
     while let Some(object) = listing.next().await.transpose()? {
         if !wanted.takes(&object) {
             continue;
         }
-        match bring(&bucket, &object, folder).await {
+        let brought = bring(&bucket, &object, folder).await;
+        silent = match &brought {
+            Err(Refused::Store(StoreError::Silent { .. })) => silent.saturating_add(1),
+            _ => 0,
+        };
+        match brought {
             Ok(Brought::Written { is_recorded }) => {
-                store_failures = 0;
                 summary.wrote(object.size);
                 unrecorded = unrecorded.saturating_add(u64::from(!is_recorded));
             }
             Ok(Brought::Same) => summary.skip(),
-            Err(Refused::Store(error)) if store_failures >= STORE_FAILURES_MAX => return Err(error),
             Err(refused) => {
-                store_failures = if matches!(refused, Refused::Store(_)) { store_failures + 1 } else { 0 };
                 summary.fail();
-                tell(&format!("{}/{}: {refused}", object.log, object.name.as_str()));
+                tell(&format!("{}/{}: {}", object.log, object.name.as_str(), printable(&refused.to_string())));
+                if let Refused::Store(error) = refused
+                    && silent >= SILENT_MAX
+                {
+                    return Err(error);
+                }
             }
         }
         progress.add(object.size);
@@ -133,8 +143,7 @@ async fn bring(bucket: &Bucket, object: &Object, folder: &Path) -> Result<Brough
         file => Some(Content::read(&file?, Part::All)?),
     };
     if let Some(here) = here.as_ref().filter(|here| here.size >= object.size) {
-        let there = bucket.look(object.log, &object.name).await?;
-        let is_same = there.is_some_and(|there| (there.size, &there.sha256) == (here.size, &here.sha256));
+        let is_same = here.size == object.size && holds(bucket, object, here).await?;
         return if is_same { Ok(Brought::Same) } else { Err(Refused::FileDiffers) };
     }
     make_folder(&log)?;
@@ -150,6 +159,18 @@ async fn bring(bucket: &Bucket, object: &Object, folder: &Path) -> Result<Brough
         let _ = fs::remove_file(&new);
     }
     placed
+}
+
+/// Whether an object holds this: by the hash that was recorded with it, or else by its bytes.
+async fn holds(bucket: &Bucket, object: &Object, content: &Content) -> Result<bool, Refused> {
+    if let Some(sha256) = bucket.recorded(object.log, &object.name).await? {
+        return Ok(sha256 == content.sha256);
+    }
+    match bucket.look(object.log, &object.name).await? {
+        Found::Object(stored) => Ok((stored.size, &stored.sha256) == (content.size, &content.sha256)),
+        Found::Nothing => Ok(false),
+        Found::Unreadable(reason) => Err(Refused::Unreadable(reason)),
+    }
 }
 
 /// Writes an object's bytes into a new file, and says whether their SHA-256 was recorded. `here` is what they must begin with.

@@ -1,8 +1,8 @@
 //! What was sent, in a file of the tool's own.
 //!
 //! Guarantees: the file is complete or as it was. It only saves questions: without it every object is looked at again, and an object that
-//! is ahead of it is taken up where it is. Its size follows the number of logs in the folder, not what is in them.
-//! Refuses: the ledger of another place.
+//! is ahead of it is taken up where it is. Its size follows the number of logs in the folder, not what is in them, as long as
+//! they have no gaps. Refuses: the ledger of another place.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::StoreError;
 use super::bucket::Stored;
-use super::names::LogName;
+use super::content::Content;
+use super::names::{FileName, LogName};
+use super::source::Seen;
 use crate::files::{self, FileError};
 use crate::home;
 
@@ -39,36 +41,89 @@ struct Pages {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Page {
-    /// Files with a lower first index are finished and were sent, but for those in `again`.
-    pub(super) finished_below: u64,
-    /// First indexes of finished files that were not sent: the reason was told.
-    pub(super) again: BTreeSet<u64>,
-    /// By their names, files that grow.
-    pub(super) growing: BTreeMap<String, Growing>,
+    /// Files that are finished and whose objects hold all of them, one behind the other from the first entry on.
+    pub(super) finished: Finished,
+    /// By first index, the other files of which something was sent.
+    pub(super) files: BTreeMap<u64, Sent>,
+    /// Of the file of checkpoints.
+    pub(super) checkpoints: Option<Sent>,
 }
 
-/// What was sent of a file that grows.
+/// Objects that are not to change any more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Finished {
+    /// How many.
+    pub(super) count: u64,
+    /// Entries before this one are in them.
+    pub(super) until: u64,
+    /// SHA-256 over this and over name, length and tag of each, one after the other.
+    pub(super) digest: String,
+}
+
+impl Finished {
+    /// With the next object.
+    pub(super) fn with(&self, object: &FileName, size: u64, e_tag: &str, until: u64) -> Self {
+        let line = format!("{}\n{}\n{size}\n{e_tag}\n", self.digest, object.as_str());
+        let digest = hex::encode(ring::digest::digest(&ring::digest::SHA256, line.as_bytes()));
+        Self { count: self.count.saturating_add(1), until, digest }
+    }
+}
+
+/// What was sent of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Growing {
+pub(super) struct Sent {
+    /// Whether the object is of the compressed file.
+    pub(super) compressed: bool,
     /// Bytes of the object.
     pub(super) size: u64,
     /// SHA-256 of them, in hexadecimal.
     pub(super) sha256: String,
-    /// The service's name for them.
+    /// The service's name for them; none where the object is another one by now, or may be.
     pub(super) e_tag: Option<String>,
-    /// Bytes of the file, when it was read: as long as it has no others, there is nothing to do.
-    pub(super) seen: u64,
+    /// The first entry that is not in it.
+    pub(super) until: u64,
+    /// Whether this was all of the file.
+    pub(super) is_whole: bool,
+    /// The file, when it was read: as long as it is the same, there is nothing to do.
+    pub(super) seen: Option<Seen>,
 }
 
-impl Growing {
-    pub(super) fn of(stored: Stored, seen: u64) -> Self {
+impl Sent {
+    pub(super) fn of(stored: Stored, content: &Content, seen: Seen, (compressed, first_index): (bool, u64)) -> Self {
         let Stored { size, sha256, e_tag } = stored;
-        Self { size, sha256, e_tag, seen }
+        let (until, is_whole) = (first_index.saturating_add(content.entries), content.is_whole);
+        Self { compressed, size, sha256, e_tag, until, is_whole, seen: Some(seen) }
     }
 
-    pub(super) fn stored(&self) -> Stored {
-        Stored { size: self.size, sha256: self.sha256.clone(), e_tag: self.e_tag.clone() }
+    /// The object, if it is still the one that was sent.
+    pub(super) fn stored(&self) -> Option<Stored> {
+        self.e_tag.as_ref()?;
+        Some(Stored { size: self.size, sha256: self.sha256.clone(), e_tag: self.e_tag.clone() })
+    }
+
+    /// Nothing more is known of the object.
+    pub(super) fn doubt(&mut self) {
+        (self.e_tag, self.seen) = (None, None);
+    }
+
+    /// Whether the object is one with this length and tag.
+    pub(super) fn is(&self, size: u64, e_tag: Option<&str>) -> bool {
+        self.size == size && self.e_tag.is_some() && self.e_tag.as_deref() == e_tag
+    }
+}
+
+impl Page {
+    /// Counts a file as finished that follows on those which are, and of which all was sent; `next` is the first index of the file behind it.
+    pub(super) fn finish(&mut self, first_index: u64, next: u64) {
+        let Some(sent) = self.files.get(&first_index) else { return };
+        let follows = first_index == self.finished.until && sent.until == next;
+        if let Some(e_tag) = sent.e_tag.as_deref().filter(|_| follows) {
+            let object = FileName::entries(first_index, sent.compressed);
+            self.finished = self.finished.with(&object, sent.size, e_tag, sent.until);
+            self.files.remove(&first_index);
+        }
     }
 }
 
@@ -117,11 +172,13 @@ impl Ledger {
 
     /// Writes it, if it says something new.
     pub(super) fn save(&mut self) -> Result<(), StoreError> {
-        if !core::mem::take(&mut self.is_changed) {
+        if !self.is_changed {
             return Ok(());
         }
         files::replace(&self.path, home::to_json(&self.pages).as_bytes())
-            .map_err(|error| StoreError::Ledger { path: self.path.clone(), reason: error.to_string() })
+            .map_err(|error| StoreError::Ledger { path: self.path.clone(), reason: error.to_string() })?;
+        self.is_changed = false;
+        Ok(())
     }
 }
 
@@ -137,12 +194,11 @@ mod tests {
         let mut ledger = Ledger::open(&path, "s3://bucket/x").unwrap();
         ledger.save().unwrap();
         assert!(!path.exists(), "there is nothing to say");
-        let growing = Growing { size: 1, sha256: "00".to_owned(), e_tag: Some("\"x\"".to_owned()), seen: 2 };
-        let page = Page {
-            finished_below: 7,
-            again: BTreeSet::from([3]),
-            growing: BTreeMap::from([("checkpoints".to_owned(), growing)]),
-        };
+        let seen = Seen { compressed: false, bytes: 2, modified_ns: 3 };
+        let (sha256, e_tag, until) = ("00".to_owned(), Some("\"x\"".to_owned()), 9);
+        let sent = Sent { compressed: true, size: 1, sha256, e_tag, until, is_whole: true, seen: Some(seen) };
+        let finished = Finished { count: 1, until: 7, digest: "00".to_owned() };
+        let page = Page { finished, files: BTreeMap::from([(7, sent.clone())]), checkpoints: Some(sent) };
         ledger.turn(log, page.clone());
         ledger.save().unwrap();
         let mut again = Ledger::open(&path, "s3://bucket/x").unwrap();
@@ -156,5 +212,35 @@ mod tests {
         std::fs::write(&path, "{").unwrap();
         let refused = Ledger::open(&path, "s3://bucket/x").unwrap_err().to_string();
         assert!(refused.contains("remove it"), "{refused}");
+    }
+
+    #[test]
+    fn only_what_follows_is_finished() {
+        let sent = |until, e_tag: Option<&str>| Sent {
+            compressed: false,
+            size: 1,
+            sha256: String::new(),
+            e_tag: e_tag.map(str::to_owned),
+            until,
+            is_whole: true,
+            seen: None,
+        };
+        let files = BTreeMap::from([(0, sent(2, Some("a"))), (2, sent(3, Some("b"))), (4, sent(5, Some("c")))]);
+        let mut page = Page { files, ..Page::default() };
+        page.finish(2, 3);
+        assert_eq!(page.finished, Finished::default(), "the first is not");
+        page.finish(0, 3);
+        assert_eq!(page.finished, Finished::default(), "there is something between");
+        page.finish(0, 2);
+        assert_eq!((page.finished.count, page.finished.until), (1, 2));
+        let name = |first_index| FileName::entries(first_index, false);
+        assert_eq!(page.finished, Finished::default().with(&name(0), 1, "a", 2));
+        assert_ne!(page.finished.digest, Finished::default().with(&name(0), 1, "A", 2).digest);
+        page.finish(2, 3);
+        page.finish(4, 5);
+        assert_eq!((page.finished.count, page.finished.until, page.files.len()), (2, 3, 1), "entry 3 is nowhere");
+        page.files.insert(3, sent(4, None));
+        page.finish(3, 4);
+        assert_eq!(page.finished.until, 3, "its object is not known");
     }
 }

@@ -9,7 +9,7 @@ use core::fmt;
 
 use holdfast_shared::ids::{BootId, KeyStoreId};
 
-use crate::audit::folder::{CHECKPOINTS, exactly, meaning};
+use crate::audit::folder::{CHECKPOINTS, exactly, meaning, spelled};
 
 /// Which log: the folder of a boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,6 +50,19 @@ impl FileName {
         Some(Self::Entries { first_index, compressed, name: name.to_owned() })
     }
 
+    /// The file of entries from this index on.
+    pub(super) fn entries(first_index: u64, compressed: bool) -> Self {
+        Self::Entries { first_index, compressed, name: spelled(first_index, compressed) }
+    }
+
+    /// Of a file of entries.
+    pub(super) const fn first_index(&self) -> Option<u64> {
+        match self {
+            Self::Entries { first_index, .. } => Some(*first_index),
+            Self::Checkpoints => None,
+        }
+    }
+
     pub(super) fn as_str(&self) -> &str {
         match self {
             Self::Entries { name, .. } => name,
@@ -77,6 +90,9 @@ mod tests {
         for name in ["0000000000000000.log", "0000000000051200.log.zst", "checkpoints"] {
             let (log, file) = of(&format!("{key_store}/{boot}/{name}")).unwrap();
             assert_eq!(format!("{log}/{}", file.as_str()), format!("{key_store}/{boot}/{name}"));
+            if let FileName::Entries { first_index, compressed, .. } = file {
+                assert_eq!(FileName::entries(first_index, compressed), file);
+            }
         }
         for strange in [
             String::new(),

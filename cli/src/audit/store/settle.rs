@@ -3,16 +3,18 @@
 //! ```text
 //! nothing was sent   ─▶ create  ─┬─▶ sent
 //! something was sent ─▶ replace ─┤
-//!                                └─ another one is there ─▶ look ─┬─ none ─▶ create
-//!                                                                 ├─ what the file begins with ─▶ replace
-//!                                                                 └─ anything else ─▶ a mismatch
+//!                                └─ another one is there ─┐
+//! one was in the listing ─────────────────────────────────┴▶ look ─┬─ none ─▶ create
+//!                                                                  ├─ what the file begins with ─▶ replace
+//!                                                                  └─ anything else ─▶ a mismatch
 //! ```
-//! Guarantees: an object is replaced only by a file that begins with its content.
+//! Guarantees: an object is replaced only by a file that begins with its content. One that was not sent by this program, or is not the one that
+//! was, counts as there only once its bytes were read and have the hash of the file's.
 
 use core::fmt;
 
 use super::StoreError;
-use super::bucket::{Bucket, Stored, Written};
+use super::bucket::{Bucket, Found, Stored, Written};
 use super::content::Content;
 use super::names::{FileName, LogName};
 
@@ -31,6 +33,17 @@ pub(super) enum Settled {
     Not(Mismatch),
 }
 
+/// What is known of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    /// Nothing, so that there may be none.
+    Nothing,
+    /// That there is one.
+    Listed,
+    /// What was sent.
+    Sent(Stored),
+}
+
 /// Why an object stays as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Mismatch {
@@ -44,6 +57,8 @@ pub(super) enum Mismatch {
     Differs { file: u64, object: u64 },
     /// Somebody else writes it.
     Busy,
+    /// The store does not let it be read.
+    Unreadable(String),
 }
 
 impl fmt::Display for Mismatch {
@@ -71,37 +86,43 @@ impl fmt::Display for Mismatch {
                 f,
                 "the object ({object} bytes) is not what the file ({file} bytes) begins with: one of them was altered, and the object is left as it is"
             ),
+            Self::Unreadable(reason) => write!(f, "the object cannot be compared with the file: {reason}"),
             Self::Busy => f.write_str("somebody else writes the object at the same time"),
         }
     }
 }
 
-/// Brings the object to what the file holds. `known` is what was sent before.
+/// Brings the object to what the file holds.
 pub(super) async fn settle(
     bucket: &Bucket,
     (log, name): (LogName, &FileName),
     content: &Content,
-    known: Option<Stored>,
+    known: Known,
 ) -> Result<Settled, StoreError> {
-    let was_known = known.is_some();
+    let was_known = matches!(known, Known::Sent(_));
     let first = match known {
-        None => bucket.create(log, name, content).await?,
-        Some(known) if !content.begins_with(known.size, &known.sha256) => {
+        Known::Nothing => bucket.create(log, name, content).await?,
+        Known::Listed => Written::Otherwise,
+        Known::Sent(known) if !content.begins_with(known.size, &known.sha256) => {
             let (file, object) = (content.size, known.size);
             let is_less = file < object;
             let mismatch = if is_less { Mismatch::Shorter { file, object } } else { Mismatch::FileChanged { object } };
             return Ok(Settled::Not(mismatch));
         }
-        Some(known) if known.size == content.size => return Ok(Settled::Same(known)),
-        Some(known) => bucket.replace(log, name, content, &known).await?,
+        Known::Sent(known) if known.size == content.size => return Ok(Settled::Same(known)),
+        Known::Sent(known) => bucket.replace(log, name, content, &known).await?,
     };
     if let Written::Done(stored) = first {
         return Ok(Settled::Sent { stored, was_deleted: false });
     }
     // Another run was here, somebody altered it, or it is gone.
-    let Some(found) = bucket.look(log, name).await? else {
-        let made = bucket.create(log, name, content).await?;
-        return Ok(written(made, was_known));
+    let found = match bucket.look(log, name).await? {
+        Found::Object(found) => found,
+        Found::Unreadable(reason) => return Ok(Settled::Not(Mismatch::Unreadable(reason))),
+        Found::Nothing => {
+            let made = bucket.create(log, name, content).await?;
+            return Ok(written(made, was_known));
+        }
     };
     if !content.begins_with(found.size, &found.sha256) {
         let (file, object) = (content.size, found.size);

@@ -11,7 +11,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, open, openat, statat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, open, openat, statat};
+use serde::{Deserialize, Serialize};
 
 use super::StoreError;
 use super::names::{FileName, LogName};
@@ -21,6 +22,8 @@ use crate::audit::folder::exactly;
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 /// How a file is opened. A pipe in the place of a file must not stop us.
 const FILE: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
+/// How often a folder is read that shows other files each time.
+const LISTINGS_MAX: usize = 8;
 
 /// The folder of all logs.
 #[derive(Debug)]
@@ -39,8 +42,35 @@ pub(super) struct LogFolder {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Listed {
     pub(super) name: FileName,
-    /// Its bytes, when it was looked at.
+    /// As it was looked at.
+    pub(super) seen: Seen,
+}
+
+/// By what a file is known again: two that differ in nothing of this are one that nobody wrote to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Seen {
+    pub(super) compressed: bool,
     pub(super) bytes: u64,
+    /// When it was written to, in nanoseconds since 1970: a torn end may make room for an entry of the same length.
+    pub(super) modified_ns: i64,
+}
+
+impl Seen {
+    fn of(name: &FileName, found: &Stat) -> Self {
+        let bytes = u64::try_from(found.st_size).unwrap_or(0);
+        let nanoseconds = i64::try_from(found.st_mtime_nsec).unwrap_or(0);
+        let modified_ns = found.st_mtime.saturating_mul(1_000_000_000).saturating_add(nanoseconds);
+        Self { compressed: matches!(name, FileName::Entries { compressed: true, .. }), bytes, modified_ns }
+    }
+}
+
+/// A file that is open.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) file: File,
+    /// As it was when it was opened.
+    pub(super) seen: Seen,
 }
 
 impl Source {
@@ -77,7 +107,24 @@ impl Source {
 
 impl LogFolder {
     /// Its files, in the order in which they are to be sent.
+    ///
+    /// A folder that changes while it is read may show neither the old nor the new name of a file, so it is read until it shows the same
+    /// files twice.
     pub(super) fn files(&self) -> io::Result<Vec<Listed>> {
+        let mut before = self.files_once()?;
+        for _ in 0..LISTINGS_MAX {
+            let files = self.files_once()?;
+            if files.len() == before.len()
+                && files.iter().zip(&before).all(|(one, other)| is_same(&one.name, &other.name))
+            {
+                return Ok(files);
+            }
+            before = files;
+        }
+        Err(io::Error::other("it changes all the time"))
+    }
+
+    fn files_once(&self) -> io::Result<Vec<Listed>> {
         let mut files = Vec::new();
         for entry in Dir::read_from(&self.folder)? {
             let entry = entry?;
@@ -87,7 +134,7 @@ impl LogFolder {
                 Err(rustix::io::Errno::NOENT) => continue,
                 found => found?,
             };
-            files.push(Listed { name, bytes: u64::try_from(found.st_size).unwrap_or(0) });
+            files.push(Listed { seen: Seen::of(&name, &found), name });
         }
         files.sort();
         // Of a file and its compressed copy, which may be half-written, the first is enough.
@@ -95,23 +142,30 @@ impl LogFolder {
         Ok(files)
     }
 
-    /// One of its files; none where it was deleted meanwhile.
-    pub(super) fn open(&self, name: &FileName) -> io::Result<Option<File>> {
+    /// One of its files; none where it is not there any more.
+    pub(super) fn open(&self, name: &FileName) -> io::Result<Option<Opened>> {
         let file = match openat(&self.folder, name.as_str(), FILE, Mode::empty()) {
             Err(rustix::io::Errno::NOENT) => return Ok(None),
             Err(rustix::io::Errno::LOOP) => return Err(io::Error::other("is a symbolic link, which is not followed")),
             file => File::from(file?),
         };
-        if !file.metadata()?.is_file() {
+        let found = fstat(&file)?;
+        if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
             return Err(io::Error::other("is no regular file"));
         }
-        Ok(Some(file))
+        Ok(Some(Opened { file, seen: Seen::of(name, &found) }))
+    }
+
+    /// Whether the folder itself was deleted, as `audit.keep_days` wants it.
+    pub(super) fn is_deleted(&self) -> bool {
+        fstat(&self.folder).is_ok_and(|found| found.st_nlink == 0)
     }
 }
 
 fn is_same(one: &FileName, other: &FileName) -> bool {
     match (one, other) {
         (FileName::Entries { first_index: one, .. }, FileName::Entries { first_index: other, .. }) => one == other,
+        (FileName::Checkpoints, FileName::Checkpoints) => true,
         _ => false,
     }
 }
@@ -177,7 +231,9 @@ mod tests {
         assert!(folder.open(&files[2].name).unwrap_err().to_string().contains("no regular file"));
         fs::remove_dir(log.join("0000000000000010.log")).unwrap();
         assert!(folder.open(&files[2].name).unwrap().is_none());
+        assert!(!folder.is_deleted());
         fs::remove_dir_all(&log).unwrap();
+        assert!(folder.is_deleted());
         assert!(source.log(logs[0]).unwrap().is_none());
         assert!(matches!(Source::open(&place.path().join("lock")), Err(StoreError::Folder { .. })));
     }

@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 use tempfile::TempDir;
 
 use super::download::{Wanted, download};
@@ -63,6 +62,11 @@ impl Setting {
         fs::write(self.file(name), all).unwrap();
     }
 
+    /// As `zstd --rm` leaves it.
+    fn compress(&self, name: &str) {
+        compress(&self.file(name));
+    }
+
     fn bucket(&self) -> (Place, Reach) {
         (Place::Folder(self.path("bucket")), Reach::default())
     }
@@ -86,59 +90,23 @@ impl Setting {
     }
 }
 
+fn packed(name: &str) -> String {
+    format!("{name}.zst")
+}
+
+fn compress(path: &Path) {
+    let bytes = fs::read(path).unwrap();
+    let level = ruzstd::encoding::CompressionLevel::Fastest;
+    fs::write(packed(path.to_str().unwrap()), ruzstd::encoding::compress_to_vec(&bytes[..], level)).unwrap();
+    fs::remove_file(path).unwrap();
+}
+
 fn summary(written: u64, bytes: usize, skipped: u64, failed: u64) -> Summary {
     Summary { written, bytes: u64::try_from(bytes).unwrap(), skipped, failed }
 }
 
 fn same(one: &Path, other: &Path) {
     assert_eq!(fs::read(one).unwrap(), fs::read(other).unwrap(), "{} {}", one.display(), other.display());
-}
-
-/// As the parent does with a file that is finished.
-fn compress(setting: &Setting, name: &str) {
-    let packed = compress_to_vec(fs::read(setting.file(name)).unwrap().as_slice(), CompressionLevel::Fastest);
-    fs::write(setting.file(&format!("{name}.zst")), packed).unwrap();
-    fs::remove_file(setting.file(name)).unwrap();
-}
-
-#[tokio::test]
-async fn what_is_compressed_before_all_of_it_was_sent_is_sent_to_its_end() {
-    let setting = Setting::new();
-    assert_eq!(setting.upload().await.failed, 0);
-    // It grew, was finished and compressed between two rounds, and there is a checkpoint over all.
-    setting.add(NEWEST, &entry("four"));
-    let whole = fs::read(setting.file(NEWEST)).unwrap();
-    compress(&setting, NEWEST);
-    setting.add("0000000000000004.log", &entry("five"));
-    setting.add(CHECKPOINTS, &note(5));
-    assert_eq!(setting.upload().await.failed, 0);
-    assert_eq!(fs::read(setting.object(NEWEST)).unwrap(), whole, "not only what was sent before");
-    assert!(!setting.object(&format!("{NEWEST}.zst")).exists(), "beside it, that would be overlooked");
-    same(&setting.file(CHECKPOINTS), &setting.object(CHECKPOINTS));
-    assert_eq!(setting.upload().await.written, 0);
-
-    // One of which nothing was sent goes as it is.
-    setting.add("0000000000000005.log", &entry("six"));
-    compress(&setting, "0000000000000005.log");
-    setting.add("0000000000000006.log", &entry("seven"));
-    assert_eq!(setting.upload().await.failed, 0);
-    same(&setting.file("0000000000000005.log.zst"), &setting.object("0000000000000005.log.zst"));
-    assert_eq!(setting.said(), "");
-}
-
-#[tokio::test]
-async fn no_checkpoint_goes_over_what_cannot_be_read() {
-    let setting = Setting::new();
-    assert_eq!(setting.upload().await.failed, 0);
-    let sent = fs::read(setting.object(CHECKPOINTS)).unwrap();
-    setting.add(NEWEST, &entry("four"));
-    compress(&setting, NEWEST);
-    fs::write(setting.file(&format!("{NEWEST}.zst")), b"not compressed").unwrap();
-    setting.add("0000000000000004.log", &entry("five"));
-    setting.add(CHECKPOINTS, &note(5));
-    assert_eq!(setting.upload().await.failed, 1);
-    assert_eq!(fs::read(setting.object(CHECKPOINTS)).unwrap(), sent);
-    assert!(setting.said().contains("cannot be read"));
 }
 
 #[tokio::test]
@@ -171,9 +139,11 @@ async fn what_grows_is_sent_again_and_comes_back() {
     fs::remove_file(setting.path("state")).unwrap();
     assert_eq!(setting.upload().await, summary(0, 0, 4, 0));
     // Compressed since: it is there as it was.
-    fs::rename(setting.file(FIRST), setting.file(&format!("{FIRST}.zst"))).unwrap();
+    let first = fs::read(setting.file(FIRST)).unwrap();
+    setting.compress(FIRST);
     assert_eq!(setting.upload().await, summary(0, 0, 4, 0));
-    fs::rename(setting.file(&format!("{FIRST}.zst")), setting.file(FIRST)).unwrap();
+    fs::remove_file(setting.file(&packed(FIRST))).unwrap();
+    fs::write(setting.file(FIRST), first).unwrap();
 
     assert_eq!(
         setting.download(Wanted::default()).await.unwrap(),
@@ -378,4 +348,188 @@ fn what_cannot_be_begun() {
     assert!(open("audit", &bucket, &at("http://10.0.0.1")).contains("use https://"));
     let roots = Reach { roots: Some(setting.file(FIRST)), ..at("https://s3.example.com") };
     assert!(open("audit", &bucket, &roots).contains("is not a PEM file"));
+}
+
+#[tokio::test]
+async fn a_tail_that_was_compressed_before_it_was_sent_is_not_lost() {
+    for (what, pace, is_newest) in [
+        ("between two runs", Pace::All, false),
+        ("between two runs, and it is the newest", Pace::All, true),
+        ("while it rests", Pace::Paced, false),
+        ("while it rests, and it is the newest", Pace::Paced, true),
+    ] {
+        let setting = Setting::new();
+        // Enough that it rests for minutes.
+        for _ in 0..1024 {
+            setting.add(NEWEST, &entry(&"x".repeat(16 * 1024)));
+        }
+        let tell = |line: &str| setting.said.borrow_mut().push(line.to_owned());
+        let (place, reach) = setting.bucket();
+        let mut uploader =
+            Uploader::open(&setting.path("audit"), (&place, &reach), &setting.path("state"), &tell).unwrap();
+        uploader.round(pace).await.unwrap();
+
+        setting.add(NEWEST, &entry("the tail"));
+        let whole = fs::read(setting.file(NEWEST)).unwrap();
+        setting.add(CHECKPOINTS, &note(1028));
+        if !is_newest {
+            setting.add("0000000000001028.log", &entry("next"));
+        }
+        setting.compress(NEWEST);
+        assert_eq!(uploader.round(pace).await.unwrap().failed, 0, "{what}");
+        assert!(fs::read(setting.object(NEWEST)).unwrap() == whole, "{what}: the object grew to all of the file");
+        assert!(!setting.object(&packed(NEWEST)).exists(), "{what}: once is enough");
+        // These may rest, but not go first.
+        uploader.round(Pace::All).await.unwrap();
+        same(&setting.file(CHECKPOINTS), &setting.object(CHECKPOINTS));
+        assert_eq!(uploader.round(Pace::All).await.unwrap().written, 0, "{what}");
+        assert_eq!(setting.said(), "", "{what}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_compressed_before_the_first_look_is_sent_as_it_is() {
+    let setting = Setting::new();
+    setting.compress(FIRST);
+    assert_eq!(setting.upload().await.written, 3);
+    same(&setting.file(&packed(FIRST)), &setting.object(&packed(FIRST)));
+    assert_eq!(setting.upload().await, summary(0, 0, 3, 0));
+    // Without a ledger, the object of the same entries is found, whichever form it has.
+    fs::remove_file(setting.path("state")).unwrap();
+    assert_eq!(setting.upload().await, summary(0, 0, 3, 0));
+
+    let setting = Setting::new();
+    setting.upload().await;
+    fs::remove_file(setting.path("state")).unwrap();
+    setting.compress(FIRST);
+    assert_eq!(setting.upload().await, summary(0, 0, 3, 0));
+    assert!(!setting.object(&packed(FIRST)).exists());
+
+    // Half of a compressed file is none, and its checkpoints wait.
+    let setting = Setting::new();
+    setting.compress(FIRST);
+    let all = fs::read(setting.file(&packed(FIRST))).unwrap();
+    fs::write(setting.file(&packed(FIRST)), &all[..all.len() - 1]).unwrap();
+    assert_eq!(setting.upload().await, summary(1, 9, 0, 1));
+    assert!(setting.said().contains("cannot be decompressed"));
+    assert!(!setting.object(&packed(FIRST)).exists() && !setting.object(CHECKPOINTS).exists());
+    fs::write(setting.file(&packed(FIRST)), all).unwrap();
+    assert_eq!(setting.upload().await.written, 2);
+}
+
+#[tokio::test]
+async fn what_vanishes_before_it_was_sent_does_not_count_as_sent() {
+    // The newest grew, was never seen so, and is gone.
+    let setting = Setting::new();
+    setting.upload().await;
+    let notes = fs::read(setting.object(CHECKPOINTS)).unwrap();
+    setting.add(NEWEST, &entry("four"));
+    setting.add("0000000000000004.log", &entry("five"));
+    setting.add(CHECKPOINTS, &note(5));
+    fs::rename(setting.file(NEWEST), setting.path("elsewhere")).unwrap();
+    for round in 0..2 {
+        assert_eq!(setting.upload().await.failed, 1, "{round}");
+        assert!(setting.said().contains("is gone"), "{round}");
+        assert_eq!(fs::read(setting.object(CHECKPOINTS)).unwrap(), notes, "{round}: they cover what was lost");
+    }
+    fs::rename(setting.path("elsewhere"), setting.file(NEWEST)).unwrap();
+    assert_eq!(setting.upload().await.failed, 0);
+    for name in [NEWEST, CHECKPOINTS] {
+        same(&setting.file(name), &setting.object(name));
+    }
+
+    // One that was whole when it was sent may go.
+    let setting = Setting::new();
+    setting.upload().await;
+    setting.add("0000000000000003.log", &entry("four"));
+    setting.add(CHECKPOINTS, &note(4));
+    fs::remove_file(setting.file(NEWEST)).unwrap();
+    assert_eq!(setting.upload().await.failed, 0);
+    same(&setting.file(CHECKPOINTS), &setting.object(CHECKPOINTS));
+}
+
+#[tokio::test]
+async fn what_vanishes_between_the_look_and_the_reading_does_not_count_as_sent() {
+    type Change = fn(&Path);
+    let table: [(&str, Change, u64); 2] = [
+        ("compressed", |file| compress(file), 0),
+        ("moved", |file| fs::rename(file, file.with_file_name("elsewhere")).unwrap(), 1),
+    ];
+    for (what, change, failed) in table {
+        let setting = Setting::new();
+        let other = PathBuf::from("ab".repeat(32)).join("ef".repeat(16));
+        let file = setting.path("audit").join(&other).join(FIRST);
+        let newest = file.with_file_name(NEWEST);
+        // What is told is told after the look.
+        let tell = |line: &str| {
+            if line.contains("a new log") {
+                change(&file);
+            }
+        };
+        let (place, reach) = setting.bucket();
+        let mut uploader =
+            Uploader::open(&setting.path("audit"), (&place, &reach), &setting.path("state"), &tell).unwrap();
+        uploader.round(Pace::All).await.unwrap();
+        fs::create_dir(file.parent().unwrap()).unwrap();
+        fs::write(&file, [entry("one"), entry("two")].concat()).unwrap();
+        fs::write(&newest, entry("three")).unwrap();
+        assert_eq!(uploader.round(Pace::All).await.unwrap().failed, failed, "{what}");
+        let _ = fs::rename(file.with_file_name("elsewhere"), &file);
+        uploader.round(Pace::All).await.unwrap();
+        let object = setting.path("bucket").join(&other);
+        assert!(object.join(FIRST).exists() || object.join(packed(FIRST)).exists(), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn bytes_in_the_place_of_a_torn_end_are_sent() {
+    let setting = Setting::new();
+    setting.add(NEWEST, &entry("four")[..4]);
+    setting.add(NEWEST, b"torn");
+    let length = fs::read(setting.file(NEWEST)).unwrap().len() - 1;
+    fs::write(setting.file(NEWEST), &fs::read(setting.file(NEWEST)).unwrap()[..length]).unwrap();
+    setting.upload().await;
+    // The parent puts the end aside and goes on: by chance to the same length.
+    let next = [entry("three"), entry("for")].concat();
+    assert_eq!(next.len(), length);
+    fs::write(setting.file(NEWEST), next).unwrap();
+    setting.add(CHECKPOINTS, &note(4));
+    setting.upload().await;
+    for name in [NEWEST, CHECKPOINTS] {
+        same(&setting.file(name), &setting.object(name));
+    }
+}
+
+#[tokio::test]
+async fn an_object_of_the_same_length_is_not_taken_for_the_same() {
+    // A file that was finished and sent long ago.
+    let setting = Setting::new();
+    setting.upload().await;
+    setting.upload().await;
+    overwrite(&setting, FIRST, &[entry("one"), entry("TWO")].concat());
+    assert_eq!(setting.upload().await.failed, 1);
+    assert!(setting.said().contains("one of them was altered"));
+    overwrite(&setting, FIRST, &[entry("one"), entry("two")].concat());
+    assert_eq!(setting.upload().await.failed, 0);
+}
+
+#[test]
+fn what_an_endpoint_must_not_have_is_repeated_nowhere() {
+    let setting = Setting::new();
+    let tell = |_: &str| {};
+    for endpoint in [
+        "https://user:hunter2@s3.example.com",
+        "https://hunter2@s3.example.com",
+        "http://user:hunter2@localhost:1",
+        "https://user:hunter 2@s3.example.com",
+        "ftp://user:hunter2@s3.example.com",
+        "https://s3.example.com/?token=hunter2",
+    ] {
+        let (place, reach) =
+            ("s3://audit-logs".parse().unwrap(), Reach { endpoint: Some(endpoint.to_owned()), ..Reach::default() });
+        let refused = Uploader::open(&setting.path("audit"), (&place, &reach), &setting.path("state"), &tell).err();
+        let refused = refused.unwrap().to_string();
+        assert!(refused.contains("endpoint") && !refused.contains("hunter"), "{refused}");
+        assert!(!setting.path("state").exists());
+    }
 }

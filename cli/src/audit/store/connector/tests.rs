@@ -55,3 +55,61 @@ fn refusals() {
         assert_eq!(shortened(&Bytes::copy_from_slice(refusal.as_bytes())), expected);
     }
 }
+
+/// A body of which a piece of so many bytes comes after each pause.
+struct Slow {
+    pieces: u32,
+    bytes: usize,
+    pause: Duration,
+    next: Pin<Box<Sleep>>,
+}
+
+impl Body for Slow {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if self.pieces == 0 {
+            return Poll::Ready(None);
+        }
+        std::task::ready!(self.next.as_mut().poll(context));
+        let pause = self.pause;
+        self.pieces -= 1;
+        self.next.as_mut().reset(Instant::now() + pause);
+        Poll::Ready(Some(Ok(Frame::data(vec![0; self.bytes].into()))))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_too_slow_ends() {
+    let seconds = Duration::from_secs;
+    for (pieces, bytes, pause, expected) in [
+        // As fast as it must be, for hours.
+        (10_000, 64 * 1024, seconds(1), Ok(10_000)),
+        // Slow at times, and fast enough over all.
+        (20, 2 * 1024 * 1024, seconds(29), Ok(20 * 29)),
+        // Something comes each second, and never enough of it.
+        (1_000_000, 1, seconds(1), Err(30)),
+        (1_000_000, 32 * 1024, seconds(1), Err(60)),
+        // Nothing comes.
+        (2, 1024 * 1024, seconds(31), Err(30)),
+    ] {
+        let begun = Instant::now();
+        let body = Slow { pieces, bytes, pause, next: Box::pin(sleep(pause)) };
+        let done = Bounded::new(body, u64::MAX).collect().await.map(|_| ()).map_err(|error| error.to_string());
+        let took = begun.elapsed().as_secs();
+        match expected {
+            Ok(seconds) => assert_eq!((done, took), (Ok(()), seconds)),
+            Err(seconds) => {
+                assert!(done.unwrap_err().contains("no answer in time"));
+                assert!(took.abs_diff(seconds) <= 1, "{took} {seconds}");
+            }
+        }
+    }
+    let body = Slow { pieces: 2, bytes: 10, pause: seconds(1), next: Box::pin(sleep(seconds(1))) };
+    let error = Bounded::new(body, 19).collect().await.unwrap_err();
+    assert!(error.to_string().contains("longer than"), "{error}");
+}
