@@ -7,7 +7,7 @@
 //! be forgotten when time passes, and a policy that reads the clock needs no exception (ADR 0031).
 //!
 //! Guarantees: a decision is found only for attributes that are equal in everything that a policy sees, whatever their hashes are; a look-up
-//! takes no lock and allocates nothing; memory is bounded by [`DECISIONS_MAX`] × [`DECISION_TEXT_MAX`]. Assumes: one table for each policy,
+//! takes no lock and allocates nothing; memory is bounded by [`DECISIONS_MAX`] × [`DECISION_TEXT_MAX`] for each policy. Assumes: one table for each policy,
 //! thrown away with it. Refuses: to keep what is longer. Two that meet in one place take turns in it: nobody can choose whom to meet.
 
 use core::hash::{BuildHasher, Hash, Hasher};
@@ -15,7 +15,7 @@ use std::collections::hash_map::RandomState;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
-use holdfast_guard::{Attributes, Decision};
+use holdfast_guard::{Attributes, Decision, Ground};
 use holdfast_shared::limits::{DECISION_TEXT_MAX, DECISIONS_MAX};
 use holdfast_shared::xks::Operation;
 
@@ -62,7 +62,8 @@ impl Known {
     fn new(attributes: &Attributes<'_>, decision: &Decision) -> Option<Self> {
         let texts = texts(attributes);
         let len: usize = texts.iter().flatten().map(|text| text.len()).sum();
-        if len > DECISION_TEXT_MAX {
+        // That it could not be evaluated may depend on more than on the attributes.
+        if len > DECISION_TEXT_MAX || decision.ground == Ground::Failed {
             return None;
         }
         Some(Self {
@@ -111,11 +112,9 @@ impl Decisions {
         }
     }
 
-    /// The texts that differ from caller to caller choose the place; all of them are compared.
     fn place(&self, attributes: &Attributes<'_>) -> Option<&ArcSwapOption<Known>> {
         let mut hasher = self.hasher.build_hasher();
-        (attributes.external_key_id, attributes.principal, attributes.kms_operation).hash(&mut hasher);
-        (attributes.via_service, attributes.operation == Operation::Decrypt, attributes.hour()).hash(&mut hasher);
+        (texts(attributes), attributes.operation == Operation::Decrypt, attributes.hour()).hash(&mut hasher);
         let hash = usize::try_from(hasher.finish()).unwrap_or_default();
         self.places.get(hash.checked_rem(self.places.len())?)
     }
@@ -123,7 +122,7 @@ impl Decisions {
 
 #[cfg(test)]
 mod tests {
-    use holdfast_guard::{Ground, Policy};
+    use holdfast_guard::Policy;
     use proptest::prelude::*;
 
     use super::*;
@@ -165,6 +164,9 @@ mod tests {
         decisions.keep(&asked, &decision("r"));
         assert_eq!(decisions.find(&asked), Some(decision("r")));
         assert_eq!(decisions.find(&Attributes { time_ms: HOUR_MS - 1, ..asked }), Some(decision("r")), "the same hour");
+        let failed = Attributes { access_key_id: "F", ..asked };
+        decisions.keep(&failed, &Decision { ground: Ground::Failed, rule: None });
+        assert_eq!(decisions.find(&failed), None, "a failure is not kept");
         for other in [
             Attributes { operation: Operation::Decrypt, ..asked },
             Attributes { external_key_id: "", principal: "kp", ..asked },
