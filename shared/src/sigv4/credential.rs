@@ -122,10 +122,11 @@ impl CredentialSet {
         self.credentials.iter().map(Credential::access_key_id)
     }
 
-    /// When the oldest of those was made of which that is known: milliseconds since 1970.
+    /// When the oldest was made: milliseconds since 1970. Nothing where that is unknown of one, which may be older than all others.
     #[must_use]
     pub fn oldest_ms(&self) -> Option<u64> {
-        self.credentials.iter().filter_map(|credential| credential.created_ms).min()
+        let dates: Option<Vec<u64>> = self.credentials.iter().map(|credential| credential.created_ms).collect();
+        dates?.into_iter().min()
     }
 
     /// Whose signature `authorization` is, over `text`; nobody's if the access key id is unknown or the signature wrong.
@@ -287,7 +288,8 @@ mod tests {
             let dated = ids.iter().zip(dates).map(|(id, date)| credential(id, &secret).unwrap().created(*date));
             CredentialSet::new(dated.collect(), &dummy).unwrap().oldest_ms()
         };
-        assert_eq!((dated(&[]), dated(&[None]), dated(&[Some(7), None, Some(3)])), (None, None, Some(3)));
+        assert_eq!((dated(&[]), dated(&[None]), dated(&[Some(7), Some(3)])), (None, None, Some(3)));
+        assert_eq!(dated(&[Some(7), None]), None, "the other one may be older");
     }
 
     /// The example in AWS's "Create a signed AWS API request", step 3.
