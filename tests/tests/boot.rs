@@ -81,6 +81,17 @@ async fn boot_the_image_serves_through_every_restart_and_ends_in_order() {
     .await;
     system.round_trip(KEY).await;
 
+    // Policies are evaluated there: what they permit is served, and what they do not is not.
+    for (account, status) in [("123456789012", StatusCode::OK), ("999999999999", StatusCode::FORBIDDEN)] {
+        system.order(&["policy", "set", "--preset", "account-only", "--account", account]);
+        until("the policy is in force", || async {
+            let shown = system.order(&["policy", "show"])["policy"].to_string();
+            let answer = system.client().decrypt(KEY, &encrypted.body, Some(AAD)).await.unwrap();
+            (shown.contains(account) && answer.status == status).then_some(())
+        })
+        .await;
+    }
+
     let secret = system.credential.secret_access_key.clone();
     system.parent.take().unwrap().terminate();
     ended(&mut system);
