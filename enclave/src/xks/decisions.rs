@@ -10,7 +10,7 @@
 //! takes no lock and allocates nothing; memory is bounded by [`DECISIONS_MAX`] × [`DECISION_TEXT_MAX`] for each policy. Assumes: one table for each policy,
 //! thrown away with it. Refuses: to keep what is longer. Two that meet in one place take turns in it: nobody can choose whom to meet.
 
-use core::hash::{BuildHasher, Hash, Hasher};
+use core::hash::BuildHasher;
 use std::collections::hash_map::RandomState;
 use std::sync::Arc;
 
@@ -113,9 +113,8 @@ impl Decisions {
     }
 
     fn place(&self, attributes: &Attributes<'_>) -> Option<&ArcSwapOption<Known>> {
-        let mut hasher = self.hasher.build_hasher();
-        (texts(attributes), attributes.operation == Operation::Decrypt, attributes.hour()).hash(&mut hasher);
-        let hash = usize::try_from(hasher.finish()).unwrap_or_default();
+        let asked = (texts(attributes), attributes.operation == Operation::Decrypt, attributes.hour());
+        let hash = usize::try_from(self.hasher.hash_one(asked)).unwrap_or_default();
         self.places.get(hash.checked_rem(self.places.len())?)
     }
 }
