@@ -1,8 +1,8 @@
 //! How many lines about its requests, and how many traces of them, each key store may still have.
 //!
 //! Guarantees: to spend is a look into a table that is replaced, never changed, and one addition to an atomic: no lock on the path of a
-//! request. However often the parent orders traces or connects anew, there are no more of them in a second. Assumes: [`Rations::refill`] is
-//! called once a second. Refuses: lines about key stores that nobody added.
+//! request. However often the parent orders traces or connects anew, there are no more of them between two refills, and so at most twice as
+//! many in any one second. Assumes: [`Rations::refill`] is called once a second. Refuses: lines about key stores that nobody added.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::collections::HashMap;
@@ -76,10 +76,16 @@ impl Rations {
 
     fn refill_traces(&self, now_ms: u64) {
         let per_second = self.traces_per_second.load(Ordering::Relaxed);
-        if per_second == 0 || now_ms < self.traces_refill_ms.load(Ordering::Relaxed) {
+        let due_ms = self.traces_refill_ms.load(Ordering::Relaxed);
+        let next_ms = now_ms.saturating_add(TRACES_REFILL_MS);
+        if per_second == 0 || now_ms < due_ms {
             return;
         }
-        self.traces_refill_ms.store(now_ms.saturating_add(TRACES_REFILL_MS), Ordering::Relaxed);
+        // Another may have come first, with an order or with the second.
+        let set = self.traces_refill_ms.compare_exchange(due_ms, next_ms, Ordering::Relaxed, Ordering::Relaxed);
+        if set.is_err() {
+            return;
+        }
         let of_one = self.traces_of_one();
         for ration in self.stores.load().values() {
             ration.traces.store(of_one, Ordering::Relaxed);
