@@ -97,7 +97,7 @@ families! {
     CUSTODIAN_GRANTED: Gauge "holdfast_key_store_custodian_lease_granted_seconds" ["slot", "key_store", "custodian"],
     /// Until the certificate ends, on the attested clock.
     CERTIFICATE: Gauge "holdfast_key_store_certificate_remaining_seconds" ["slot", "key_store"],
-    /// How long ago the oldest live SigV4 credential of the key store was made or imported. Absent while none has a date.
+    /// How long ago the oldest live SigV4 credential of the key store was made or imported. Absent while one has no date.
     CREDENTIAL_AGE: Gauge "holdfast_credential_age_seconds" ["slot", "key_store"],
     /// Bytes of audit entries that the parent has not stored.
     AUDIT_QUEUE: Gauge "holdfast_key_store_audit_queue_bytes" ["slot", "key_store"],
