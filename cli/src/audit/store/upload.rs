@@ -1,7 +1,7 @@
 //! Sending: the files of all logs, again and again.
 //!
 //! Guarantees: a file that cannot be sent is named once and holds up no other log; what the store refuses as a whole ends the round. What is
-//! done about one log is [`turn`].
+//! done about one log is in `turn`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
