@@ -281,15 +281,17 @@ message!(Alarm, limits::ALARM_MAX, "alarm", Alarm::check);
 /// ```
 #[must_use]
 pub fn principal_of(arn: &str) -> &str {
-    let role = arn.split(':').nth(5).filter(|resource| resource.starts_with("assumed-role/"));
-    match role.and_then(|resource| resource.match_indices('/').nth(1)) {
-        // The resource is the rest of the ARN, but for colons in a session's name.
-        Some((slash, _)) => {
-            let before: usize = arn.split(':').take(5).map(|part| part.len().saturating_add(1)).sum();
-            arn.get(..before.saturating_add(slash)).unwrap_or(arn)
-        }
-        None => arn,
-    }
+    // A search for one character, byte by byte: the texts between are short.
+    let nth = |mark: u8, from: usize, nth: usize| {
+        let marks = arn.bytes().enumerate().skip(from).filter(move |(_, byte)| *byte == mark);
+        marks.map(|(at, _)| at).nth(nth)
+    };
+    // The resource is the rest of the ARN, but for colons in a session's name.
+    let resource = nth(b':', 0, 4).map(|colon| colon + 1);
+    let role = resource.filter(|from| arn.get(*from..).is_some_and(|resource| resource.starts_with("assumed-role/")));
+    let slash =
+        role.and_then(|from| nth(b'/', from, 1).filter(|slash| nth(b':', from, 0).is_none_or(|colon| *slash < colon)));
+    slash.and_then(|slash| arn.get(..slash)).unwrap_or(arn)
 }
 
 #[cfg(test)]

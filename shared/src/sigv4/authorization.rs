@@ -94,11 +94,10 @@ impl<'a> ReadAuthorization<'a> {
 
         let (access_key_id, scope) = credential.split_once('/').ok_or(Malformed)?;
         super::check_access_key_id(access_key_id).map_err(|_| Malformed)?;
-        let parts: Vec<&str> = scope.splitn(5, '/').collect();
-        let [day, region, service, terminator] = parts.as_slice() else {
-            return Err(Malformed);
-        };
-        if *terminator != "aws4_request" {
+        let mut parts = scope.split('/');
+        let mut part = || parts.next().ok_or(Malformed);
+        let (day, region, service) = (part()?, part()?, part()?);
+        if part()? != "aws4_request" || parts.next().is_some() {
             return Err(Malformed);
         }
         check_signed_headers(signed_headers)?;
@@ -170,12 +169,21 @@ fn split_part<'a>(text: &'a str, name: &str) -> Option<(&'a str, &'a str)> {
 
 /// AWS signers write 64 lower-case digits; upper case would be a second spelling of one signature.
 fn parse_signature(text: &str) -> Option<[u8; 32]> {
-    if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        return None;
-    }
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let pairs: &[[u8; 2]; 32] = pairs.try_into().ok().filter(|_| rest.is_empty())?;
     let mut signature = [0; 32];
-    hex::decode_to_slice(text, &mut signature).ok()?;
+    for (byte, [high, low]) in signature.iter_mut().zip(pairs) {
+        *byte = digit(*high)? << 4 | digit(*low)?;
+    }
     Some(signature)
+}
+
+const fn digit(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    }
 }
 
 /// Sorted and unique, lower-case names; `x-amz-date` among them, and either `host` or HTTP/2's `:authority`, as Appendix A,

@@ -110,9 +110,7 @@ impl SignedParts {
     /// The canonical request.
     #[must_use]
     pub fn canonical_request(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        self.with_canonical(|canonical| canonical.write(&mut out));
-        out
+        self.with_canonical(|canonical| canonical.to_bytes())
     }
 
     /// The string to sign.
