@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 use crate::alarms::{self, AlarmsSettings};
 use crate::enclave::{self, EnclaveError, EnclaveSettings};
 use crate::kms::{self, KmsError, KmsSettings};
+use crate::load::capacity::{self, CapacitySettings};
 use crate::load::server::ServerSettings;
 use crate::load::settings::LoadSettings;
 use crate::load::{self, LoadError};
@@ -110,6 +111,13 @@ pub enum Command {
         after_help = LOAD_EXIT_CODES, after_long_help = LOAD_EXIT_CODES,
     )]
     Load(Box<LoadSettings>),
+    /// How far a system goes: memory, many key stores, several processors, custodians with many enclaves
+    ///
+    /// Starts local systems, which end with it. See docs/load.md.
+    #[command(
+        after_long_help = "Example:\n  holdfast-dev capacity memory --requests 1000000\n  holdfast-dev capacity stores --stores 100 --keys 100 --json"
+    )]
+    Capacity(Box<CapacitySettings>),
     /// A server that `load` starts to compare with
     #[command(hide = true)]
     LoadServer(ServerSettings),
@@ -229,7 +237,10 @@ fn start(arguments: Arguments) -> Result<(), AppError> {
             Command::Kms(settings) => kms::serve(settings, up::asked_to_end()).await?,
             Command::Vsock(settings) => vsock::serve(settings, up::asked_to_end()).await?,
             Command::Alarms(settings) => alarms::run(settings).map_err(AppError::Print)?,
-            Command::Load(settings) => load_until_asked_to_end(*settings).await?,
+            Command::Load(settings) => measure_until_asked_to_end(move |stop| load::run(&settings, stop)).await?,
+            Command::Capacity(settings) => {
+                measure_until_asked_to_end(move |stop| capacity::run(&settings, stop)).await?;
+            }
             Command::LoadServer(settings) => load::server::serve(settings).await?,
         }
         Ok(())
@@ -237,10 +248,12 @@ fn start(arguments: Arguments) -> Result<(), AppError> {
 }
 
 /// On a thread of its own, which starts those that measure: what it started has ended when this returns.
-async fn load_until_asked_to_end(settings: LoadSettings) -> Result<(), AppError> {
+async fn measure_until_asked_to_end(
+    measure: impl FnOnce(&Arc<AtomicBool>) -> Result<(), LoadError> + Send + 'static,
+) -> Result<(), AppError> {
     let stop = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&stop);
-    let mut measured = tokio::task::spawn_blocking(move || load::run(&settings, &told));
+    let mut measured = tokio::task::spawn_blocking(move || measure(&told));
     let result = tokio::select! {
         result = &mut measured => result,
         () = up::asked_to_end() => {

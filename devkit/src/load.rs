@@ -9,6 +9,7 @@
 //! from the moment of the schedule. Whatever it starts ends with it. Assumes: figures of one run are held against each other, never
 //! against those of another machine or another day. Refuses: to measure a target whose requests fail before the measurement.
 
+pub mod capacity;
 pub mod cases;
 pub mod compare;
 pub mod cpu;

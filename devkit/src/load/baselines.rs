@@ -8,7 +8,7 @@ use tokio::runtime::Runtime;
 use super::LoadError;
 use super::cases::Case;
 use super::child::{ServerChild, any_port};
-use super::compare::{Comparison, Contender, Contest, Kind, Share, Wanted, contest};
+use super::compare::{Comparison, Contender, Contest, Kind, Rounds, Share, Wanted, contest};
 use super::lane::Work;
 use super::local::{LocalSystem, processes_of};
 use super::prepare::prepare;
@@ -52,7 +52,7 @@ fn latencies(of: &'static str, to: &'static str) -> Vec<Wanted> {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "what `map_err` hands over")]
-fn started(error: std::io::Error) -> LoadError {
+pub(super) fn started(error: std::io::Error) -> LoadError {
     LoadError::Baseline { reason: error.to_string() }
 }
 
@@ -85,7 +85,7 @@ pub(super) fn of_target(
         Contender { name: TARGET, work: Arc::new(work), watched },
     ];
     let arena = Contest { case: shape.mix.to_string(), shape, contenders, wanted: figures };
-    contest(&arena, ring.settings, ring.stop, runs)
+    contest(&arena, &Rounds::of(ring.settings), ring.stop, runs)
 }
 
 /// The parts of a local system beside theirs, for one case.
@@ -128,7 +128,7 @@ pub(super) fn of_local(
         Contender { name: PARENT, work: through(&target.door.place)?, watched: parts },
     ];
     let arena = Contest { case: case.name().to_owned(), shape: &shape, contenders, wanted: local_figures(case) };
-    contest(&arena, ring.settings, ring.stop, runs)
+    contest(&arena, &Rounds::of(ring.settings), ring.stop, runs)
 }
 
 fn local_figures(case: Case) -> Vec<Wanted> {

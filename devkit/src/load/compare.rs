@@ -67,6 +67,26 @@ impl Kind {
     }
 }
 
+/// How often every server has its turn, and how the client runs meanwhile.
+pub(super) struct Rounds {
+    pub(super) count: u32,
+    pub(super) threads: u32,
+    pub(super) client_cores: Vec<usize>,
+    pub(super) quiet: bool,
+}
+
+impl Rounds {
+    pub(super) fn of(settings: &LoadSettings) -> Self {
+        let measuring = &settings.measuring;
+        Self {
+            count: measuring.repeat,
+            threads: measuring.threads,
+            client_cores: measuring.client_core.clone(),
+            quiet: settings.quiet,
+        }
+    }
+}
+
 /// One case.
 #[derive(Clone, Debug, Serialize)]
 pub struct Comparison {
@@ -127,11 +147,11 @@ pub(super) struct Contest<'a> {
 /// Runs all rounds of a case; adds its runs to `runs`.
 pub(super) fn contest(
     contest: &Contest<'_>,
-    settings: &LoadSettings,
+    settings: &Rounds,
     stop: &Arc<AtomicBool>,
     runs: &mut Vec<Run>,
 ) -> Result<Comparison, LoadError> {
-    let rounds = usize::try_from(settings.measuring.repeat).unwrap_or(1);
+    let rounds = usize::try_from(settings.count).unwrap_or(1);
     let mut found: Vec<Vec<Run>> = contest.contenders.iter().map(|_| Vec::new()).collect();
     for round in 0..rounds {
         // Every other round goes backwards, so that whoever comes first is not always the same.
@@ -155,7 +175,7 @@ pub(super) fn contest(
 fn job(
     contest: &Contest<'_>,
     contender: &Contender,
-    settings: &LoadSettings,
+    settings: &Rounds,
     stop: &Arc<AtomicBool>,
     round: usize,
 ) -> Result<Job, LoadError> {
@@ -181,8 +201,8 @@ fn job(
         warm_up: Duration::from_secs_f64(shape.warm_up_s),
         duration: Duration::from_secs_f64(shape.duration_s),
         requests: shape.requests,
-        threads: usize::try_from(settings.measuring.threads).unwrap_or(1),
-        client_cores: settings.measuring.client_core.clone(),
+        threads: usize::try_from(settings.threads).unwrap_or(1),
+        client_cores: settings.client_cores.clone(),
         watched: watched.collect::<Result<_, _>>()?,
         seed: shape.seed.wrapping_add(u64::try_from(round).unwrap_or_default()),
         quiet: settings.quiet,

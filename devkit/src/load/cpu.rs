@@ -11,6 +11,25 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
+/// Memory of a process, in KiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// All of it that is in RAM: the program's file, too, as far as it was read.
+    pub resident_kib: u64,
+    /// What it allocated, and what it changed of its file.
+    pub anonymous_kib: u64,
+}
+
+impl Memory {
+    fn parse(rollup: &str) -> Option<Self> {
+        let field = |name: &str| {
+            let line = rollup.lines().find_map(|line| line.strip_prefix(name))?;
+            line.trim().strip_suffix("kB")?.trim().parse().ok()
+        };
+        Some(Self { resident_kib: field("Rss:")?, anonymous_kib: field("Anonymous:")? })
+    }
+}
+
 /// A process of the server.
 #[derive(Clone, Debug)]
 pub struct Watched {
@@ -58,12 +77,10 @@ impl Watched {
         &self.name
     }
 
-    /// Memory that it has in RAM, in KiB.
+    /// Memory that it has in RAM (`/proc/PID/smaps_rollup`).
     #[must_use]
-    pub fn rss_kib(&self) -> Option<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-        line.trim().strip_suffix("kB")?.trim().parse().ok()
+    pub fn memory(&self) -> Option<Memory> {
+        Memory::parse(&std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid)).ok()?)
     }
 }
 
@@ -200,10 +217,18 @@ mod tests {
         }
         watched.sample();
         assert!(watched.spent_ns() >= 10_000_000, "{}", watched.spent_ns());
-        assert!(watched.rss_kib().unwrap() > 0);
+        let memory = watched.memory().unwrap();
+        assert!(memory.resident_kib >= memory.anonymous_kib && memory.anonymous_kib > 0, "{memory:?}");
         watched.reset();
         assert_eq!(watched.spent_ns(), 0);
         assert!(Watched::begin("none", u32::MAX).is_err());
+    }
+
+    #[test]
+    fn memory_is_read_as_the_kernel_writes_it() {
+        let rollup = "559f8e000-7ffd3000 ---p 00000000 00:00 0    [rollup]\nRss:               21308 kB\nPss:    1 kB\nAnonymous:          8764 kB\nAnonHugePages: 2 kB\n";
+        assert_eq!(Memory::parse(rollup), Some(Memory { resident_kib: 21_308, anonymous_kib: 8_764 }));
+        assert_eq!(Memory::parse("Rss: 1 kB\n"), None);
     }
 
     #[test]

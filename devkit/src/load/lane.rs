@@ -38,7 +38,7 @@ pub(super) struct Work {
 
 impl Work {
     /// The requests of an operation.
-    fn of(&self, operation: Operation) -> &[Template] {
+    pub(super) fn of(&self, operation: Operation) -> &[Template] {
         self.templates.get(operation.number()).map(Vec::as_slice).unwrap_or_default()
     }
 

@@ -22,6 +22,10 @@ const END_PATIENCE: Duration = Duration::from_secs(20);
 const TICK: Duration = Duration::from_millis(50);
 /// What `up` says when all is there.
 const UP: &str = "Up until Ctrl-C";
+/// What its custodian is called here.
+const CUSTODIAN: &str = "custodian";
+/// Where it says so, in the folder.
+const LOG: &str = "up.log";
 
 /// `holdfast-dev up` as a process of ours. It ends with this value.
 pub(super) struct LocalSystem {
@@ -33,23 +37,26 @@ impl LocalSystem {
     /// Starts one, with everything in it on these processors, and waits until it serves.
     pub(super) fn start(cores: &[usize], stop: &AtomicBool) -> Result<Self, LoadError> {
         let folder = temporary_folder().map_err(|error| failed(&error))?;
-        let log = folder.join("up.log");
-        let spawn = || {
-            let out = File::create(&log)?;
-            let mut command = Command::new(std::env::current_exe()?);
-            command.arg("up").arg("--state").arg(folder.join("state")).args(["--listen", "127.0.0.1:0"]);
-            command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out).spawn()
-        };
-        let up = pinned(cores, spawn).and_then(core::convert::identity).map_err(|error| failed(&error))?;
+        let up = spawn(&folder, cores).map_err(|error| failed(&error))?;
         let mut system = Self { folder, up };
-        system.wait(&log, stop)?;
+        system.wait(stop)?;
         Ok(system)
     }
 
-    fn wait(&mut self, log: &Path, stop: &AtomicBool) -> Result<(), LoadError> {
+    /// Ends everything and starts it again on what it left, on all processors; [`Self::wait`] says when it serves.
+    pub(super) fn begin_again(&mut self) -> Result<(), LoadError> {
+        self.end();
+        // Of the run before: whoever looks for it would take it for this one's.
+        let _ = fs::remove_file(self.state().join("parent/ports.json"));
+        self.up = spawn(&self.folder, &[]).map_err(|error| failed(&error))?;
+        Ok(())
+    }
+
+    /// Waits until it serves.
+    pub(super) fn wait(&mut self, stop: &AtomicBool) -> Result<(), LoadError> {
         let started = Instant::now();
         loop {
-            let said = fs::read_to_string(log).unwrap_or_default();
+            let said = fs::read_to_string(self.folder.join(LOG)).unwrap_or_default();
             if said.contains(UP) {
                 return Ok(());
             }
@@ -82,8 +89,8 @@ impl LocalSystem {
     }
 }
 
-impl Drop for LocalSystem {
-    fn drop(&mut self) {
+impl LocalSystem {
+    fn end(&mut self) {
         if let Some(pid) = i32::try_from(self.up.id()).ok().and_then(Pid::from_raw) {
             // It has not been waited for, so the id is still its own.
             let _ = kill_process(pid, Signal::TERM);
@@ -94,8 +101,24 @@ impl Drop for LocalSystem {
         }
         let _ = self.up.kill();
         let _ = self.up.wait();
+    }
+}
+
+impl Drop for LocalSystem {
+    fn drop(&mut self) {
+        self.end();
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+fn spawn(folder: &Path, cores: &[usize]) -> io::Result<Child> {
+    let spawn = || {
+        let out = File::create(folder.join(LOG))?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("up").arg("--state").arg(folder.join("state")).args(["--listen", "127.0.0.1:0"]);
+        command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out).spawn()
+    };
+    pinned(cores, spawn).and_then(core::convert::identity)
 }
 
 fn failed(error: &dyn core::fmt::Display) -> LoadError {
@@ -113,6 +136,18 @@ fn temporary_folder() -> io::Result<PathBuf> {
 
 /// Enclave and parent of a state folder of `holdfast-dev up`, where it is up.
 pub(super) fn processes_of(state: &Path) -> Vec<(String, u32)> {
+    let mut processes = all_processes_of(state);
+    processes.retain(|(name, _)| name != CUSTODIAN);
+    processes
+}
+
+/// One of its processes: `enclave`, `parent` or `custodian`.
+pub(super) fn process_of(state: &Path, name: &str) -> Result<u32, LoadError> {
+    let found = all_processes_of(state).into_iter().find(|(found, _)| found == name);
+    found.map(|(_, pid)| pid).ok_or_else(|| LoadError::Local { reason: format!("the {name} does not run") })
+}
+
+fn all_processes_of(state: &Path) -> Vec<(String, u32)> {
     let pids = fs::read_to_string(state.join("pids")).unwrap_or_default();
     let kind = |pid: u32| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
@@ -123,6 +158,8 @@ pub(super) fn processes_of(state: &Path) -> Vec<(String, u32)> {
             "parent"
         } else if program.ends_with(b"holdfast-dev") && verb == b"enclave" {
             "enclave"
+        } else if program.ends_with(b"holdfast-custodian") {
+            CUSTODIAN
         } else {
             return None;
         };

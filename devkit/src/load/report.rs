@@ -252,14 +252,14 @@ impl Run {
                 name: watched.name().to_owned(),
                 cpu_us: each(watched.spent_ns()),
                 busy: share(watched.spent_ns()),
-                rss_before_kib: memory.before,
-                rss_connected_kib: memory.connected,
-                rss_after_kib: memory.after,
-                rss_per_connection_kib: memory
-                    .before
-                    .zip(memory.connected)
-                    .filter(|_| open > 0)
-                    .map(|(before, connected)| ratio(float(connected.saturating_sub(before)), float(open))),
+                rss_before_kib: memory.before.map(|memory| memory.resident_kib),
+                rss_connected_kib: memory.connected.map(|memory| memory.resident_kib),
+                rss_after_kib: memory.after.map(|memory| memory.resident_kib),
+                rss_per_connection_kib: memory.before.zip(memory.connected).filter(|_| open > 0).map(
+                    |(before, connected)| {
+                        ratio(float(connected.resident_kib.saturating_sub(before.resident_kib)), float(open))
+                    },
+                ),
             })
             .collect();
         let client: u64 = result.client_ns.iter().sum();

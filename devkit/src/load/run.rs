@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::LoadError;
-use super::cpu::{Watched, machine_busy_ticks, own_thread_ns, pin};
+use super::cpu::{Memory, Watched, machine_busy_ticks, own_thread_ns, pin};
 use super::lane::{Lane, Opened, Verified, Work};
 use super::line::Http2;
 use super::measure::{Latencies, Recorder, Second};
@@ -78,19 +78,19 @@ pub(super) struct GroupResult {
     pub(super) idle: (u64, u64),
 }
 
-/// Memory of a server's process in KiB.
+/// Memory of a server's process before anybody connects, with all connections open, and at the end.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Memory {
-    pub(super) before: Option<u64>,
-    pub(super) connected: Option<u64>,
-    pub(super) after: Option<u64>,
+pub(super) struct Moments {
+    pub(super) before: Option<Memory>,
+    pub(super) connected: Option<Memory>,
+    pub(super) after: Option<Memory>,
 }
 
 /// What a run found.
 pub(super) struct RunResult {
     pub(super) name: String,
     pub(super) groups: Vec<GroupResult>,
-    pub(super) servers: Vec<(Watched, Memory)>,
+    pub(super) servers: Vec<(Watched, Moments)>,
     /// Connections that were open before the measurement began.
     pub(super) open: u64,
     /// Seconds in which processor time was counted.
@@ -154,8 +154,8 @@ pub(super) fn execute(mut job: Job) -> Result<RunResult, LoadError> {
     let (seconds, received) = channel();
     let (ready, readiness) = channel();
     let left = job.requests.map(|requests| Arc::new(AtomicU64::new(requests)));
-    let mut memory: Vec<Memory> =
-        job.watched.iter().map(|watched| Memory { before: watched.rss_kib(), ..Memory::default() }).collect();
+    let mut memory: Vec<Moments> =
+        job.watched.iter().map(|watched| Moments { before: watched.memory(), ..Moments::default() }).collect();
     let (mut starts, mut threads) = (Vec::new(), Vec::new());
     for number in 0..job.threads {
         let (sender, start) = tokio::sync::oneshot::channel();
@@ -180,7 +180,7 @@ pub(super) fn execute(mut job: Job) -> Result<RunResult, LoadError> {
         told.map_err(failed)?;
     }
     for (memory, watched) in memory.iter_mut().zip(&job.watched) {
-        memory.connected = watched.rss_kib();
+        memory.connected = watched.memory();
     }
     let at = Instant::now() + LEAD;
     let begin = at + job.warm_up;
@@ -190,7 +190,7 @@ pub(super) fn execute(mut job: Job) -> Result<RunResult, LoadError> {
     }
     let observed = observe(&mut job, &received, start)?;
     for (memory, watched) in memory.iter_mut().zip(&job.watched) {
-        memory.after = watched.rss_kib();
+        memory.after = watched.memory();
     }
     let (groups, client_ns) = collect(&job, threads, observed.seconds)?;
     let kept = |group: &GroupJob| if group.work.reuse == Reuse::Kept { group.connections } else { 0 };
