@@ -33,7 +33,10 @@ fn names(report: &Value, list: &str) -> Vec<String> {
 #[test]
 fn memory_of_requests_and_of_idle_connections() {
     let report = capacity(&["memory", "--requests", "20", "--idle", "3"]);
-    assert_eq!((&report["configuration"]["requests"], &report["configuration"]["idle_connections"]), (&json!(20), &json!(3)));
+    assert_eq!(
+        (&report["configuration"]["requests"], &report["configuration"]["idle_connections"]),
+        (&json!(20), &json!(3))
+    );
     let names = names(&report, "findings").join("; ");
     for name in ["idle: resident", "after 2 requests", "after 20 requests", "growth", "each of 3 idle connections"] {
         assert!(names.contains(name), "{name}: {names}");

@@ -27,7 +27,7 @@ use holdfast_cli::moment::{format_ms, now_ms};
 use serde_json::json;
 use tokio::runtime::Runtime;
 
-use self::findings::{Findings, Report};
+use self::findings::{Found, Report};
 use super::compare::Rounds;
 use super::cpu::{Machine, Watched};
 use super::local::{LocalSystem, process_of};
@@ -170,7 +170,7 @@ pub fn run(settings: &CapacitySettings, stop: &Arc<AtomicBool>) -> Result<(), Lo
         What::Ready(settings) => ready::measure(&bench, settings)?,
         What::Custodian(settings) => custodian::measure(&bench, settings)?,
     };
-    let Findings { what, configuration, findings, comparison } = found;
+    let Found { what, configuration, findings, comparison } = found;
     let tool = format!("holdfast-dev {}", env!("CARGO_PKG_VERSION"));
     let machine = Machine::this();
     let report = Report { format: 1, tool, started, machine, what, configuration, findings, comparison };

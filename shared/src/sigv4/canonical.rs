@@ -35,7 +35,7 @@ pub(super) struct CanonicalRequest<'a> {
 }
 
 impl CanonicalRequest<'_> {
-    pub(super) fn to_bytes(self) -> Vec<u8> {
+    pub(super) fn bytes(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.len_at_most());
         for part in [self.method, "\n", self.path, "\n", self.query, "\n"] {
             out.extend_from_slice(part.as_bytes());
@@ -65,8 +65,8 @@ impl CanonicalRequest<'_> {
     }
 
     /// Of all at once: a hash that is fed in thirty pieces takes longer than the copy.
-    pub(super) fn hash(self) -> [u8; 32] {
-        crate::sha256(&[&self.to_bytes()])
+    pub(super) fn hash(&self) -> [u8; 32] {
+        crate::sha256(&[&self.bytes()])
     }
 }
 

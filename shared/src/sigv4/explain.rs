@@ -110,7 +110,7 @@ impl SignedParts {
     /// The canonical request.
     #[must_use]
     pub fn canonical_request(&self) -> Vec<u8> {
-        self.with_canonical(|canonical| canonical.to_bytes())
+        self.with_canonical(|canonical| canonical.bytes())
     }
 
     /// The string to sign.

@@ -89,11 +89,8 @@ impl Applicant {
 
     fn document(&mut self, nonce: &[u8], user_data: &[u8], public_key: &[u8]) -> Result<Vec<u8>, LoadError> {
         let field = |bytes: &[u8]| Some(bytes.to_vec().into());
-        let request = Request::Attestation {
-            nonce: field(nonce),
-            user_data: field(user_data),
-            public_key: field(public_key),
-        };
+        let request =
+            Request::Attestation { nonce: field(nonce), user_data: field(user_data), public_key: field(public_key) };
         match self.call(&request)? {
             Response::Attestation { document } => Ok(document),
             other => Err(refused(&format!("the NSM emulator: {other:?}"))),

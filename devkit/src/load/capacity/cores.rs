@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::findings::Findings;
+use super::findings::Found;
 use super::{Bench, ComparedSettings};
 use crate::load::LoadError;
 use crate::load::baselines::started;
@@ -26,7 +26,7 @@ const ALL: [&str; 2] = ["ceiling, all", "enclave, all"];
 /// Two processors are to serve 1.8 times as much as one.
 const AT_MOST: f64 = 2.0 / 1.8;
 
-pub(super) fn measure(bench: &Bench<'_>, settings: &ComparedSettings) -> Result<Findings, LoadError> {
+pub(super) fn measure(bench: &Bench<'_>, settings: &ComparedSettings) -> Result<Found, LoadError> {
     let all = if settings.server_core.is_empty() { vec![0, 1] } else { settings.server_core.clone() };
     let first: Vec<usize> = all.iter().copied().take(1).collect();
     let shape = Shape::from_settings(&settings.shape.lasting(3));
@@ -36,8 +36,8 @@ pub(super) fn measure(bench: &Bench<'_>, settings: &ComparedSettings) -> Result<
         let mut target = Target::from_files(&[system.state()])?;
         target.door.place = Place::Link(system.ingress()?);
         let work = bench.runtime.block_on(prepare(&target, &shape.manner(), shape.seed))?;
-        let bare = ServerChild::bare(&Place::Link(system.socket("bare.sock")?), work.answer_bytes, cores)
-            .map_err(started)?;
+        let bare =
+            ServerChild::bare(&Place::Link(system.socket("bare.sock")?), work.answer_bytes, cores).map_err(started)?;
         let direct = work.elsewhere(&bare.target(ceiling, &bare.place).map_err(started)?, Judge::Status);
         let direct = direct.map_err(|error| LoadError::Baseline { reason: error.to_string() })?;
         let pid = process_of(&system.state(), "enclave")?;
@@ -48,11 +48,11 @@ pub(super) fn measure(bench: &Bench<'_>, settings: &ComparedSettings) -> Result<
         systems.push(system);
         children.push(bare);
     }
-    let share = |contender| Share { contender, process: None };
+    let all_of = |contender| Share { contender, process: None };
     let growth = |server: &str, place: usize, at_most| Wanted {
         name: format!("processor time, {server}, {} cores : 1", all.len()),
-        of: share(ALL.get(place).copied().unwrap_or_default()),
-        to: Some(share(ONE.get(place).copied().unwrap_or_default())),
+        of: all_of(ALL.get(place).copied().unwrap_or_default()),
+        to: Some(all_of(ONE.get(place).copied().unwrap_or_default())),
         kind: Kind::Processor,
         at_most,
     };
@@ -60,6 +60,7 @@ pub(super) fn measure(bench: &Bench<'_>, settings: &ComparedSettings) -> Result<
     let arena = Contest { case: shape.mix.to_string(), shape: &shape, contenders, wanted };
     let comparison = contest(&arena, &bench.rounds(settings), bench.stop, &mut Vec::new())?;
     drop((children, systems));
-    let configuration = json!({ "server_cores": all, "client_cores": settings.client_core, "rounds": settings.repeat, "load": shape });
-    Ok(Findings { what: "cores", configuration, findings: Vec::new(), comparison: Some(comparison) })
+    let configuration =
+        json!({ "server_cores": all, "client_cores": settings.client_core, "rounds": settings.repeat, "load": shape });
+    Ok(Found { what: "cores", configuration, findings: Vec::new(), comparison: Some(comparison) })
 }

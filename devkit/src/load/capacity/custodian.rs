@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use super::applicant::{Applicant, Lease};
 use super::enlist::{Enlisted, Wanted, enlist};
-use super::findings::{Finding, Findings, quantile};
+use super::findings::{Finding, Found, quantile};
 use super::{Bench, CustodianSettings, failed, watched};
 use crate::load::LoadError;
 use crate::load::local::LocalSystem;
@@ -24,15 +24,18 @@ use crate::load::measure::float;
 /// Enclaves of one key store: its enclave of the local system has a lease, too, and some are left.
 const OF_A_STORE: u32 = 250;
 /// Between two releases that are asked for: a custodian verifies so many documents a second, and no more.
-const PACE: Duration = Duration::from_millis(1_100 / limits::VERIFICATIONS_PER_SECOND as u64);
+const PACE: Duration = match Duration::from_millis(1_100).checked_div(limits::VERIFICATIONS_PER_SECOND) {
+    Some(pace) => pace,
+    None => Duration::ZERO,
+};
 /// From the last watch to the block: news of versions have been told by then.
 const SETTLE: Duration = Duration::from_millis(2 * limits::COMMIT_WAIT_MS);
 /// How long a block may take to be seen by all.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_mins(1);
 /// What is expected, in milliseconds.
 const AT_MOST_MS: f64 = 1_000.0;
 
-pub(super) fn measure(bench: &Bench<'_>, settings: &CustodianSettings) -> Result<Findings, LoadError> {
+pub(super) fn measure(bench: &Bench<'_>, settings: &CustodianSettings) -> Result<Found, LoadError> {
     let system = LocalSystem::start(&[], bench.stop)?;
     let stores = settings.enclaves.div_ceil(OF_A_STORE);
     let enlisted = bench.runtime.block_on(enlist(bench, &system, Wanted { stores, keys: 1 }))?;
@@ -60,7 +63,7 @@ pub(super) fn measure(bench: &Bench<'_>, settings: &CustodianSettings) -> Result
         Finding::new(&name, quantile(&seen, share), "ms").at_most(AT_MOST_MS)
     }));
     let configuration = json!({ "enclaves": settings.enclaves, "key_stores": stores });
-    Ok(Findings { what: "custodian", configuration, findings, comparison: None })
+    Ok(Found { what: "custodian", configuration, findings, comparison: None })
 }
 
 /// A lease for each, at the pace that a custodian allows.
@@ -96,11 +99,7 @@ fn count(number: u32) -> usize {
 }
 
 /// Blocks every key store while all watch; returns after how many milliseconds each saw it.
-async fn blocked(
-    bench: &Bench<'_>,
-    enlisted: &[Enlisted],
-    leases: Vec<(usize, Lease)>,
-) -> Result<Vec<f64>, LoadError> {
+async fn blocked(bench: &Bench<'_>, enlisted: &[Enlisted], leases: Vec<(usize, Lease)>) -> Result<Vec<f64>, LoadError> {
     let count = leases.len();
     let (sender, mut receiver) = mpsc::unbounded_channel();
     let mut watching = JoinSet::new();

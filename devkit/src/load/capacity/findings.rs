@@ -34,7 +34,7 @@ impl Finding {
 }
 
 /// What one measurement found.
-pub(super) struct Findings {
+pub(super) struct Found {
     pub(super) what: &'static str,
     /// With which flags.
     pub(super) configuration: Value,

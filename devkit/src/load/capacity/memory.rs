@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::findings::{Finding, Findings};
+use super::findings::{Finding, Found};
 use super::{Bench, MemorySettings, watched};
 use crate::load::LoadError;
 use crate::load::cpu::Memory;
@@ -31,7 +31,7 @@ const CONNECTIONS: usize = 1_000;
 /// How long a run may take that ends by its number of requests.
 const LONGEST: Duration = Duration::from_mins(30);
 
-pub(super) fn measure(bench: &Bench<'_>, settings: &MemorySettings) -> Result<Findings, LoadError> {
+pub(super) fn measure(bench: &Bench<'_>, settings: &MemorySettings) -> Result<Found, LoadError> {
     let shape = Shape::from_settings(&settings.shape);
     let requests = shape.requests.unwrap_or(REQUESTS).max(10);
     let connections = settings.shape.idle.map_or(CONNECTIONS, |_| shape.idle).max(1);
@@ -68,21 +68,22 @@ pub(super) fn measure(bench: &Bench<'_>, settings: &MemorySettings) -> Result<Fi
         Some(float(taken) / float(result.open.max(1)))
     };
     let of = format!("each of {connections} idle connections");
-    add(&format!("{of}: anonymous"), taken(|at| at.anonymous_kib).unwrap_or_default(), "KiB", Some(CONNECTION_AT_MOST_KIB));
+    add(
+        &format!("{of}: anonymous"),
+        taken(|at| at.anonymous_kib).unwrap_or_default(),
+        "KiB",
+        Some(CONNECTION_AT_MOST_KIB),
+    );
     add(&format!("{of}: resident"), taken(|at| at.resident_kib).unwrap_or_default(), "KiB", None);
     let configuration = json!({ "requests": requests, "idle_connections": connections, "load": shape });
-    Ok(Findings { what: "memory", configuration, findings, comparison: None })
+    Ok(Found { what: "memory", configuration, findings, comparison: None })
 }
 
 fn mib(kib: u64) -> f64 {
     float(kib) / 1024.0
 }
 
-fn start(
-    bench: &Bench<'_>,
-    settings: &MemorySettings,
-    shape: &Shape,
-) -> Result<(LocalSystem, Arc<Work>), LoadError> {
+fn start(bench: &Bench<'_>, settings: &MemorySettings, shape: &Shape) -> Result<(LocalSystem, Arc<Work>), LoadError> {
     let system = LocalSystem::start(&settings.server_core, bench.stop)?;
     let target = Target::from_files(&[system.state()])?;
     let work = bench.runtime.block_on(prepare(&target, &shape.manner(), shape.seed))?;

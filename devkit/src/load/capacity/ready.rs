@@ -15,7 +15,7 @@ use holdfast_cli::session::Session;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::findings::{Finding, Findings, quantile};
+use super::findings::{Finding, Found, quantile};
 use super::{Bench, ReadySettings, failed};
 use crate::load::LoadError;
 use crate::load::lane::{Lane, Work};
@@ -35,7 +35,7 @@ const PATIENCE: Duration = Duration::from_millis(250);
 /// How long it may take until the first answer.
 const LONGEST: Duration = Duration::from_mins(1);
 
-pub(super) fn measure(bench: &Bench<'_>, settings: &ReadySettings) -> Result<Findings, LoadError> {
+pub(super) fn measure(bench: &Bench<'_>, settings: &ReadySettings) -> Result<Found, LoadError> {
     let mut system = LocalSystem::start(&[], bench.stop)?;
     let target = Target::from_files(&[system.state()])?;
     let manner = Manner {
@@ -63,7 +63,7 @@ pub(super) fn measure(bench: &Bench<'_>, settings: &ReadySettings) -> Result<Fin
         Finding::new("from the grant to the first answer, median", quantile(&took, 0.5), "ms").at_most(AT_MOST_MS),
         Finding::new("from the grant to the first answer, longest", quantile(&took, 1.0), "ms").at_most(AT_MOST_MS),
     ];
-    Ok(Findings { what: "ready", configuration: json!({ "times": settings.times }), findings, comparison: None })
+    Ok(Found { what: "ready", configuration: json!({ "times": settings.times }), findings, comparison: None })
 }
 
 /// Asks until it is answered, and says when that was.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::enlist::{Wanted as WantedStores, enlist};
-use super::findings::{Finding, Findings};
+use super::findings::{Finding, Found};
 use super::{Bench, StoresSettings, watched};
 use crate::load::LoadError;
 use crate::load::compare::{Contender, Contest, Kind, Share, Wanted, contest};
@@ -19,7 +19,7 @@ const FEW: &str = "1 store, 1 key";
 const MANY: &str = "many";
 const AT_MOST: f64 = 1.05;
 
-pub(super) fn measure(bench: &Bench<'_>, settings: &StoresSettings) -> Result<Findings, LoadError> {
+pub(super) fn measure(bench: &Bench<'_>, settings: &StoresSettings) -> Result<Found, LoadError> {
     let compared = &settings.compared;
     let shape = Shape::from_settings(&compared.shape.lasting(3));
     let few = LocalSystem::start(&compared.server_core, bench.stop)?;
@@ -54,5 +54,5 @@ pub(super) fn measure(bench: &Bench<'_>, settings: &StoresSettings) -> Result<Fi
     let configuration =
         json!({ "stores": settings.stores, "keys": settings.keys, "rounds": compared.repeat, "load": shape });
     let findings = findings.into_iter().collect();
-    Ok(Findings { what: "stores", configuration, findings, comparison: Some(comparison) })
+    Ok(Found { what: "stores", configuration, findings, comparison: Some(comparison) })
 }
