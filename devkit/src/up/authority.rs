@@ -1,7 +1,7 @@
 //! A development certificate authority in the state folder. It signs what it is asked to: its only client is `up`.
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
@@ -28,6 +28,9 @@ pub enum AuthorityError {
     #[error("the certificate signing request: {0}")]
     Request(&'static str),
 }
+
+const KEY: &str = "tls/ca-key.pem";
+const CERTIFICATE: &str = "tls/ca.pem";
 
 /// The authority.
 pub struct Authority {
@@ -60,25 +63,30 @@ impl Authority {
     /// # Errors
     /// [`AuthorityError`].
     pub fn load_or_create(layout: &Layout) -> Result<Self, AuthorityError> {
-        const KEY: &str = "tls/ca-key.pem";
-        const CERTIFICATE: &str = "tls/ca.pem";
-        let (key, pem) = if let (Some(key), Some(pem)) = (layout.read(KEY)?, layout.read(CERTIFICATE)?) {
-            let key = KeyPair::from_pem(&String::from_utf8_lossy(&key))?;
-            (key, String::from_utf8_lossy(&pem).into_owned())
-        } else {
+        if layout.read(KEY)?.is_none() || layout.read(CERTIFICATE)?.is_none() {
             let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-            let pem = parameters().self_signed(&key)?.pem();
             layout.write(KEY, key.serialize_pem().as_bytes(), 0o600)?;
-            layout.write(CERTIFICATE, pem.as_bytes(), 0o644)?;
-            (key, pem)
+            layout.write(CERTIFICATE, parameters().self_signed(&key)?.pem().as_bytes(), 0o644)?;
+        }
+        Self::of_state(layout.root())
+    }
+
+    /// The authority in the state folder of a system that another process keeps up.
+    ///
+    /// # Errors
+    /// [`AuthorityError`], where there is none, too.
+    pub fn of_state(state: &Path) -> Result<Self, AuthorityError> {
+        let read = |name: &str| {
+            let path = state.join(name);
+            std::fs::read_to_string(&path).map_err(|source| LayoutError::Io { path, source })
         };
-        let certificate_der = holdfast_cli::commands::tls::parse_chain(pem.as_bytes())
+        let key = KeyPair::from_pem(&read(KEY)?)?;
+        let certificate_der = holdfast_cli::commands::tls::parse_chain(read(CERTIFICATE)?.as_bytes())
             .ok()
             .and_then(|chain| chain.into_iter().next())
             .ok_or(AuthorityError::Request("ca.pem is not a certificate; remove the folder tls"))?
             .0;
-        let issuer = Issuer::new(parameters(), key);
-        Ok(Self { issuer, certificate_file: layout.path(CERTIFICATE), certificate_der })
+        Ok(Self { issuer: Issuer::new(parameters(), key), certificate_file: state.join(CERTIFICATE), certificate_der })
     }
 
     /// Signs a certificate for the key in a request. The request came out of an attested enclave, so its key is taken as it is;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use holdfast_cli::commands::credential::{self, secret_text};
 use holdfast_cli::commands::key;
 use holdfast_cli::commands::manifest::{self as manifests, Settings as ManifestSettings};
+use holdfast_cli::commands::tls;
 use holdfast_cli::home::Home;
 use holdfast_cli::session::{Session, Wait};
 use holdfast_shared::external_key::{ExternalKeyId, KeyUsage};
@@ -19,6 +20,7 @@ use super::{Bench, failed};
 use crate::load::LoadError;
 use crate::load::local::LocalSystem;
 use crate::load::target::{Site, Target};
+use crate::up::authority::Authority;
 use crate::up::configurations::measurements;
 
 /// How long an enclave may take to carry out one order while it has many.
@@ -58,13 +60,14 @@ pub(super) async fn enlist(
     for number in 1..wanted.stores {
         waiting.push(manifest(&state, &home, number, &host_name, &first).await?);
     }
+    let authority = Arc::new(Authority::of_state(&state).map_err(|error| failed("the authority", &error))?);
     let mut waiting = waiting.into_iter();
     let mut making = JoinSet::new();
     loop {
         while making.len() < STORES_AT_ONCE
             && let Some((session, site)) = waiting.next()
         {
-            making.spawn(furnish(session, site, wanted.keys));
+            making.spawn(furnish(session, site, wanted.keys, Arc::clone(&authority)));
         }
         match making.join_next().await {
             Some(made) => enlisted.push(made.map_err(|error| failed("a key store", &error))??),
@@ -115,8 +118,8 @@ async fn manifest(
     Ok((session, Site { path, keys: Vec::new(), ..first.clone() }))
 }
 
-/// Waits for its ceremony, and has the keys made that it lacks.
-async fn furnish(session: Session, site: Site, keys: u32) -> Result<Enlisted, LoadError> {
+/// Waits for its ceremony, has it certified, and the keys made that it lacks.
+async fn furnish(session: Session, site: Site, keys: u32, authority: Arc<Authority>) -> Result<Enlisted, LoadError> {
     let name = session.store().manifest.manifest().name.clone();
     let issued = credential::show(&session, None, WAIT).await;
     let issued = issued.map_err(|error| failed(&format!("the ceremony of key store {name}"), &error))?.credential;
@@ -125,6 +128,10 @@ async fn furnish(session: Session, site: Site, keys: u32) -> Result<Enlisted, Lo
         secret_access_key: secret_text(&issued.secret_access_key).to_owned(),
         ..site
     };
+    // The one that `up` made has a certificate, and keys.
+    if site.keys.is_empty() {
+        certify(&session, &authority).await?;
+    }
     let session = Arc::new(session);
     let there = u32::try_from(site.keys.len()).unwrap_or(u32::MAX);
     let mut numbers = there..keys;
@@ -145,4 +152,13 @@ async fn furnish(session: Session, site: Site, keys: u32) -> Result<Enlisted, Lo
             None => return Ok(Enlisted { session, site }),
         }
     }
+}
+
+/// Without a certificate of its own, a key store is not served.
+async fn certify(session: &Session, authority: &Authority) -> Result<(), LoadError> {
+    let host_name = &session.store().manifest.manifest().host_name;
+    let request = tls::request(session, WAIT).await.map_err(|error| failed("a certificate's request", &error))?;
+    let chain = authority.sign(&request.pem, host_name.as_str()).map_err(|error| failed("a certificate", &error))?;
+    let chain = tls::parse_chain(chain.as_bytes()).map_err(|error| failed("a certificate", &error))?;
+    tls::install(session, chain, WAIT).await.map(drop).map_err(|error| failed("a certificate", &error))
 }
