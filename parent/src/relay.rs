@@ -16,7 +16,9 @@
 //! Relaying has threads of its own because a message is four system calls and little else: `docs/relay.md` says what that saves.
 
 mod connection;
+mod direction;
 mod lane;
+mod socket;
 #[cfg(test)]
 mod tests;
 

@@ -21,7 +21,8 @@ use rustix::io::Errno;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 use tokio::sync::{mpsc, oneshot};
 
-use super::connection::{Connection, Desk, Lingering, Token};
+use super::connection::{Connection, Lingering};
+use super::socket::{Desk, Token};
 use super::{Outcome, Report};
 use crate::limits::RELAY_EVENTS;
 
