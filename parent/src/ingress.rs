@@ -145,8 +145,9 @@ async fn reach(ingress: &Ingress, place: &Place) -> Option<Stream> {
     None
 }
 
-/// Sends each answer at once instead of waiting to fill a packet, and notices peers that vanished. Every TCP connection that
-/// this program accepts or opens goes through here. Neither is needed for correctness.
+/// Sends each answer at once instead of waiting to fill a packet, notices peers that vanished, and leaves urgent data in its place, where
+/// the kernel would take it out of the stream (RFC 6093 section 5). Every TCP connection that this program accepts or opens goes through
+/// here. None of it is needed for correctness.
 pub(crate) fn prepare(stream: &TcpStream) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
@@ -157,6 +158,9 @@ pub(crate) fn prepare(stream: &TcpStream) {
         .with_retries(TCP_KEEPALIVE_RETRIES);
     if let Err(error) = SockRef::from(stream).set_tcp_keepalive(&keepalive) {
         tracing::debug!(%error, "cannot set TCP keepalive");
+    }
+    if let Err(error) = SockRef::from(stream).set_out_of_band_inline(true) {
+        tracing::debug!(%error, "cannot set SO_OOBINLINE");
     }
 }
 
@@ -175,6 +179,7 @@ mod tests {
             assert!(stream.nodelay().unwrap());
             let socket = SockRef::from(&stream);
             assert!(socket.keepalive().unwrap());
+            assert!(socket.out_of_band_inline().unwrap());
             let probes = (
                 socket.tcp_keepalive_time().unwrap(),
                 socket.tcp_keepalive_interval().unwrap(),

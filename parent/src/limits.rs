@@ -23,6 +23,8 @@ pub const RELAY_READ: usize = 64 * 1024;
 pub const RELAY_HELD: usize = 16 * 1024 * 1024;
 /// Bytes that a direction moves before the other connections of its thread have their turn.
 pub const RELAY_TURN: usize = 256 * 1024;
+/// Bytes that a read counts for at least: whoever makes reads short (with urgent data, say) gets 64 of them in a turn.
+pub const RELAY_TURN_LEAST: usize = 4096;
 /// Events that a relaying thread takes at once; what is more comes with the next call.
 pub const RELAY_EVENTS: usize = 256;
 /// Relaying threads: a message costs some 5 µs, so that these few are enough for several times what enclaves can answer.

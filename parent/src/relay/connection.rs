@@ -62,9 +62,10 @@ impl Connection {
             Side::Responder => (&mut self.down, &self.up, &mut self.responder),
         };
         let mut pass_from = false;
-        if failed || flags.intersects(EventFlags::IN | EventFlags::RDHUP) {
+        if failed || flags.intersects(EventFlags::IN | EventFlags::PRI | EventFlags::RDHUP) {
             reading.readable = true;
             reading.ending |= failed || flags.contains(EventFlags::RDHUP);
+            reading.urgent |= flags.contains(EventFlags::PRI);
             // While it holds something, it waits for the other socket.
             pass_from = reading.held.is_empty();
         }

@@ -1,8 +1,8 @@
 //! One direction of a connection.
 //!
 //! Guarantees: bytes leave in the order in which they came; a direction is read only while it holds nothing.
-//! Assumes: it is told of every edge (epoll(7)). A read that is shorter than its buffer has drained the socket, unless its end was told
-//! with the same edge, and a write that is cut short has filled the other; so neither is tried again before the next edge, which saves the
+//! Assumes: it is told of every edge (epoll(7)). A read that is shorter than its buffer has drained the socket, unless its end or
+//! urgent data was told with the same edge, and a write that is cut short has filled the other; so neither is tried again before the next edge, which saves the
 //! call that would only say so.
 
 use std::time::Instant;
@@ -10,7 +10,7 @@ use std::time::Instant;
 use rustix::io::Errno;
 
 use super::socket::{Desk, Socket};
-use crate::limits::RELAY_TURN;
+use crate::limits::{RELAY_TURN, RELAY_TURN_LEAST};
 
 /// Bytes that a writer did not take.
 #[derive(Debug, Default)]
@@ -67,6 +67,8 @@ pub(super) struct Direction {
     pub(super) readable: bool,
     /// Whether the socket has told its end, which comes behind its last byte without another edge.
     pub(super) ending: bool,
+    /// Whether the socket has told of urgent data, at whose mark a read ends although there is more (RFC 6093 section 3.1).
+    pub(super) urgent: bool,
     pub(super) moved: u64,
     pub(super) moved_at: Instant,
     pub(super) ended: bool,
@@ -78,6 +80,7 @@ impl Direction {
             held: Held { bytes: first, sent: 0 },
             readable: false,
             ending: false,
+            urgent: false,
             moved: 0,
             moved_at: now,
             ended: false,
@@ -96,19 +99,22 @@ impl Direction {
             match desk.receive(from, max) {
                 Ok(0) => return Next::End(End::Eof),
                 Ok(count) => {
-                    self.readable = self.ending || count >= max;
+                    self.readable = self.ending || self.urgent || count >= max;
                     self.moved_at = desk.now;
                     match self.pass_new(count, to, desk) {
                         Err(_) => return Next::End(End::WriteFailed),
                         Ok(()) if !self.held.is_empty() => return Next::Wait,
                         Ok(()) => {}
                     }
-                    turn = turn.saturating_sub(count);
+                    turn = turn.saturating_sub(count.max(RELAY_TURN_LEAST));
                     if turn == 0 && self.readable {
                         return Next::Again;
                     }
                 }
-                Err(Errno::AGAIN) => self.readable = false,
+                Err(Errno::AGAIN) => {
+                    self.readable = false;
+                    self.urgent = false;
+                }
                 Err(Errno::INTR) => {}
                 Err(_) => return Next::End(End::ReadFailed),
             }

@@ -9,8 +9,10 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use super::*;
+use crate::ingress::prepare;
 use crate::limits::RELAY_READ;
 
+mod faults;
 mod random;
 
 /// Only so that a broken build fails instead of hanging.
@@ -27,13 +29,15 @@ fn unix() -> (UnixStream, OwnedFd) {
     (UnixStream::from_std(outer).unwrap(), inner.into())
 }
 
-/// The same over TCP.
+/// The same over TCP, prepared as the program's connections are.
 async fn tcp() -> (TcpStream, OwnedFd) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpSocket::new_v4().unwrap();
     client.set_recv_buffer_size(4096).unwrap();
     let (client, accepted) = tokio::join!(client.connect(listener.local_addr().unwrap()), listener.accept());
-    (client.unwrap(), accepted.unwrap().0.into_std().unwrap().into())
+    let accepted = accepted.unwrap().0;
+    prepare(&accepted);
+    (client.unwrap(), accepted.into_std().unwrap().into())
 }
 
 fn relays() -> Relays {
