@@ -19,7 +19,7 @@ pub const DURATION_MAX_MS: u64 = 86_400_000;
 pub const RELAY_BUFFER: usize = 16 * 1024;
 /// Bytes of a read otherwise: each relaying thread has one such buffer, and a direction may have to hold as much.
 pub const RELAY_READ: usize = 64 * 1024;
-/// Bytes that the connections of one relaying thread hold before each may only add [`RELAY_BUFFER`].
+/// Bytes of memory that the connections of one relaying thread hold before each may only add [`RELAY_BUFFER`].
 pub const RELAY_HELD: usize = 16 * 1024 * 1024;
 /// Bytes that a direction moves before the other connections of its thread have their turn.
 pub const RELAY_TURN: usize = 256 * 1024;

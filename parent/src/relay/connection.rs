@@ -9,7 +9,7 @@ use std::time::Instant;
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 
-use super::direction::{Direction, End, Held, Next};
+use super::direction::{Direction, End, Next};
 use super::socket::{Desk, Side, Socket, Token};
 use super::{Outcome, Report};
 use crate::limits::{HALF_CLOSED_IDLE, LINGER, LINGER_BYTES_MAX, RELAY_READ};
@@ -19,8 +19,8 @@ use crate::limits::{HALF_CLOSED_IDLE, LINGER, LINGER_BYTES_MAX, RELAY_READ};
 pub(super) struct Connection {
     initiator: Socket,
     responder: Socket,
-    up: Direction,
-    down: Direction,
+    pub(super) up: Direction,
+    pub(super) down: Direction,
     idle: Duration,
 }
 
@@ -33,13 +33,12 @@ impl Connection {
         idle: Duration,
         desk: &mut Desk,
     ) -> Self {
-        desk.held = desk.held.saturating_add(first.len());
         let socket = |fd, side| Socket { fd, token: Token { id, side }, tells_space: false };
         Self {
             initiator: socket(initiator, Side::Initiator),
             responder: socket(responder, Side::Responder),
-            up: Direction::new(first, desk.now),
-            down: Direction::new(Vec::new(), desk.now),
+            up: Direction::new(first, desk),
+            down: Direction::new(Vec::new(), desk),
             idle,
         }
     }
@@ -90,7 +89,7 @@ impl Connection {
         match self.up.pass(&self.initiator, &self.responder, desk) {
             Next::End(end) => {
                 self.up.ended = true;
-                self.release(desk);
+                self.up.forget(desk);
                 self.responder.end_writing();
                 // The responder may have closed its reading side only to say why: its last bytes still count.
                 self.up.moved_at = desk.now;
@@ -110,12 +109,6 @@ impl Connection {
         }
     }
 
-    /// Forgets what cannot be written any more.
-    fn release(&mut self, desk: &mut Desk) {
-        desk.held = desk.held.saturating_sub(self.up.held.rest().len());
-        self.up.held = Held::default();
-    }
-
     /// When the connection ends unless something moves.
     pub(super) fn deadline(&self) -> Instant {
         let limit = if self.up.ended { HALF_CLOSED_IDLE.min(self.idle) } else { self.idle };
@@ -124,8 +117,8 @@ impl Connection {
 
     /// Closes the responder's side.
     pub(super) fn end(mut self, outcome: Outcome, desk: &mut Desk) -> (Report, Option<Lingering>) {
-        self.release(desk);
-        desk.held = desk.held.saturating_sub(self.down.held.rest().len());
+        self.up.forget(desk);
+        self.down.forget(desk);
         let report = Report { outcome, to_responder: self.up.moved, to_initiator: self.down.moved };
         let lingering = Lingering { socket: self.initiator, rest: LINGER_BYTES_MAX, until: desk.now + LINGER };
         (report, (outcome == Outcome::Closed).then_some(lingering))

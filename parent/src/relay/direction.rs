@@ -20,19 +20,36 @@ pub(super) struct Held {
 }
 
 impl Held {
-    pub(super) fn rest(&self) -> &[u8] {
+    fn rest(&self) -> &[u8] {
         self.bytes.get(self.sent..).unwrap_or_default()
+    }
+
+    /// Bytes of memory, which are given back with the last byte and not before.
+    pub(super) fn size(&self) -> usize {
+        self.bytes.capacity()
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
+    /// Holds bytes, and says so to the desk.
+    fn hold(bytes: Vec<u8>, desk: &mut Desk) -> Self {
+        desk.held = desk.held.saturating_add(bytes.capacity());
+        Self { bytes, sent: 0 }
+    }
+
+    /// Gives the memory back.
+    fn release(&mut self, desk: &mut Desk) {
+        desk.held = desk.held.saturating_sub(self.size());
+        *self = Self::default();
+    }
+
     /// Gives the memory back with the last byte.
-    fn advance(&mut self, count: usize) {
+    fn advance(&mut self, count: usize, desk: &mut Desk) {
         self.sent = self.sent.saturating_add(count);
         if self.sent >= self.bytes.len() {
-            *self = Self::default();
+            self.release(desk);
         }
     }
 }
@@ -75,14 +92,14 @@ pub(super) struct Direction {
 }
 
 impl Direction {
-    pub(super) fn new(first: Vec<u8>, now: Instant) -> Self {
+    pub(super) fn new(first: Vec<u8>, desk: &mut Desk) -> Self {
         Self {
-            held: Held { bytes: first, sent: 0 },
+            held: Held::hold(first, desk),
             readable: false,
             ending: false,
             urgent: false,
             moved: 0,
-            moved_at: now,
+            moved_at: desk.now,
             ended: false,
         }
     }
@@ -128,8 +145,7 @@ impl Direction {
             return Ok(());
         }
         let sent = to.send(self.held.rest())?;
-        self.held.advance(sent);
-        desk.held = desk.held.saturating_sub(sent);
+        self.held.advance(sent, desk);
         self.count(sent, desk.now);
         Ok(())
     }
@@ -139,11 +155,15 @@ impl Direction {
         let bytes = desk.buffer.get(..count).unwrap_or_default();
         let sent = to.send(bytes)?;
         if let Some(rest @ [_, ..]) = bytes.get(sent..) {
-            self.held = Held { bytes: rest.to_vec(), sent: 0 };
-            desk.held = desk.held.saturating_add(rest.len());
+            self.held = Held::hold(rest.to_vec(), desk);
         }
         self.count(sent, desk.now);
         Ok(())
+    }
+
+    /// Forgets what cannot be written any more.
+    pub(super) fn forget(&mut self, desk: &mut Desk) {
+        self.held.release(desk);
     }
 
     fn count(&mut self, sent: usize, now: Instant) {

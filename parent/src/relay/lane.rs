@@ -15,7 +15,7 @@ use std::thread;
 use std::time::Instant;
 
 use rustix::buffer::spare_capacity;
-use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
@@ -25,6 +25,9 @@ use super::connection::{Connection, Lingering};
 use super::socket::{Desk, Token};
 use super::{Outcome, Report};
 use crate::limits::RELAY_EVENTS;
+
+#[cfg(test)]
+mod tests;
 
 /// The events that tell of commands and of time: none of a connection's, of which there are never 2⁶³.
 const BELL: u64 = u64::MAX;
@@ -73,21 +76,8 @@ impl Lane {
     /// When the system gives no thread or no file descriptor.
     pub(super) fn start(alive: mpsc::Sender<()>) -> io::Result<Self> {
         let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        let clock = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
-        // Edges: neither is ever read.
-        epoll::add(&epoll, &bell, EventData::new_u64(BELL), EventFlags::IN | EventFlags::ET)?;
-        epoll::add(&epoll, &clock, EventData::new_u64(CLOCK), EventFlags::IN | EventFlags::ET)?;
         let (commands, orders) = channel();
-        let mut worker = Worker {
-            desk: Desk::new(epoll),
-            orders,
-            _bell: Arc::clone(&bell),
-            connections: HashMap::new(),
-            deadlines: BTreeSet::new(),
-            clock,
-            set_to: None,
-        };
+        let mut worker = Worker::new(orders, Arc::clone(&bell))?;
         thread::Builder::new().name("relay".to_owned()).spawn(move || {
             if let Err(error) = worker.run() {
                 tracing::error!(%error, "a relaying thread ends");
@@ -175,6 +165,23 @@ struct Worker {
 }
 
 impl Worker {
+    fn new(orders: Receiver<Command>, bell: Arc<OwnedFd>) -> Result<Self, Errno> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        let clock = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+        // Edges: neither is ever read.
+        epoll::add(&epoll, &bell, EventData::new_u64(BELL), EventFlags::IN | EventFlags::ET)?;
+        epoll::add(&epoll, &clock, EventData::new_u64(CLOCK), EventFlags::IN | EventFlags::ET)?;
+        Ok(Self {
+            desk: Desk::new(epoll),
+            orders,
+            _bell: bell,
+            connections: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            clock,
+            set_to: None,
+        })
+    }
+
     /// Returns once nobody can want anything any more.
     fn run(&mut self) -> Result<(), Errno> {
         let mut events = Vec::with_capacity(RELAY_EVENTS);
@@ -185,16 +192,24 @@ impl Worker {
                 Err(error) => return Err(error),
             }
             self.desk.now = Instant::now();
-            for event in events.drain(..) {
-                let (data, flags) = (event.data, event.flags);
-                match data.u64() {
-                    BELL if !self.obey() => return Ok(()),
-                    BELL => {}
-                    CLOCK => self.expire(),
-                    _ => self.turn(Token::of(data), flags),
-                }
+            if !self.heed(&mut events) {
+                return Ok(());
             }
         }
+    }
+
+    /// Does what events ask for; says whether more can come.
+    fn heed(&mut self, events: &mut Vec<Event>) -> bool {
+        for event in events.drain(..) {
+            let (data, flags) = (event.data, event.flags);
+            match data.u64() {
+                BELL if !self.obey() => return false,
+                BELL => {}
+                CLOCK => self.expire(),
+                _ => self.turn(Token::of(data), flags),
+            }
+        }
+        true
     }
 
     /// Sees to it that the first deadline is not missed.

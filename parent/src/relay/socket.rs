@@ -47,20 +47,22 @@ pub(super) struct Desk {
     pub(super) epoll: OwnedFd,
     /// Bytes are here only between a read and the write that follows it.
     pub(super) buffer: Vec<u8>,
-    /// Bytes that all connections hold together because their writers did not take them.
+    /// Bytes of memory that all connections hold together because their writers did not take what is in it.
     pub(super) held: usize,
+    /// From when on each may only add little.
+    pub(super) held_much: usize,
     /// When the events came that are being dealt with.
     pub(super) now: Instant,
 }
 
 impl Desk {
     pub(super) fn new(epoll: OwnedFd) -> Self {
-        Self { epoll, buffer: vec![0; RELAY_READ], held: 0, now: Instant::now() }
+        Self { epoll, buffer: vec![0; RELAY_READ], held: 0, held_much: RELAY_HELD, now: Instant::now() }
     }
 
     /// How much a connection may read at once, all of which it may then have to hold.
     pub(super) fn read_max(&self) -> usize {
-        if self.held < RELAY_HELD { RELAY_READ } else { RELAY_BUFFER }
+        if self.held < self.held_much { RELAY_READ } else { RELAY_BUFFER }
     }
 
     pub(super) fn receive(&mut self, from: &Socket, max: usize) -> Result<usize, Errno> {
