@@ -1,12 +1,14 @@
 //! The thread's work, done step by step here: what is due is due because the test says what time it is.
 
 use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 
 use socket2::SockRef;
+use tokio::sync::oneshot::error::TryRecvError;
 
 use super::*;
-use crate::limits::{RELAY_BUFFER, RELAY_READ};
+use crate::limits::{HALF_CLOSED_IDLE, LINGER, LINGER_BYTES_MAX, RELAY_BUFFER, RELAY_READ};
 
 const LONG: Duration = Duration::from_mins(1);
 /// A socket's smallest buffer (socket(7)).
@@ -120,4 +122,84 @@ fn memory_is_bounded() {
     drop(outside);
     work(&mut worker);
     assert_eq!(worker.desk.held, 0);
+}
+
+/// Lets time pass.
+fn later(worker: &mut Worker, time: Duration) {
+    worker.desk.now += time;
+    worker.expire();
+}
+
+const MOMENT: Duration = Duration::from_millis(1);
+
+#[test]
+fn half_a_connection_must_keep_moving() {
+    let mut worker = worker();
+    let mut outside = start(&mut worker, 1, Vec::new());
+    later(&mut worker, LONG - MOMENT);
+    outside.client.shutdown(Shutdown::Write).unwrap();
+    work(&mut worker);
+    assert_eq!(outside.enclave.read(&mut [0]).unwrap(), 0);
+    later(&mut worker, HALF_CLOSED_IDLE - MOMENT);
+    // What moves is waited for anew.
+    outside.enclave.write_all(b"answer").unwrap();
+    work(&mut worker);
+    later(&mut worker, HALF_CLOSED_IDLE - MOMENT);
+    assert!(outside.report.try_recv().is_err(), "it ends before its time");
+    later(&mut worker, MOMENT);
+    let report = outside.report.try_recv().unwrap();
+    assert_eq!(report, Report { outcome: Outcome::Idle, to_responder: 0, to_initiator: 6 });
+    assert!(worker.connections.is_empty() && worker.deadlines.is_empty());
+}
+
+/// The timer is set for the first of all deadlines, which a half-closed connection's may become.
+#[test]
+fn the_clock_is_set_to_the_first_deadline() {
+    let mut worker = worker();
+    worker.set_clock().unwrap();
+    assert_eq!(worker.set_to, None);
+    let first = start(&mut worker, 1, Vec::new());
+    worker.set_clock().unwrap();
+    assert_eq!(worker.set_to, Some(worker.desk.now + LONG));
+    let _second = start(&mut worker, 2, Vec::new());
+    first.client.shutdown(Shutdown::Write).unwrap();
+    work(&mut worker);
+    worker.set_clock().unwrap();
+    let halfway = worker.desk.now + HALF_CLOSED_IDLE;
+    assert_eq!(worker.set_to, Some(halfway));
+    later(&mut worker, HALF_CLOSED_IDLE);
+    assert_eq!(worker.connections.keys().copied().collect::<Vec<_>>(), [2]);
+}
+
+#[test]
+fn an_initiator_is_waited_for_until_it_is_time() {
+    let mut worker = worker();
+    let Outside { mut client, enclave, mut report, mut gone } = start(&mut worker, 1, Vec::new());
+    drop(enclave);
+    work(&mut worker);
+    assert_eq!(report.try_recv().unwrap().outcome, Outcome::Closed);
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    later(&mut worker, LINGER - MOMENT);
+    client.write_all(b"still here").unwrap();
+    work(&mut worker);
+    assert_eq!(gone.try_recv(), Err(TryRecvError::Empty), "it is closed before its time");
+    later(&mut worker, MOMENT);
+    assert_eq!(gone.try_recv(), Err(TryRecvError::Closed));
+    assert!(client.write_all(b"x").is_err());
+}
+
+/// One that sends without end is not waited for any longer.
+#[test]
+fn an_initiator_is_not_read_without_end() {
+    let mut worker = worker();
+    let Outside { mut client, enclave, mut gone, .. } = start(&mut worker, 1, Vec::new());
+    drop(enclave);
+    work(&mut worker);
+    let mut sent = 0;
+    while let Ok(count) = client.write(&[7; 16 * 1024]) {
+        sent += count;
+        work(&mut worker);
+    }
+    assert_eq!(gone.try_recv(), Err(TryRecvError::Closed));
+    assert!((LINGER_BYTES_MAX..LINGER_BYTES_MAX + RELAY_READ).contains(&sent), "{sent} bytes were taken");
 }
