@@ -98,7 +98,7 @@ async fn carry(mut client: TcpStream, ingress: &Ingress, state: &State, ticket: 
     };
     drop(opening);
     let (Ok(client), Ok(enclave)) = (client.into_std(), enclave.into_fd()) else {
-        return state.counters.ingress_broken.increment();
+        return state.counters.relay_failed.increment();
     };
     let quiet = || ticket.is_quiet();
     let report = ingress.relays.relay_then(client.into(), enclave, first, ingress.idle_timeout, quiet).await;
@@ -109,6 +109,7 @@ async fn carry(mut client: TcpStream, ingress: &Ingress, state: &State, ticket: 
         Outcome::Closed => {}
         Outcome::Idle => state.counters.ingress_idle.increment(),
         Outcome::Broken => state.counters.ingress_broken.increment(),
+        Outcome::Failed => state.counters.relay_failed.increment(),
     }
     tracing::debug!(
         outcome = ?report.outcome,

@@ -45,6 +45,8 @@ pub(crate) enum Outcome {
     Idle,
     /// The initiator's connection failed.
     Broken,
+    /// The relay itself failed: the system refused something, or the thread ended.
+    Failed,
 }
 
 /// What a relay did.
@@ -110,7 +112,7 @@ impl Relays {
         let (gone, closed) = oneshot::channel();
         let begun = self.lane().map(|lane| lane.begin(Job { initiator, responder, first, idle, report, gone }));
         // A thread that is gone took the connection with it.
-        let lost = Report { outcome: Outcome::Broken, to_responder: 0, to_initiator: 0 };
+        let lost = Report { outcome: Outcome::Failed, to_responder: 0, to_initiator: 0 };
         let report = reported.await.unwrap_or(lost);
         ended();
         // Nothing is ever sent: the connection is closed once the sender is gone.

@@ -18,7 +18,7 @@ use crate::limits::{HALF_CLOSED_IDLE, LINGER, LINGER_BYTES_MAX, RELAY_READ};
 #[derive(Debug)]
 pub(super) struct Connection {
     initiator: Socket,
-    responder: Socket,
+    pub(super) responder: Socket,
     pub(super) up: Direction,
     pub(super) down: Direction,
     idle: Duration,
@@ -45,11 +45,11 @@ impl Connection {
 
     /// The first turn.
     pub(super) fn begin(&mut self, desk: &mut Desk) -> Option<Outcome> {
-        // A socket that epoll does not take can only be closed.
-        if self.initiator.enter(&desk.epoll).and_then(|()| self.responder.enter(&desk.epoll)).is_err() {
-            return Some(Outcome::Broken);
+        match self.initiator.enter(&desk.epoll).and_then(|()| self.responder.enter(&desk.epoll)) {
+            Ok(()) => self.turn_up(desk),
+            // It can only be closed.
+            Err(error) => Some(desk.refused(error)),
         }
-        self.turn_up(desk)
     }
 
     /// Moves what an event allows; says how the relay ended, if it did.
@@ -126,7 +126,7 @@ impl Connection {
 }
 
 /// Sees to it that epoll tells what the direction waits for.
-fn settle(direction: &Direction, next: Next, from: &mut Socket, to: &mut Socket, desk: &Desk) -> Option<Outcome> {
+fn settle(direction: &Direction, next: Next, from: &mut Socket, to: &mut Socket, desk: &mut Desk) -> Option<Outcome> {
     let told = if next == Next::Again {
         // Its event comes again, behind those of others.
         let space = from.tells_space;
@@ -136,7 +136,7 @@ fn settle(direction: &Direction, next: Next, from: &mut Socket, to: &mut Socket,
     } else {
         Ok(())
     };
-    told.err().map(|_| Outcome::Broken)
+    told.err().map(|error| desk.refused(error))
 }
 
 /// An initiator that has its last byte, and is read so that no reset destroys that byte on its way (see [`super::linger`]).

@@ -9,6 +9,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
+use super::Outcome;
 use crate::limits::{RELAY_BUFFER, RELAY_HELD, RELAY_READ};
 
 /// Which of the two sockets an event is about.
@@ -51,13 +52,25 @@ pub(super) struct Desk {
     pub(super) held: usize,
     /// From when on each may only add little.
     pub(super) held_much: usize,
+    /// Whether epoll refused something already.
+    failing: bool,
     /// When the events came that are being dealt with.
     pub(super) now: Instant,
 }
 
 impl Desk {
     pub(super) fn new(epoll: OwnedFd) -> Self {
-        Self { epoll, buffer: vec![0; RELAY_READ], held: 0, held_much: RELAY_HELD, now: Instant::now() }
+        Self { epoll, buffer: vec![0; RELAY_READ], held: 0, held_much: RELAY_HELD, failing: false, now: Instant::now() }
+    }
+
+    /// Epoll refused something, which is never a client's doing. Each is counted by whoever relays; the log has the first, because anybody can
+    /// connect, and must not fill it.
+    pub(super) fn refused(&mut self, error: Errno) -> Outcome {
+        if !self.failing {
+            tracing::warn!(%error, "epoll refuses a connection, which ends; further ones are counted");
+        }
+        self.failing = true;
+        Outcome::Failed
     }
 
     /// How much a connection may read at once, all of which it may then have to hold.

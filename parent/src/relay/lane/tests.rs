@@ -203,3 +203,17 @@ fn an_initiator_is_not_read_without_end() {
     assert_eq!(gone.try_recv(), Err(TryRecvError::Closed));
     assert!((LINGER_BYTES_MAX..LINGER_BYTES_MAX + RELAY_READ).contains(&sent), "{sent} bytes were taken");
 }
+
+/// Epoll does not know a socket that was taken from it.
+#[test]
+fn what_epoll_refuses_later_is_our_own_failure() {
+    let mut worker = worker();
+    let mut outside = start(&mut worker, 1, Vec::new());
+    let Stage::Relaying(connection, _) = &worker.connections[&1].stage else { panic!("it is relayed") };
+    epoll::delete(&worker.desk.epoll, &connection.responder.fd).unwrap();
+    // More than the responder takes, so that it must tell when there is space.
+    outside.client.write_all(&[7; RELAY_READ]).unwrap();
+    work(&mut worker);
+    assert_eq!(outside.report.try_recv().unwrap().outcome, Outcome::Failed);
+    assert_eq!(worker.desk.held, 0);
+}

@@ -65,3 +65,16 @@ fn send_urgent(stream: &TcpStream, before: &[u8], urgent: &[u8], after: &[u8]) {
     assert_eq!(socket.send_out_of_band(urgent).unwrap(), urgent.len());
     assert_eq!(socket.send(after).unwrap(), after.len());
 }
+
+/// Epoll takes no regular file: an error that is no client's.
+#[tokio::test]
+async fn what_epoll_does_not_take_is_our_own_failure() {
+    let file = || OwnedFd::from(tempfile::tempfile().unwrap());
+    let (mut other, relayed) = unix();
+    let report = relays().relay(relayed, file(), b"x".to_vec(), LONG).await;
+    assert_eq!(report, Report { outcome: Outcome::Failed, to_responder: 0, to_initiator: 0 });
+    assert_eq!(rest(&mut other).await, b"");
+    let (mut other, relayed) = unix();
+    assert_eq!(relays().relay(file(), relayed, Vec::new(), LONG).await.outcome, Outcome::Failed);
+    assert_eq!(rest(&mut other).await, b"");
+}
