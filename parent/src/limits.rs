@@ -29,7 +29,7 @@ pub const RELAY_TURN_LEAST: usize = 4096;
 pub const RELAY_EVENTS: usize = 256;
 /// Relaying threads: a message costs some 5 µs, so that these few are enough for several times what enclaves can answer.
 pub const RELAY_THREADS_MAX: usize = 8;
-/// How long the other direction may be silent once one has ended. An answer that is under way keeps moving.
+/// How long the other direction may be silent once one has ended, and a responder may take nothing once the initiator has gone. An answer that is under way keeps moving.
 pub const HALF_CLOSED_IDLE: Duration = Duration::from_secs(10);
 /// How long we go on reading from a client after the enclave's last byte, so that no reset destroys that byte on its way.
 pub const LINGER: Duration = Duration::from_secs(1);

@@ -22,6 +22,8 @@ pub(super) struct Connection {
     pub(super) up: Direction,
     pub(super) down: Direction,
     idle: Duration,
+    /// Whether the initiator has closed both its directions, in order.
+    left: bool,
 }
 
 impl Connection {
@@ -40,6 +42,7 @@ impl Connection {
             up: Direction::new(first, desk),
             down: Direction::new(Vec::new(), desk),
             idle,
+            left: false,
         }
     }
 
@@ -54,6 +57,25 @@ impl Connection {
 
     /// Moves what an event allows; says how the relay ended, if it did.
     pub(super) fn turn(&mut self, side: Side, flags: EventFlags, desk: &mut Desk) -> Option<Outcome> {
+        let outcome = self.pass(side, flags, desk);
+        if outcome.is_none() && side == Side::Initiator { self.stays(flags, desk.now) } else { outcome }
+    }
+
+    /// Sees whether the initiator is still there. While the responder takes nothing and says nothing, no read and no write would tell.
+    fn stays(&mut self, flags: EventFlags, now: Instant) -> Option<Outcome> {
+        // The socket's error: a reset, or a peer that does not answer any more. What is left for the responder nobody waits for.
+        if flags.contains(EventFlags::ERR) {
+            return Some(Outcome::Broken);
+        }
+        // What it sent before it went still counts, if it is taken soon.
+        if flags.contains(EventFlags::HUP) && !self.left {
+            self.left = true;
+            self.up.moved_at = now;
+        }
+        None
+    }
+
+    fn pass(&mut self, side: Side, flags: EventFlags, desk: &mut Desk) -> Option<Outcome> {
         // After an error or at the connection's end, reads and writes say what happened.
         let failed = flags.intersects(EventFlags::ERR | EventFlags::HUP);
         let (reading, writing, socket) = match side {
@@ -111,7 +133,7 @@ impl Connection {
 
     /// When the connection ends unless something moves.
     pub(super) fn deadline(&self) -> Instant {
-        let limit = if self.up.ended { HALF_CLOSED_IDLE.min(self.idle) } else { self.idle };
+        let limit = if self.up.ended || self.left { HALF_CLOSED_IDLE.min(self.idle) } else { self.idle };
         self.up.moved_at.max(self.down.moved_at) + limit
     }
 

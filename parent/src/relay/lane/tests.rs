@@ -217,3 +217,26 @@ fn what_epoll_refuses_later_is_our_own_failure() {
     assert_eq!(outside.report.try_recv().unwrap().outcome, Outcome::Failed);
     assert_eq!(worker.desk.held, 0);
 }
+
+/// A Unix socket that is closed in order has no error; what was sent before is still for the responder.
+#[test]
+fn an_initiator_that_went_is_not_held_for_long() {
+    let mut worker = worker();
+    let mut outside = start(&mut worker, 1, Vec::new());
+    outside.client.write_all(&[7; RELAY_READ]).unwrap();
+    work(&mut worker);
+    later(&mut worker, LONG - MOMENT);
+    drop(outside.client);
+    work(&mut worker);
+    later(&mut worker, HALF_CLOSED_IDLE - MOMENT);
+    assert!(outside.report.try_recv().is_err(), "it ends before its time");
+    let taken = read_some(&mut outside.enclave, &mut [0; RELAY_READ]);
+    work(&mut worker);
+    later(&mut worker, HALF_CLOSED_IDLE - MOMENT);
+    assert!(outside.report.try_recv().is_err(), "it ends although something moved");
+    later(&mut worker, MOMENT);
+    let report = outside.report.try_recv().unwrap();
+    assert_eq!(report.outcome, Outcome::Idle);
+    assert!(report.to_responder > u64::try_from(taken).unwrap());
+    assert_eq!(worker.desk.held, 0);
+}

@@ -66,6 +66,39 @@ fn send_urgent(stream: &TcpStream, before: &[u8], urgent: &[u8], after: &[u8]) {
     assert_eq!(socket.send(after).unwrap(), after.len());
 }
 
+/// Closes a connection so that the other side is told at once, and what it has not sent yet is gone (`SO_LINGER` of zero, socket(7)).
+fn reset(stream: TcpStream) {
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(stream);
+}
+
+/// Nothing is written to the initiator, and nothing is read from it: only its event tells.
+#[tokio::test]
+async fn a_reset_is_noticed_while_the_responder_does_not_read() {
+    let ((mut client, initiator), (mut enclave, responder)) = (tcp().await, unix());
+    SockRef::from(&responder).set_send_buffer_size(SMALL).unwrap();
+    let relay = tokio::spawn(async move { relays().relay(initiator, responder, Vec::new(), 2 * LONG).await });
+    client.write_all(&[7; RELAY_READ]).await.unwrap();
+    enclave.readable().await.unwrap();
+    reset(client);
+    let report = timeout(LONG, relay).await.expect("the reset is not noticed").unwrap();
+    assert_eq!(report.outcome, Outcome::Broken);
+    assert!(report.to_responder < u64::try_from(RELAY_READ).unwrap(), "nothing is held: the test shows nothing");
+    assert_eq!(rest(&mut enclave).await.len(), usize::try_from(report.to_responder).unwrap());
+}
+
+#[tokio::test]
+async fn a_reset_is_noticed_after_the_initiators_end() {
+    let ((mut client, initiator), (mut enclave, responder)) = (tcp().await, unix());
+    let relay = tokio::spawn(async move { relays().relay(initiator, responder, Vec::new(), 2 * LONG).await });
+    client.write_all(b"question").await.unwrap();
+    client.shutdown().await.unwrap();
+    assert_eq!(rest(&mut enclave).await, b"question");
+    reset(client);
+    // Before the ten seconds are over that the answer has, and not as something that did not move.
+    assert_eq!(timeout(LONG, relay).await.unwrap().unwrap().outcome, Outcome::Broken);
+}
+
 /// Epoll takes no regular file: an error that is no client's.
 #[tokio::test]
 async fn what_epoll_does_not_take_is_our_own_failure() {
