@@ -87,8 +87,8 @@ impl Relays {
     }
 
     fn start_threads(threads: usize) -> io::Result<(Self, Ended)> {
-        let (alive, ended) = mpsc::channel(1);
-        let lanes = (0..threads).map(|_| Lane::start(alive.clone())).collect::<io::Result<_>>()?;
+        let (end, ended) = mpsc::channel(1);
+        let lanes = (0..threads).map(|_| Lane::start(end.clone())).collect::<io::Result<_>>()?;
         Ok((Self { lanes, turn: Arc::default() }, Ended(ended)))
     }
 
@@ -123,11 +123,11 @@ impl Relays {
         report
     }
 
-    /// The one with the fewest connections.
+    /// The one with the fewest connections of those that run.
     fn lane(&self) -> Option<&Lane> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(self.lanes.len())?;
         let (before, from) = self.lanes.split_at_checked(turn)?;
-        from.iter().chain(before).min_by_key(|lane| lane.load())
+        from.iter().chain(before).filter(|lane| lane.is_alive()).min_by_key(|lane| lane.load())
     }
 }
 

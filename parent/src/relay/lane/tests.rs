@@ -9,6 +9,7 @@ use tokio::sync::oneshot::error::TryRecvError;
 
 use super::*;
 use crate::limits::{HALF_CLOSED_IDLE, LINGER, LINGER_BYTES_MAX, RELAY_BUFFER, RELAY_READ};
+use crate::relay::{Ended, Relays};
 
 const LONG: Duration = Duration::from_mins(1);
 /// A socket's smallest buffer (socket(7)).
@@ -239,4 +240,37 @@ fn an_initiator_that_went_is_not_held_for_long() {
     assert_eq!(report.outcome, Outcome::Idle);
     assert!(report.to_responder > u64::try_from(taken).unwrap());
     assert_eq!(worker.desk.held, 0);
+}
+
+/// A bug's panic, in a build that unwinds.
+#[tokio::test]
+async fn a_thread_that_panics_takes_its_connections_with_it_and_no_others() {
+    let (end, ended) = mpsc::channel(1);
+    let panicking = Lane::start_with(end.clone(), |worker| {
+        let order = worker.orders.recv().unwrap();
+        let Command::Start(id, job) = order else { panic!("a connection comes first") };
+        worker.start(id, job);
+        work(worker);
+        panic!("as a bug would");
+    });
+    let lanes = Arc::from([panicking.unwrap(), Lane::start(end).unwrap()]);
+    let relays = Relays { lanes, turn: Arc::default() };
+    let ((mut client, initiator), (mut enclave, responder)) = (narrow(), narrow());
+    let report = relays.relay(initiator, responder, Vec::new(), LONG).await;
+    assert_eq!(report, Report { outcome: Outcome::Failed, to_responder: 0, to_initiator: 0 });
+    for end in [&mut client, &mut enclave] {
+        assert_eq!(end.read(&mut [0]).unwrap(), 0);
+    }
+    // What watches the threads hears of it, and until it acts, others take what comes.
+    tokio::time::timeout(LONG, Ended(ended).any()).await.unwrap();
+    for _ in 0..4 {
+        let ((mut client, initiator), (mut enclave, responder)) = (narrow(), narrow());
+        client.shutdown(Shutdown::Write).unwrap();
+        enclave.write_all(b"answer").unwrap();
+        enclave.shutdown(Shutdown::Write).unwrap();
+        let report = relays.relay(initiator, responder, b"question".to_vec(), LONG).await;
+        assert_eq!(report, Report { outcome: Outcome::Closed, to_responder: 8, to_initiator: 6 });
+        assert_eq!(enclave.read(&mut [0; 16]).unwrap(), 8);
+        assert_eq!(client.read(&mut [0; 16]).unwrap(), 6);
+    }
 }
