@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 use crate::admission::Ticket;
 use crate::config::{Place, Places};
 use crate::limits::{ACCEPT_PAUSE, RELAY_BUFFER, TCP_KEEPALIVE, TCP_KEEPALIVE_INTERVAL, TCP_KEEPALIVE_RETRIES};
-use crate::relay::{Outcome, Relays, linger};
+use crate::relay::{Outcome, Relays, Report, linger};
 use crate::state::{Phase, State};
 
 /// What the ingress needs to know.
@@ -100,9 +100,16 @@ async fn carry(mut client: TcpStream, ingress: &Ingress, state: &State, ticket: 
     let (Ok(client), Ok(enclave)) = (client.into_std(), enclave.into_fd()) else {
         return state.counters.relay_failed.increment();
     };
-    let quiet = || ticket.is_quiet();
-    let report = ingress.relays.relay_then(client.into(), enclave, first, ingress.idle_timeout, quiet).await;
+    // From then on its place may be taken, and this function with it.
+    let ended = |report| {
+        count(report, state);
+        ticket.is_quiet();
+    };
+    ingress.relays.relay_then(client.into(), enclave, first, ingress.idle_timeout, ended).await;
     drop(connected);
+}
+
+fn count(report: Report, state: &State) {
     state.counters.ingress_bytes_to_enclave.add(report.to_responder);
     state.counters.ingress_bytes_to_client.add(report.to_initiator);
     match report.outcome {

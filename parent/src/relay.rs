@@ -95,18 +95,18 @@ impl Relays {
     /// Relays between the side that opened the connection and the one that answers, until both directions ended or nothing
     /// moves for `idle`. `first` are bytes of the initiator that were read already.
     pub(crate) async fn relay(&self, initiator: OwnedFd, responder: OwnedFd, first: Vec<u8>, idle: Duration) -> Report {
-        self.relay_then(initiator, responder, first, idle, || ()).await
+        self.relay_then(initiator, responder, first, idle, |_| ()).await
     }
 
-    /// The same; `ended` is called when nothing is relayed any more and the initiator is only waited for. Abandoning the call closes both
-    /// sides.
+    /// The same; `ended` is told the report when nothing is relayed any more and the initiator is only waited for: the call may be abandoned
+    /// while it waits. Abandoning it closes both sides.
     pub(crate) async fn relay_then(
         &self,
         initiator: OwnedFd,
         responder: OwnedFd,
         first: Vec<u8>,
         idle: Duration,
-        ended: impl FnOnce(),
+        ended: impl FnOnce(Report),
     ) -> Report {
         let (report, reported) = oneshot::channel();
         let (gone, closed) = oneshot::channel();
@@ -114,7 +114,7 @@ impl Relays {
         // A thread that is gone took the connection with it.
         let lost = Report { outcome: Outcome::Failed, to_responder: 0, to_initiator: 0 };
         let report = reported.await.unwrap_or(lost);
-        ended();
+        ended(report);
         // Nothing is ever sent: the connection is closed once the sender is gone.
         let _ = closed.await;
         if let Some(begun) = begun {

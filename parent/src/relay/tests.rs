@@ -192,14 +192,16 @@ async fn abandoning_it_closes_both_sides() {
 #[tokio::test]
 async fn waiting_for_the_initiator_is_told_and_can_be_abandoned() {
     let (mut client, initiator) = unix();
-    let (enclave, responder) = unix();
+    let (mut enclave, responder) = unix();
     let (told, mut waiting) = mpsc::channel(1);
     let relay = tokio::spawn(async move {
-        relays().relay_then(initiator, responder, Vec::new(), LONG, move || told.try_send(()).unwrap()).await
+        relays().relay_then(initiator, responder, Vec::new(), LONG, move |report| told.try_send(report).unwrap()).await
     });
+    enclave.write_all(b"answer").await.unwrap();
     drop(enclave);
-    assert_eq!(timeout(LONG, waiting.recv()).await.unwrap(), Some(()));
-    assert_eq!(rest(&mut client).await, b"");
+    let report = timeout(LONG, waiting.recv()).await.unwrap().unwrap();
+    assert_eq!(report, Report { outcome: Outcome::Closed, to_responder: 0, to_initiator: 6 });
+    assert_eq!(rest(&mut client).await, b"answer");
     assert!(!relay.is_finished(), "it waits for the client");
     relay.abort();
     while client.write_all(b"x").await.is_ok() {
