@@ -84,9 +84,7 @@ impl Connection {
         };
         let mut pass_from = false;
         if failed || flags.intersects(EventFlags::IN | EventFlags::PRI | EventFlags::RDHUP) {
-            reading.readable = true;
-            reading.ending |= failed || flags.contains(EventFlags::RDHUP);
-            reading.urgent |= flags.contains(EventFlags::PRI);
+            reading.hear(flags);
             // While it holds something, it waits for the other socket.
             pass_from = reading.held.is_empty();
         }

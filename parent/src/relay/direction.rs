@@ -7,6 +7,7 @@
 
 use std::time::Instant;
 
+use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 
 use super::socket::{Desk, Socket};
@@ -76,16 +77,24 @@ pub(super) enum Next {
     End(End),
 }
 
+/// What a read is that is shorter than its buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Short {
+    /// The last before the next edge.
+    Drained,
+    /// Perhaps not the last: the socket has told of urgent data, at whose mark a read ends (RFC 6093 section 3.1).
+    UpToMark,
+    /// Not the last: the socket has told its end, which comes behind its last byte without another edge.
+    BeforeEnd,
+}
+
 /// From one socket to the other.
 #[derive(Debug)]
 pub(super) struct Direction {
     pub(super) held: Held,
     /// Whether a read may find something.
-    pub(super) readable: bool,
-    /// Whether the socket has told its end, which comes behind its last byte without another edge.
-    pub(super) ending: bool,
-    /// Whether the socket has told of urgent data, at whose mark a read ends although there is more (RFC 6093 section 3.1).
-    pub(super) urgent: bool,
+    readable: bool,
+    short: Short,
     pub(super) moved: u64,
     pub(super) moved_at: Instant,
     pub(super) ended: bool,
@@ -96,11 +105,20 @@ impl Direction {
         Self {
             held: Held::hold(first, desk),
             readable: false,
-            ending: false,
-            urgent: false,
+            short: Short::Drained,
             moved: 0,
             moved_at: desk.now,
             ended: false,
+        }
+    }
+
+    /// Takes note of what epoll tells of the socket that is read.
+    pub(super) fn hear(&mut self, flags: EventFlags) {
+        self.readable = true;
+        if flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR) {
+            self.short = Short::BeforeEnd;
+        } else if flags.contains(EventFlags::PRI) && self.short == Short::Drained {
+            self.short = Short::UpToMark;
         }
     }
 
@@ -116,7 +134,7 @@ impl Direction {
             match desk.receive(from, max) {
                 Ok(0) => return Next::End(End::Eof),
                 Ok(count) => {
-                    self.readable = self.ending || self.urgent || count >= max;
+                    self.readable = self.short != Short::Drained || count >= max;
                     self.moved_at = desk.now;
                     match self.pass_new(count, to, desk) {
                         Err(_) => return Next::End(End::WriteFailed),
@@ -130,7 +148,9 @@ impl Direction {
                 }
                 Err(Errno::AGAIN) => {
                     self.readable = false;
-                    self.urgent = false;
+                    if self.short == Short::UpToMark {
+                        self.short = Short::Drained;
+                    }
                 }
                 Err(Errno::INTR) => {}
                 Err(_) => return Next::End(End::ReadFailed),

@@ -79,7 +79,7 @@ fn read_some(stream: &mut UnixStream, buffer: &mut [u8]) -> usize {
 fn flood(worker: &mut Worker, id: u64) -> Outside {
     let mut outside = start(worker, id, vec![7; RELAY_BUFFER]);
     for end in [&mut outside.client, &mut outside.enclave] {
-        assert_eq!(end.write(&[7; 2 * RELAY_READ]).unwrap(), 2 * RELAY_READ);
+        assert_eq!(end.write(&vec![7; 2 * RELAY_READ]).unwrap(), 2 * RELAY_READ);
     }
     work(worker);
     outside
@@ -112,7 +112,7 @@ fn memory_is_bounded() {
 
     // All is given back: by those that are read to the end, and by those that go.
     let mut buffer = vec![0; 4 * RELAY_READ];
-    for one in outside.split_off(30).iter_mut() {
+    for one in &mut outside.split_off(30) {
         let mut idle = 0;
         while idle < 2 {
             let read = read_some(&mut one.client, &mut buffer) + read_some(&mut one.enclave, &mut buffer);
@@ -133,19 +133,23 @@ fn later(worker: &mut Worker, time: Duration) {
 
 const MOMENT: Duration = Duration::from_millis(1);
 
+fn nearly(limit: Duration) -> Duration {
+    limit.saturating_sub(MOMENT)
+}
+
 #[test]
 fn half_a_connection_must_keep_moving() {
     let mut worker = worker();
     let mut outside = start(&mut worker, 1, Vec::new());
-    later(&mut worker, LONG - MOMENT);
+    later(&mut worker, nearly(LONG));
     outside.client.shutdown(Shutdown::Write).unwrap();
     work(&mut worker);
     assert_eq!(outside.enclave.read(&mut [0]).unwrap(), 0);
-    later(&mut worker, HALF_CLOSED_IDLE - MOMENT);
+    later(&mut worker, nearly(HALF_CLOSED_IDLE));
     // What moves is waited for anew.
     outside.enclave.write_all(b"answer").unwrap();
     work(&mut worker);
-    later(&mut worker, HALF_CLOSED_IDLE - MOMENT);
+    later(&mut worker, nearly(HALF_CLOSED_IDLE));
     assert!(outside.report.try_recv().is_err(), "it ends before its time");
     later(&mut worker, MOMENT);
     let report = outside.report.try_recv().unwrap();
@@ -180,7 +184,7 @@ fn an_initiator_is_waited_for_until_it_is_time() {
     work(&mut worker);
     assert_eq!(report.try_recv().unwrap().outcome, Outcome::Closed);
     assert_eq!(client.read(&mut [0]).unwrap(), 0);
-    later(&mut worker, LINGER - MOMENT);
+    later(&mut worker, nearly(LINGER));
     client.write_all(b"still here").unwrap();
     work(&mut worker);
     assert_eq!(gone.try_recv(), Err(TryRecvError::Empty), "it is closed before its time");
@@ -197,7 +201,7 @@ fn an_initiator_is_not_read_without_end() {
     drop(enclave);
     work(&mut worker);
     let mut sent = 0;
-    while let Ok(count) = client.write(&[7; 16 * 1024]) {
+    while let Ok(count) = client.write(&vec![7; RELAY_BUFFER]) {
         sent += count;
         work(&mut worker);
     }
@@ -213,7 +217,7 @@ fn what_epoll_refuses_later_is_our_own_failure() {
     let Stage::Relaying(connection, _) = &worker.connections[&1].stage else { panic!("it is relayed") };
     epoll::delete(&worker.desk.epoll, &connection.responder.fd).unwrap();
     // More than the responder takes, so that it must tell when there is space.
-    outside.client.write_all(&[7; RELAY_READ]).unwrap();
+    outside.client.write_all(&vec![7; RELAY_READ]).unwrap();
     work(&mut worker);
     assert_eq!(outside.report.try_recv().unwrap().outcome, Outcome::Failed);
     assert_eq!(worker.desk.held, 0);
@@ -224,16 +228,16 @@ fn what_epoll_refuses_later_is_our_own_failure() {
 fn an_initiator_that_went_is_not_held_for_long() {
     let mut worker = worker();
     let mut outside = start(&mut worker, 1, Vec::new());
-    outside.client.write_all(&[7; RELAY_READ]).unwrap();
+    outside.client.write_all(&vec![7; RELAY_READ]).unwrap();
     work(&mut worker);
-    later(&mut worker, LONG - MOMENT);
+    later(&mut worker, nearly(LONG));
     drop(outside.client);
     work(&mut worker);
-    later(&mut worker, HALF_CLOSED_IDLE - MOMENT);
+    later(&mut worker, nearly(HALF_CLOSED_IDLE));
     assert!(outside.report.try_recv().is_err(), "it ends before its time");
-    let taken = read_some(&mut outside.enclave, &mut [0; RELAY_READ]);
+    let taken = read_some(&mut outside.enclave, &mut vec![0; RELAY_READ]);
     work(&mut worker);
-    later(&mut worker, HALF_CLOSED_IDLE - MOMENT);
+    later(&mut worker, nearly(HALF_CLOSED_IDLE));
     assert!(outside.report.try_recv().is_err(), "it ends although something moved");
     later(&mut worker, MOMENT);
     let report = outside.report.try_recv().unwrap();

@@ -78,7 +78,7 @@ async fn a_reset_is_noticed_while_the_responder_does_not_read() {
     let ((mut client, initiator), (mut enclave, responder)) = (tcp().await, unix());
     SockRef::from(&responder).set_send_buffer_size(SMALL).unwrap();
     let relay = tokio::spawn(async move { relays().relay(initiator, responder, Vec::new(), 2 * LONG).await });
-    client.write_all(&[7; RELAY_READ]).await.unwrap();
+    client.write_all(&vec![7; RELAY_READ]).await.unwrap();
     enclave.readable().await.unwrap();
     reset(client);
     let report = timeout(LONG, relay).await.expect("the reset is not noticed").unwrap();
