@@ -16,7 +16,7 @@ use tokio_vsock::{VsockAddr, VsockListener};
 use crate::address::Address;
 use crate::stream::Stream;
 
-/// Connections that wait to be accepted; beyond it the kernel makes connecting wait (listen(2)), over vsock it resets.
+/// Connections that wait to be accepted; beyond it the kernel makes connecting wait (listen(2)), and is expected to reset over vsock.
 const BACKLOG: i32 = 1024;
 
 /// A socket that takes connections.
@@ -80,8 +80,8 @@ impl Listener {
         match (address, address.listen_path()) {
             (Address::Vsock { cid, port }, _) => {
                 let socket = VsockListener::bind(VsockAddr::new(*cid, *port)).map_err(failed)?;
-                // It has a queue of 128, and clients that come back all at once are reset where it is full. Where it cannot be made longer
-                // it stays as it is.
+                // It has a queue of 128, and clients that come back all at once are expected to be reset where it is full. A second call is
+                // meant to make it longer, which was never tried on vsock; where that is refused, it stays as it is.
                 let _ = listen(&socket, BACKLOG);
                 Ok(Self { socket: Socket::Vsock(socket), _file: None })
             }

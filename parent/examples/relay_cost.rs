@@ -7,7 +7,7 @@
 //! Three ways lead from a client over TCP to a server behind a Unix socket, which stands for the enclave: none (the server listens at
 //! TCP too), a process that does nothing but `copy_bidirectional`, and the real program. Each round measures each of them for a third of
 //! a second, in turns, so that whatever else the machine does meets all alike. Printed are the least and the median of the rounds, and the
-//! ratio of each: on a machine that does something else as well, the least is the one to look at. The time is what the kernel counts for
+//! ratio of each, and the median of how many round trips there were in a second: on a machine that does something else as well, the least is the one to look at. The time is what the kernel counts for
 //! all threads of the process (`/proc/PID/task/TID/schedstat`).
 //!
 //! Then: how much memory idle connections take, and how long a thousand clients take that come back at once.
@@ -209,6 +209,8 @@ struct Sample {
     /// Microseconds of the process for each round trip.
     cpu_us: f64,
     median_us: f64,
+    /// Round trips in a second, all connections together.
+    per_second: f64,
 }
 
 fn window(runtime: &Runtime, address: SocketAddr, process: Option<&Process>, case: Case) -> Sample {
@@ -231,6 +233,7 @@ fn window(runtime: &Runtime, address: SocketAddr, process: Option<&Process>, cas
     Sample {
         cpu_us: Duration::from_nanos(spent).as_secs_f64() * 1e6 / count,
         median_us: took.get(took.len() / 2).unwrap().as_secs_f64() * 1e6,
+        per_second: count / MEASURED.as_secs_f64(),
     }
 }
 
@@ -282,12 +285,14 @@ fn compare(runtime: &Runtime, case: Case, rounds: usize, ways: [(&Process, Optio
     };
     let cpu = |way| of(way, |sample| sample.cpu_us);
     let took = |way| of(way, |sample| sample.median_us);
+    let served = |way| of(way, |sample| sample.per_second).1;
     for (way, label) in ["direct", "copy", "relay"].into_iter().enumerate() {
         let ((cpu_least, cpu), (took_least, took_usual)) = (cpu(way), took(way));
         let (added_least, added) = (took_least - took(0).0, took_usual - took(0).1);
         println!(
             "  {label:6} CPU {cpu_least:8.2} / {cpu:8.2} µs, latency {took_least:8.1} / {took_usual:8.1} µs, \
-             added {added_least:8.1} / {added:8.1} µs"
+             added {added_least:8.1} / {added:8.1} µs, {:.0} in a second",
+            served(way)
         );
     }
     println!("  relay/copy {:.2} / {:.2}", cpu(2).0 / cpu(1).0, cpu(2).1 / cpu(1).1);

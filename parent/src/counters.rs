@@ -63,6 +63,8 @@ counters! {
     ingress_bytes_to_client,
     /// Failures to accept, for example for want of file descriptors; all listeners together.
     accept_failed,
+    /// Connections, of clients and of egress, that ended by a failure of the relay itself, for example for want of kernel memory.
+    relay_failed,
     /// Egress connections opened.
     egress_connected,
     /// Egress requests for a destination that is not on the list.

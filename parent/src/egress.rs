@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 use crate::door::Door;
 use crate::ingress::prepare;
 use crate::limits::{ACCEPT_PAUSE, EGRESS_REFUSALS_MAX};
-use crate::relay::Relays;
+use crate::relay::{Outcome, Relays};
 use crate::reload::Allowed;
 use crate::state::State;
 
@@ -97,10 +97,15 @@ async fn carry(mut enclave: Stream, egress: &Egress, state: &State) {
         return;
     }
     state.counters.egress_connected.increment();
-    let (Ok(enclave), Ok(remote)) = (enclave.into_fd(), remote.into_std()) else { return };
+    let (Ok(enclave), Ok(remote)) = (enclave.into_fd(), remote.into_std()) else {
+        return state.counters.relay_failed.increment();
+    };
     let report = egress.relays.relay(enclave, remote.into(), Vec::new(), egress.idle_timeout).await;
     state.counters.egress_bytes_to_destination.add(report.to_responder);
     state.counters.egress_bytes_to_enclave.add(report.to_initiator);
+    if report.outcome == Outcome::Failed {
+        state.counters.relay_failed.increment();
+    }
     tracing::debug!(
         %destination,
         outcome = ?report.outcome,

@@ -19,15 +19,17 @@ pub const DURATION_MAX_MS: u64 = 86_400_000;
 pub const RELAY_BUFFER: usize = 16 * 1024;
 /// Bytes of a read otherwise: each relaying thread has one such buffer, and a direction may have to hold as much.
 pub const RELAY_READ: usize = 64 * 1024;
-/// Bytes that the connections of one relaying thread hold before each may only add [`RELAY_BUFFER`].
+/// Bytes of memory that the connections of one relaying thread hold before each may only add [`RELAY_BUFFER`].
 pub const RELAY_HELD: usize = 16 * 1024 * 1024;
 /// Bytes that a direction moves before the other connections of its thread have their turn.
 pub const RELAY_TURN: usize = 256 * 1024;
+/// Bytes that a read counts for at least: whoever makes reads short (with urgent data, say) gets 64 of them in a turn.
+pub const RELAY_TURN_LEAST: usize = 4096;
 /// Events that a relaying thread takes at once; what is more comes with the next call.
 pub const RELAY_EVENTS: usize = 256;
 /// Relaying threads: a message costs some 5 µs, so that these few are enough for several times what enclaves can answer.
 pub const RELAY_THREADS_MAX: usize = 8;
-/// How long the other direction may be silent once one has ended. An answer that is under way keeps moving.
+/// How long the other direction may be silent once one has ended, and a responder may take nothing once the initiator has gone. An answer that is under way keeps moving.
 pub const HALF_CLOSED_IDLE: Duration = Duration::from_secs(10);
 /// How long we go on reading from a client after the enclave's last byte, so that no reset destroys that byte on its way.
 pub const LINGER: Duration = Duration::from_secs(1);

@@ -16,7 +16,9 @@
 //! Relaying has threads of its own because a message is four system calls and little else: `docs/relay.md` says what that saves.
 
 mod connection;
+mod direction;
 mod lane;
+mod socket;
 #[cfg(test)]
 mod tests;
 
@@ -43,6 +45,8 @@ pub(crate) enum Outcome {
     Idle,
     /// The initiator's connection failed.
     Broken,
+    /// The relay itself failed: the system refused something, or the thread ended.
+    Failed,
 }
 
 /// What a relay did.
@@ -83,34 +87,34 @@ impl Relays {
     }
 
     fn start_threads(threads: usize) -> io::Result<(Self, Ended)> {
-        let (alive, ended) = mpsc::channel(1);
-        let lanes = (0..threads).map(|_| Lane::start(alive.clone())).collect::<io::Result<_>>()?;
+        let (end, ended) = mpsc::channel(1);
+        let lanes = (0..threads).map(|_| Lane::start(end.clone())).collect::<io::Result<_>>()?;
         Ok((Self { lanes, turn: Arc::default() }, Ended(ended)))
     }
 
     /// Relays between the side that opened the connection and the one that answers, until both directions ended or nothing
     /// moves for `idle`. `first` are bytes of the initiator that were read already.
     pub(crate) async fn relay(&self, initiator: OwnedFd, responder: OwnedFd, first: Vec<u8>, idle: Duration) -> Report {
-        self.relay_then(initiator, responder, first, idle, || ()).await
+        self.relay_then(initiator, responder, first, idle, |_| ()).await
     }
 
-    /// The same; `ended` is called when nothing is relayed any more and the initiator is only waited for. Abandoning the call closes both
-    /// sides.
+    /// The same; `ended` is told the report when nothing is relayed any more and the initiator is only waited for: the call may be abandoned
+    /// while it waits. Abandoning it closes both sides.
     pub(crate) async fn relay_then(
         &self,
         initiator: OwnedFd,
         responder: OwnedFd,
         first: Vec<u8>,
         idle: Duration,
-        ended: impl FnOnce(),
+        ended: impl FnOnce(Report),
     ) -> Report {
         let (report, reported) = oneshot::channel();
         let (gone, closed) = oneshot::channel();
         let begun = self.lane().map(|lane| lane.begin(Job { initiator, responder, first, idle, report, gone }));
         // A thread that is gone took the connection with it.
-        let lost = Report { outcome: Outcome::Broken, to_responder: 0, to_initiator: 0 };
+        let lost = Report { outcome: Outcome::Failed, to_responder: 0, to_initiator: 0 };
         let report = reported.await.unwrap_or(lost);
-        ended();
+        ended(report);
         // Nothing is ever sent: the connection is closed once the sender is gone.
         let _ = closed.await;
         if let Some(begun) = begun {
@@ -119,11 +123,11 @@ impl Relays {
         report
     }
 
-    /// The one with the fewest connections.
+    /// The one with the fewest connections of those that run.
     fn lane(&self) -> Option<&Lane> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(self.lanes.len())?;
         let (before, from) = self.lanes.split_at_checked(turn)?;
-        from.iter().chain(before).min_by_key(|lane| lane.load())
+        from.iter().chain(before).filter(|lane| lane.is_alive()).min_by_key(|lane| lane.load())
     }
 }
 

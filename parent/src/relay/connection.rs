@@ -1,263 +1,29 @@
 //! One connection that is relayed: two sockets, two directions.
 //!
-//! Guarantees: bytes leave in the order in which they came; a direction is read only while it holds nothing; the end of a direction is
-//! passed on after its last byte.
-//! Assumes: it is told of every edge (epoll(7)). A read that is shorter than its buffer has drained the socket, unless its end was told
-//! with the same edge, and a write that is cut short has filled the other; so neither is tried again before the next edge, which saves the
-//! call that would only say so.
+//! Guarantees: the end of a direction is passed on after its last byte.
 
 use core::time::Duration;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
+use super::direction::{Direction, End, Next};
+use super::socket::{Desk, Side, Socket, Token};
 use super::{Outcome, Report};
-use crate::limits::{HALF_CLOSED_IDLE, LINGER, LINGER_BYTES_MAX, RELAY_BUFFER, RELAY_HELD, RELAY_READ, RELAY_TURN};
-
-/// Which of the two sockets an event is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
-    Initiator,
-    Responder,
-}
-
-/// A socket, as the lane's epoll knows it: by the connection's number and one bit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Token {
-    pub(super) id: u64,
-    pub(super) side: Side,
-}
-
-impl Token {
-    pub(super) fn data(self) -> EventData {
-        let bit = match self.side {
-            Side::Initiator => 0,
-            Side::Responder => 1,
-        };
-        EventData::new_u64(self.id << 1 | bit)
-    }
-
-    pub(super) fn of(data: EventData) -> Self {
-        let number = data.u64();
-        let side = if number & 1 == 0 { Side::Initiator } else { Side::Responder };
-        Self { id: number >> 1, side }
-    }
-}
-
-/// What the connections of one thread share.
-#[derive(Debug)]
-pub(super) struct Desk {
-    pub(super) epoll: OwnedFd,
-    /// Bytes are here only between a read and the write that follows it.
-    buffer: Vec<u8>,
-    /// Bytes that all connections hold together because their writers did not take them.
-    held: usize,
-    /// When the events came that are being dealt with.
-    pub(super) now: Instant,
-}
-
-impl Desk {
-    pub(super) fn new(epoll: OwnedFd) -> Self {
-        Self { epoll, buffer: vec![0; RELAY_READ], held: 0, now: Instant::now() }
-    }
-
-    /// How much a connection may read at once, all of which it may then have to hold.
-    fn read_max(&self) -> usize {
-        if self.held < RELAY_HELD { RELAY_READ } else { RELAY_BUFFER }
-    }
-
-    fn receive(&mut self, from: &Socket, max: usize) -> Result<usize, Errno> {
-        let space = self.buffer.get_mut(..max).unwrap_or_default();
-        recv(&from.fd, space, RecvFlags::DONTWAIT).map(|(_, count)| count)
-    }
-}
-
-/// One end of the connection.
-#[derive(Debug)]
-struct Socket {
-    fd: OwnedFd,
-    token: Token,
-    /// Whether epoll tells when it can be written: only after a write was cut short, because each message that the other side takes from a
-    /// Unix socket or from vsock would wake us.
-    tells_space: bool,
-}
-
-impl Socket {
-    fn interest(&self) -> EventFlags {
-        let space = if self.tells_space { EventFlags::OUT } else { EventFlags::empty() };
-        EventFlags::IN | EventFlags::RDHUP | EventFlags::ET | space
-    }
-
-    fn enter(&self, epoll: &OwnedFd) -> Result<(), Errno> {
-        epoll::add(epoll, &self.fd, self.token.data(), self.interest())
-    }
-
-    /// Sets what epoll tells; what is true already is told at once, as if it had just become so.
-    fn tell(&mut self, epoll: &OwnedFd, space: bool) -> Result<(), Errno> {
-        self.tells_space = space;
-        epoll::modify(epoll, &self.fd, self.token.data(), self.interest())
-    }
-
-    fn send(&self, bytes: &[u8]) -> Result<usize, Errno> {
-        match send(&self.fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-            Err(Errno::AGAIN | Errno::INTR) => Ok(0),
-            other => other,
-        }
-    }
-
-    fn end_writing(&self) {
-        // A connection that cannot be shut down is gone already.
-        let _ = shutdown(&self.fd, Shutdown::Write);
-    }
-}
-
-/// Bytes that a writer did not take.
-#[derive(Debug, Default)]
-struct Held {
-    bytes: Vec<u8>,
-    sent: usize,
-}
-
-impl Held {
-    fn rest(&self) -> &[u8] {
-        self.bytes.get(self.sent..).unwrap_or_default()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
-    /// Gives the memory back with the last byte.
-    fn advance(&mut self, count: usize) {
-        self.sent = self.sent.saturating_add(count);
-        if self.sent >= self.bytes.len() {
-            *self = Self::default();
-        }
-    }
-}
-
-/// How one direction ended. In each case its writer was shut down, so that the other side learns of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    /// The reader's side sent its last byte.
-    Eof,
-    /// The reader's connection failed.
-    ReadFailed,
-    /// The writer's connection failed.
-    WriteFailed,
-}
-
-/// What a direction does next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Next {
-    /// It waits for an edge.
-    Wait,
-    /// It had its turn, and there is more.
-    Again,
-    /// It ended.
-    End(End),
-}
-
-/// From one socket to the other.
-#[derive(Debug)]
-struct Direction {
-    held: Held,
-    /// Whether a read may find something.
-    readable: bool,
-    /// Whether the socket has told its end, which comes behind its last byte without another edge.
-    ending: bool,
-    moved: u64,
-    moved_at: Instant,
-    ended: bool,
-}
-
-impl Direction {
-    fn new(first: Vec<u8>, now: Instant) -> Self {
-        Self {
-            held: Held { bytes: first, sent: 0 },
-            readable: false,
-            ending: false,
-            moved: 0,
-            moved_at: now,
-            ended: false,
-        }
-    }
-
-    fn pass(&mut self, from: &Socket, to: &Socket, desk: &mut Desk) -> Next {
-        match self.pass_held(to, desk) {
-            Err(_) => return Next::End(End::WriteFailed),
-            Ok(()) if !self.held.is_empty() => return Next::Wait,
-            Ok(()) => {}
-        }
-        let mut turn = RELAY_TURN;
-        while self.readable {
-            let max = desk.read_max();
-            match desk.receive(from, max) {
-                Ok(0) => return Next::End(End::Eof),
-                Ok(count) => {
-                    self.readable = self.ending || count >= max;
-                    self.moved_at = desk.now;
-                    match self.pass_new(count, to, desk) {
-                        Err(_) => return Next::End(End::WriteFailed),
-                        Ok(()) if !self.held.is_empty() => return Next::Wait,
-                        Ok(()) => {}
-                    }
-                    turn = turn.saturating_sub(count);
-                    if turn == 0 && self.readable {
-                        return Next::Again;
-                    }
-                }
-                Err(Errno::AGAIN) => self.readable = false,
-                Err(Errno::INTR) => {}
-                Err(_) => return Next::End(End::ReadFailed),
-            }
-        }
-        Next::Wait
-    }
-
-    /// Tries to get rid of what is held.
-    fn pass_held(&mut self, to: &Socket, desk: &mut Desk) -> Result<(), Errno> {
-        if self.held.is_empty() {
-            return Ok(());
-        }
-        let sent = to.send(self.held.rest())?;
-        self.held.advance(sent);
-        desk.held = desk.held.saturating_sub(sent);
-        self.count(sent, desk.now);
-        Ok(())
-    }
-
-    /// Writes what was just read; holds what is not taken.
-    fn pass_new(&mut self, count: usize, to: &Socket, desk: &mut Desk) -> Result<(), Errno> {
-        let bytes = desk.buffer.get(..count).unwrap_or_default();
-        let sent = to.send(bytes)?;
-        if let Some(rest @ [_, ..]) = bytes.get(sent..) {
-            self.held = Held { bytes: rest.to_vec(), sent: 0 };
-            desk.held = desk.held.saturating_add(rest.len());
-        }
-        self.count(sent, desk.now);
-        Ok(())
-    }
-
-    fn count(&mut self, sent: usize, now: Instant) {
-        if sent > 0 {
-            self.moved = self.moved.saturating_add(u64::try_from(sent).unwrap_or(u64::MAX));
-            self.moved_at = now;
-        }
-    }
-}
+use crate::limits::{HALF_CLOSED_IDLE, LINGER, LINGER_BYTES_MAX, RELAY_READ};
 
 /// Both directions.
 #[derive(Debug)]
 pub(super) struct Connection {
     initiator: Socket,
-    responder: Socket,
-    up: Direction,
-    down: Direction,
+    pub(super) responder: Socket,
+    pub(super) up: Direction,
+    pub(super) down: Direction,
     idle: Duration,
+    /// Whether the initiator has closed both its directions, in order.
+    left: bool,
 }
 
 impl Connection {
@@ -269,28 +35,47 @@ impl Connection {
         idle: Duration,
         desk: &mut Desk,
     ) -> Self {
-        desk.held = desk.held.saturating_add(first.len());
         let socket = |fd, side| Socket { fd, token: Token { id, side }, tells_space: false };
         Self {
             initiator: socket(initiator, Side::Initiator),
             responder: socket(responder, Side::Responder),
-            up: Direction::new(first, desk.now),
-            down: Direction::new(Vec::new(), desk.now),
+            up: Direction::new(first, desk),
+            down: Direction::new(Vec::new(), desk),
             idle,
+            left: false,
         }
     }
 
     /// The first turn.
     pub(super) fn begin(&mut self, desk: &mut Desk) -> Option<Outcome> {
-        // A socket that epoll does not take can only be closed.
-        if self.initiator.enter(&desk.epoll).and_then(|()| self.responder.enter(&desk.epoll)).is_err() {
-            return Some(Outcome::Broken);
+        match self.initiator.enter(&desk.epoll).and_then(|()| self.responder.enter(&desk.epoll)) {
+            Ok(()) => self.turn_up(desk),
+            // It can only be closed.
+            Err(error) => Some(desk.refused(error)),
         }
-        self.turn_up(desk)
     }
 
     /// Moves what an event allows; says how the relay ended, if it did.
     pub(super) fn turn(&mut self, side: Side, flags: EventFlags, desk: &mut Desk) -> Option<Outcome> {
+        let outcome = self.pass(side, flags, desk);
+        if outcome.is_none() && side == Side::Initiator { self.stays(flags, desk.now) } else { outcome }
+    }
+
+    /// Sees whether the initiator is still there. While the responder takes nothing and says nothing, no read and no write would tell.
+    fn stays(&mut self, flags: EventFlags, now: Instant) -> Option<Outcome> {
+        // The socket's error: a reset, or a peer that does not answer any more. What is left for the responder nobody waits for.
+        if flags.contains(EventFlags::ERR) {
+            return Some(Outcome::Broken);
+        }
+        // What it sent before it went still counts, if it is taken soon.
+        if flags.contains(EventFlags::HUP) && !self.left {
+            self.left = true;
+            self.up.moved_at = now;
+        }
+        None
+    }
+
+    fn pass(&mut self, side: Side, flags: EventFlags, desk: &mut Desk) -> Option<Outcome> {
         // After an error or at the connection's end, reads and writes say what happened.
         let failed = flags.intersects(EventFlags::ERR | EventFlags::HUP);
         let (reading, writing, socket) = match side {
@@ -298,9 +83,8 @@ impl Connection {
             Side::Responder => (&mut self.down, &self.up, &mut self.responder),
         };
         let mut pass_from = false;
-        if failed || flags.intersects(EventFlags::IN | EventFlags::RDHUP) {
-            reading.readable = true;
-            reading.ending |= failed || flags.contains(EventFlags::RDHUP);
+        if failed || flags.intersects(EventFlags::IN | EventFlags::PRI | EventFlags::RDHUP) {
+            reading.hear(flags);
             // While it holds something, it waits for the other socket.
             pass_from = reading.held.is_empty();
         }
@@ -325,7 +109,7 @@ impl Connection {
         match self.up.pass(&self.initiator, &self.responder, desk) {
             Next::End(end) => {
                 self.up.ended = true;
-                self.release(desk);
+                self.up.forget(desk);
                 self.responder.end_writing();
                 // The responder may have closed its reading side only to say why: its last bytes still count.
                 self.up.moved_at = desk.now;
@@ -345,22 +129,16 @@ impl Connection {
         }
     }
 
-    /// Forgets what cannot be written any more.
-    fn release(&mut self, desk: &mut Desk) {
-        desk.held = desk.held.saturating_sub(self.up.held.rest().len());
-        self.up.held = Held::default();
-    }
-
     /// When the connection ends unless something moves.
     pub(super) fn deadline(&self) -> Instant {
-        let limit = if self.up.ended { HALF_CLOSED_IDLE.min(self.idle) } else { self.idle };
+        let limit = if self.up.ended || self.left { HALF_CLOSED_IDLE.min(self.idle) } else { self.idle };
         self.up.moved_at.max(self.down.moved_at) + limit
     }
 
     /// Closes the responder's side.
     pub(super) fn end(mut self, outcome: Outcome, desk: &mut Desk) -> (Report, Option<Lingering>) {
-        self.release(desk);
-        desk.held = desk.held.saturating_sub(self.down.held.rest().len());
+        self.up.forget(desk);
+        self.down.forget(desk);
         let report = Report { outcome, to_responder: self.up.moved, to_initiator: self.down.moved };
         let lingering = Lingering { socket: self.initiator, rest: LINGER_BYTES_MAX, until: desk.now + LINGER };
         (report, (outcome == Outcome::Closed).then_some(lingering))
@@ -368,7 +146,7 @@ impl Connection {
 }
 
 /// Sees to it that epoll tells what the direction waits for.
-fn settle(direction: &Direction, next: Next, from: &mut Socket, to: &mut Socket, desk: &Desk) -> Option<Outcome> {
+fn settle(direction: &Direction, next: Next, from: &mut Socket, to: &mut Socket, desk: &mut Desk) -> Option<Outcome> {
     let told = if next == Next::Again {
         // Its event comes again, behind those of others.
         let space = from.tells_space;
@@ -378,7 +156,7 @@ fn settle(direction: &Direction, next: Next, from: &mut Socket, to: &mut Socket,
     } else {
         Ok(())
     };
-    told.err().map(|_| Outcome::Broken)
+    told.err().map(|error| desk.refused(error))
 }
 
 /// An initiator that has its last byte, and is read so that no reset destroys that byte on its way (see [`super::linger`]).

@@ -3,7 +3,7 @@
 //! Guarantees: a connection is closed when its deadline has passed, when whoever wanted it has gone, or when it ended; one whose events
 //! come late is never taken for another, because numbers are not used twice.
 
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
 use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
@@ -15,15 +15,19 @@ use std::thread;
 use std::time::Instant;
 
 use rustix::buffer::spare_capacity;
-use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 use tokio::sync::{mpsc, oneshot};
 
-use super::connection::{Connection, Desk, Lingering, Token};
+use super::connection::{Connection, Lingering};
+use super::socket::{Desk, Token};
 use super::{Outcome, Report};
 use crate::limits::RELAY_EVENTS;
+
+#[cfg(test)]
+mod tests;
 
 /// The events that tell of commands and of time: none of a connection's, of which there are never 2⁶³.
 const BELL: u64 = u64::MAX;
@@ -53,8 +57,27 @@ enum Command {
 pub(super) struct Lane {
     commands: Option<Sender<Command>>,
     bell: Arc<OwnedFd>,
+    is_alive: Arc<AtomicBool>,
     next: AtomicU64,
     load: AtomicUsize,
+}
+
+/// The thread's life, seen from inside; dropped at its end, also where that is a panic.
+#[derive(Debug)]
+struct Life {
+    is_alive: Arc<AtomicBool>,
+    ended: mpsc::Sender<()>,
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.is_alive.store(false, Ordering::Release);
+        if thread::panicking() {
+            tracing::error!("a relaying thread panicked: its connections are closed");
+        }
+        // Whoever hears this hears it once.
+        let _ = self.ended.try_send(());
+    }
 }
 
 /// A connection in the lane, which is closed when this is dropped.
@@ -66,35 +89,36 @@ pub(super) struct Begun<'a> {
 }
 
 impl Lane {
-    /// `alive` is dropped when the thread ends.
+    /// `ended` hears of the thread's end.
     ///
     /// # Errors
     /// When the system gives no thread or no file descriptor.
-    pub(super) fn start(alive: mpsc::Sender<()>) -> io::Result<Self> {
+    pub(super) fn start(ended: mpsc::Sender<()>) -> io::Result<Self> {
+        Self::start_with(ended, Worker::run)
+    }
+
+    fn start_with<F>(ended: mpsc::Sender<()>, run: F) -> io::Result<Self>
+    where
+        F: FnOnce(&mut Worker) -> Result<(), Errno> + Send + 'static,
+    {
         let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        let clock = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
-        // Edges: neither is ever read.
-        epoll::add(&epoll, &bell, EventData::new_u64(BELL), EventFlags::IN | EventFlags::ET)?;
-        epoll::add(&epoll, &clock, EventData::new_u64(CLOCK), EventFlags::IN | EventFlags::ET)?;
         let (commands, orders) = channel();
-        let mut worker = Worker {
-            desk: Desk::new(epoll),
-            orders,
-            _bell: Arc::clone(&bell),
-            connections: HashMap::new(),
-            deadlines: BTreeSet::new(),
-            clock,
-            set_to: None,
-        };
+        let mut worker = Worker::new(orders, Arc::clone(&bell))?;
+        let is_alive = Arc::new(AtomicBool::new(true));
+        let life = Life { is_alive: Arc::clone(&is_alive), ended };
         thread::Builder::new().name("relay".to_owned()).spawn(move || {
-            if let Err(error) = worker.run() {
+            // Ends before the worker and its connections do: whoever learns of their end finds the thread marked already.
+            let _life = life;
+            if let Err(error) = run(&mut worker) {
                 tracing::error!(%error, "a relaying thread ends");
             }
-            // Whoever hears this hears it once.
-            let _ = alive.try_send(());
         })?;
-        Ok(Self { commands: Some(commands), bell, next: AtomicU64::new(0), load: AtomicUsize::new(0) })
+        Ok(Self { commands: Some(commands), bell, is_alive, next: AtomicU64::new(0), load: AtomicUsize::new(0) })
+    }
+
+    /// Whether the thread runs. One that does not has no connections, and so would seem the best to take the next.
+    pub(super) fn is_alive(&self) -> bool {
+        self.is_alive.load(Ordering::Acquire)
     }
 
     /// How many connections there are.
@@ -174,6 +198,23 @@ struct Worker {
 }
 
 impl Worker {
+    fn new(orders: Receiver<Command>, bell: Arc<OwnedFd>) -> Result<Self, Errno> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        let clock = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+        // Edges: neither is ever read.
+        epoll::add(&epoll, &bell, EventData::new_u64(BELL), EventFlags::IN | EventFlags::ET)?;
+        epoll::add(&epoll, &clock, EventData::new_u64(CLOCK), EventFlags::IN | EventFlags::ET)?;
+        Ok(Self {
+            desk: Desk::new(epoll),
+            orders,
+            _bell: bell,
+            connections: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            clock,
+            set_to: None,
+        })
+    }
+
     /// Returns once nobody can want anything any more.
     fn run(&mut self) -> Result<(), Errno> {
         let mut events = Vec::with_capacity(RELAY_EVENTS);
@@ -184,16 +225,24 @@ impl Worker {
                 Err(error) => return Err(error),
             }
             self.desk.now = Instant::now();
-            for event in events.drain(..) {
-                let (data, flags) = (event.data, event.flags);
-                match data.u64() {
-                    BELL if !self.obey() => return Ok(()),
-                    BELL => {}
-                    CLOCK => self.expire(),
-                    _ => self.turn(Token::of(data), flags),
-                }
+            if !self.heed(&mut events) {
+                return Ok(());
             }
         }
+    }
+
+    /// Does what events ask for; says whether more can come.
+    fn heed(&mut self, events: &mut Vec<Event>) -> bool {
+        for event in events.drain(..) {
+            let (data, flags) = (event.data, event.flags);
+            match data.u64() {
+                BELL if !self.obey() => return false,
+                BELL => {}
+                CLOCK => self.expire(),
+                _ => self.turn(Token::of(data), flags),
+            }
+        }
+        true
     }
 
     /// Sees to it that the first deadline is not missed.

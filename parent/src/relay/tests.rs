@@ -9,8 +9,10 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use super::*;
+use crate::ingress::prepare;
 use crate::limits::RELAY_READ;
 
+mod faults;
 mod random;
 
 /// Only so that a broken build fails instead of hanging.
@@ -27,13 +29,15 @@ fn unix() -> (UnixStream, OwnedFd) {
     (UnixStream::from_std(outer).unwrap(), inner.into())
 }
 
-/// The same over TCP.
+/// The same over TCP, prepared as the program's connections are.
 async fn tcp() -> (TcpStream, OwnedFd) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpSocket::new_v4().unwrap();
     client.set_recv_buffer_size(4096).unwrap();
     let (client, accepted) = tokio::join!(client.connect(listener.local_addr().unwrap()), listener.accept());
-    (client.unwrap(), accepted.unwrap().0.into_std().unwrap().into())
+    let accepted = accepted.unwrap().0;
+    prepare(&accepted);
+    (client.unwrap(), accepted.into_std().unwrap().into())
 }
 
 fn relays() -> Relays {
@@ -188,14 +192,16 @@ async fn abandoning_it_closes_both_sides() {
 #[tokio::test]
 async fn waiting_for_the_initiator_is_told_and_can_be_abandoned() {
     let (mut client, initiator) = unix();
-    let (enclave, responder) = unix();
+    let (mut enclave, responder) = unix();
     let (told, mut waiting) = mpsc::channel(1);
     let relay = tokio::spawn(async move {
-        relays().relay_then(initiator, responder, Vec::new(), LONG, move || told.try_send(()).unwrap()).await
+        relays().relay_then(initiator, responder, Vec::new(), LONG, move |report| told.try_send(report).unwrap()).await
     });
+    enclave.write_all(b"answer").await.unwrap();
     drop(enclave);
-    assert_eq!(timeout(LONG, waiting.recv()).await.unwrap(), Some(()));
-    assert_eq!(rest(&mut client).await, b"");
+    let report = timeout(LONG, waiting.recv()).await.unwrap().unwrap();
+    assert_eq!(report, Report { outcome: Outcome::Closed, to_responder: 0, to_initiator: 6 });
+    assert_eq!(rest(&mut client).await, b"answer");
     assert!(!relay.is_finished(), "it waits for the client");
     relay.abort();
     while client.write_all(b"x").await.is_ok() {

@@ -312,3 +312,34 @@ async fn clients_cannot_fill_the_log() {
     refused(20).await;
     assert_eq!((said("takes clients again"), said("takes no client")), (1, 2), "{}", parent.log());
 }
+
+/// A client that has had its last byte and is only waited for makes place, too; what it sent and was sent has been counted by then.
+#[tokio::test]
+async fn what_moved_is_counted_although_another_takes_the_place() {
+    let parent = Parent::start(with("max_connections = 1")).await;
+    let enclave = parent.enclave_ingress().await;
+    let (mut client, mut stream) = speak(&parent, &enclave).await;
+    soon(stream.read_exact(&mut [0; 1])).await.unwrap();
+    stream.write_all(b"answer").await.unwrap();
+    drop(stream);
+    assert_eq!(read_all(&mut client).await, b"answer");
+    let serving = tokio::spawn(async move {
+        let mut stream = enclave.accept().await.unwrap();
+        stream.write_all(b"y").await.unwrap();
+        stream
+    });
+    // Until the first is known to be only waited for, there is no place.
+    let newcomer = loop {
+        let mut newcomer = parent.client().await;
+        // It may be closed already.
+        let _ = newcomer.write_all(b"x").await;
+        if matches!(soon(newcomer.read(&mut [0; 1])).await, Ok(1)) {
+            break newcomer;
+        }
+    };
+    parent.counted("ingress_bytes_to_client", 6).await;
+    parent.counted("ingress_bytes_to_enclave", 1).await;
+    drop((client, newcomer, serving.await.unwrap()));
+    parent.counted("ingress_bytes_to_client", 7).await;
+    parent.counted("ingress_bytes_to_enclave", 2).await;
+}
