@@ -169,8 +169,10 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let began = Instant::now();
-    let handshake = timeout(context.limits.tls_handshake, accept_tls(Paced::new(stream, place), context, place));
-    let accepted = handshake.await.map_err(|_| ConnectionError::HandshakeTimeout)??;
+    // On the heap while it lasts, as what HTTP/2 and a request need: all that is kept here is kept by every idle connection.
+    let handshake = Box::pin(accept_tls(Paced::new(stream, place), context, place));
+    let accepted =
+        timeout(context.limits.tls_handshake, handshake).await.map_err(|_| ConnectionError::HandshakeTimeout)??;
     let Some(accepted) = accepted else { return Ok(()) };
     context.observer.shook_hands(began.elapsed());
     let Accepted { mut stream, host_name, tls_public_key_sha256 } = accepted;
@@ -189,7 +191,7 @@ where
     });
     let (handler, requests, draining) = (Arc::clone(&peer), Arc::clone(context), drain.clone());
     let service = service_fn(move |request| {
-        let answer = answer(Arc::clone(&requests), Arc::clone(&handler), request);
+        let answer = Box::pin(answer(Arc::clone(&requests), Arc::clone(&handler), request));
         let draining = draining.clone();
         async move {
             let mut response = answer.await?;
@@ -201,11 +203,12 @@ where
     });
     let result = if http2 {
         let streams = Streams { turns: Arc::clone(&context.turns), place: Arc::clone(place) };
-        let connection = http2_builder(streams).serve_connection(TokioIo::new(&mut stream), service);
-        drive(connection, http2::Connection::graceful_shutdown, drain, Duration::ZERO, &peer, context).await
+        let mut connection = Box::pin(http2_builder(streams).serve_connection(TokioIo::new(&mut stream), service));
+        let stop = http2::Connection::graceful_shutdown;
+        drive(connection.as_mut(), stop, drain, Duration::ZERO, &peer, context).await
     } else {
         let io = TokioIo::new(JsonErrors::new(&mut stream));
-        let connection = http1_builder(context.limits.headers).serve_connection(io, service);
+        let connection = core::pin::pin!(http1_builder(context.limits.headers).serve_connection(io, service));
         let farewell = context.limits.farewell;
         drive(connection, http1::Connection::graceful_shutdown, drain, farewell, &peer, context).await
     };
@@ -217,7 +220,7 @@ where
 /// ones have a limit. HTTP/1.1 cannot tell a client that is about to send that it is too late, so a drain first gives it
 /// `farewell` to bring one more request, whose answer says that it was the last; HTTP/2 says so at once (GOAWAY).
 async fn drive<C>(
-    connection: C,
+    mut connection: Pin<&mut C>,
     stop: impl FnOnce(Pin<&mut C>),
     drain: watch::Receiver<bool>,
     farewell: Duration,
@@ -227,7 +230,6 @@ async fn drive<C>(
 where
     C: Future<Output = hyper::Result<()>>,
 {
-    let mut connection = core::pin::pin!(connection);
     let unfinished = tokio::select! {
         result = connection.as_mut() => return Ok(result?),
         () = started(drain) => ConnectionError::DrainTimeout,
