@@ -19,6 +19,7 @@ mod channel;
 mod copies;
 mod error;
 mod evidence;
+mod fleet;
 mod grant;
 mod lease;
 mod membership;

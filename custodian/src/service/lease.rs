@@ -9,8 +9,6 @@
 //!
 //! The id of a lease is half random and half a MAC, so that strangers who make up ids cause no look into the database.
 
-use core::num::NonZeroU32;
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use holdfast_shared::cbor;
@@ -18,7 +16,6 @@ use holdfast_shared::channel::OverlayId;
 use holdfast_shared::hpke;
 use holdfast_shared::ids::{BootId, CustodianId, KeyStoreId, LeaseId};
 use holdfast_shared::labels;
-use holdfast_shared::limits::ENCLAVE_SILENT_MS;
 use holdfast_shared::query::Obeyed;
 use holdfast_shared::release::ChannelKeys;
 use holdfast_shared::secrets::Secret;
@@ -30,7 +27,7 @@ use super::{Custodian, ServiceError, StartError};
 use crate::kek::{KekError, StorageKey};
 use crate::store::{ReplayWindow, StoredLease};
 
-/// How often the database is told that an enclave was heard: the rest of [`ENCLAVE_SILENT_MS`] is longer than a watch is held.
+/// How often the database is told that an enclave was heard: the rest of [`holdfast_shared::limits::ENCLAVE_SILENT_MS`] is longer than a watch is held.
 const NOTE_SEEN_MS: u64 = 4_000;
 
 /// What changes about a lease in memory.
@@ -173,20 +170,6 @@ impl Custodian {
         // Only what is on disk is known: otherwise an attempt that failed would be the last.
         lease.state().obeys = Some(overlay);
         Ok(())
-    }
-
-    /// How many enclaves serve a key store, as far as they have asked lately; whoever is told this is one of them.
-    pub(super) async fn enclaves_of(&self, key_store_id: KeyStoreId) -> Result<NonZeroU32, ServiceError> {
-        let now_ms = self.clock.now_ms();
-        let holders = self.store.lease_holders(key_store_id, now_ms).await?;
-        let heard =
-            |id: LeaseId, noted_ms: u64| now_ms.saturating_sub(noted_ms.max(self.seen_here(id))) <= ENCLAVE_SILENT_MS;
-        let boots: BTreeSet<_> = holders
-            .into_iter()
-            .filter(|holder| heard(holder.lease_id, holder.seen_ms))
-            .map(|holder| holder.boot_id)
-            .collect();
-        Ok(u32::try_from(boots.len()).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN))
     }
 
     /// When this process last heard the enclave that holds a lease; 0 for never.

@@ -12,6 +12,7 @@ use holdfast_shared::manifest::{Administrator, ManifestError, ManifestId, Verifi
 use holdfast_shared::quorum::Quorum;
 use tokio::sync::watch;
 
+use super::fleet::FleetCount;
 use super::{Custodian, ServiceError};
 use crate::store::{ManifestMark, StoredKeyStore};
 
@@ -116,12 +117,14 @@ pub(super) struct KeyStore {
     membership: RwLock<Arc<Membership>>,
     /// Wakes those who wait for news.
     pub(super) news: watch::Sender<()>,
+    pub(super) fleet: FleetCount,
 }
 
 impl KeyStore {
     pub(super) fn new(membership: Membership) -> Arc<Self> {
         let id = membership.manifest().id();
-        Arc::new(Self { id, membership: RwLock::new(Arc::new(membership)), news: watch::Sender::new(()) })
+        let membership = RwLock::new(Arc::new(membership));
+        Arc::new(Self { id, membership, news: watch::Sender::new(()), fleet: FleetCount::default() })
     }
 
     pub(super) const fn id(&self) -> KeyStoreId {

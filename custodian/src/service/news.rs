@@ -52,7 +52,7 @@ impl Custodian {
             let successors = self.unseen_successors(&lease.key_store, seen).await?;
             let due = Instant::now() >= deadline || *stopping.borrow_and_update();
             if lease_ms.is_some() || due || !news.is_empty() || !successors.is_empty() {
-                return Ok(reply(lease_ms, news, successors, self.enclaves_of(lease.key_store.id()).await?));
+                return Ok(reply(lease_ms, news, successors, self.enclaves_of(&lease.key_store).await?));
             }
             let look_again = Instant::now() + Duration::from_millis(news.held_back_ms.unwrap_or(limits::WATCH_HOLD_MS));
             tokio::select! {
