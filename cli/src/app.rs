@@ -3,6 +3,7 @@
 mod alarms;
 mod audit;
 mod custody;
+mod doctor;
 mod kill;
 mod orders;
 mod policy;
@@ -210,6 +211,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, AppError> {
             printer.print(&explanation)?;
             return Ok(success_if(explanation.accepted));
         }
+        Command::Explain(arguments) => return doctor::run_explain(&arguments, printer),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "holdfast", &mut io::stdout());
         }

@@ -4,6 +4,7 @@ mod alarms;
 mod attest;
 mod audit;
 mod custody;
+mod doctor;
 mod key;
 mod manifest;
 mod policy;
@@ -30,6 +31,7 @@ pub use self::custody::{
     ApproveArguments, HistoryArguments, KillArguments, ProvenanceCommand, RecordsArguments, ReleaseCommand,
     RootKeyCommand, ScopeArguments, ScopeGroup, SendArguments, SignArguments, StatusArguments,
 };
+pub use self::doctor::ExplainArguments;
 pub use self::key::{ImportKeyArguments, KeyCommand, OneKey};
 pub use self::manifest::{AdoptArguments, CreateArguments, ManifestCommand, SucceedArguments};
 pub use self::policy::{BudgetCommand, LimitCommand, PolicyCommand, PolicySource, PresetArguments};
@@ -247,6 +249,15 @@ pub enum Command {
         after_long_help = "Example:\n  holdfast explain-signature request.txt --secret-access-key-file credential.json --region us-east-1\n  curl -v … 2>&1 | holdfast explain-signature - --body body.json"
     )]
     ExplainSignature(ExplainSignatureArguments),
+    /// Say what a code, an exception or a message of KMS or CloudWatch about an external key store means, and what to do
+    ///
+    /// It knows the codes of DescribeCustomKeyStores, the exceptions and messages of AWS KMS about external key stores, the errors of
+    /// the XKS proxy API, CloudWatch's metrics, and the findings of `holdfast doctor`. Nothing is sent anywhere. Exit code 0: the text
+    /// is known; 1: it is not.
+    #[command(
+        after_long_help = "Example:\n  holdfast explain XKS_PROXY_INVALID_TLS_CONFIGURATION\n  aws kms create-key … 2>&1 | holdfast explain -"
+    )]
+    Explain(ExplainArguments),
     /// Print a shell's completions
     #[command(after_long_help = "Example:\n  holdfast completions bash > /etc/bash_completion.d/holdfast")]
     Completions {
