@@ -135,6 +135,6 @@ causes! { SERVE:
         remedy: "Verify the tag before anything is returned.";
     SIZE_NOT_SUPPORTED = "size-not-supported" Refused [-, "KMSInvalidStateException"]
         title: "a size that must be supported is refused",
-        why: "A proxy must take plaintexts of 4096 bytes, ciphertexts of 4300 and AAD of 8192.",
+        why: "A proxy must take plaintexts and ciphertexts of 4300 bytes, and AAD of 8192.",
         remedy: "Raise the limits of the proxy, and of bodies in load balancers and web servers.";
 }
