@@ -6,6 +6,7 @@ use holdfast_shared::sigv4::sign::{OutgoingRequest, Signature};
 use holdfast_shared::sigv4::{Credential, SERVICE};
 use http::{Method, Request, header};
 use http_body_util::Full;
+use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde_json::{Map, Value, json};
 
@@ -17,6 +18,8 @@ use crate::moment::now_ms;
 
 /// Length of an access key id that nobody has.
 const STRANGER: usize = 20;
+/// What is signed in place of a body.
+const OTHER_BODY: &[u8] = b"{}";
 /// How far in the past a request is signed that must be refused: twice the five minutes of the specification's Task 4.
 const OLD_MS: u64 = 600_000;
 /// Skew after which signatures are refused, and from which it is worth a word.
@@ -34,7 +37,7 @@ pub(super) enum Signing {
     OtherSecret,
     /// With an access key id that nobody has.
     Stranger,
-    /// Over another body than the one that is sent.
+    /// Over another body than the one that is sent, whose hash is in `x-amz-content-sha256`, for those who go by that.
     OtherBody,
     /// Rightly, ten minutes ago.
     Old,
@@ -77,6 +80,9 @@ impl Api<'_> {
             request =
                 request.header("x-amz-date", signature.date).header(header::AUTHORIZATION, signature.authorization);
         }
+        if signing == Signing::OtherBody {
+            request = request.header("x-amz-content-sha256", hex::encode(digest(&SHA256, OTHER_BODY)));
+        }
         let request = request.body(Full::new(Bytes::from(body))).map_err(|error| Fault::Closed(error.to_string()))?;
         self.wire.exchange(request).await
     }
@@ -90,7 +96,7 @@ impl Api<'_> {
             _ => (credential.access_key_id().as_str(), credential.secret().duplicate()),
         };
         let at_ms = if signing == Signing::Old { now_ms().saturating_sub(OLD_MS) } else { now_ms() };
-        let body = if signing == Signing::OtherBody { b"{}" } else { body };
+        let body = if signing == Signing::OtherBody { OTHER_BODY } else { body };
         OutgoingRequest { path, headers: &[("host", host)], body, region: self.region, service: SERVICE, at_ms }
             .sign(id, &secret)
     }
