@@ -34,6 +34,7 @@ use holdfast_shared::sigv4::{Credential, Region};
 use self::api::Api;
 use self::certificate::Roots;
 use self::endpoint::Endpoint;
+use self::health::Health;
 use self::keys::Trial;
 use self::report::{Finding, Latency, Report};
 use self::table::causes;
@@ -125,9 +126,12 @@ async fn requested(question: &Question, mut api: Api<'_>, latency: &mut Latency,
     let Some(credential) = question.credentials.first() else {
         return findings.push(Finding::skipped("health", "no request can be signed without --credential FILE"));
     };
-    let answering = health::judge(&mut api, &question.credentials, findings).await;
+    let health = health::judge(&mut api, &question.credentials, findings).await;
+    if matches!(health, Health::Unanswered) {
+        return findings.push(Finding::skipped("unsigned", "nothing is answered"));
+    }
     refusals::signatures(&mut api, credential, findings).await;
-    let Some(answering) = answering else {
+    let Health::Serving(answering) = health else {
         return findings.push(Finding::skipped("keys", "the health is not answered as it should be"));
     };
     refusals::paths(&mut api, credential, findings).await;

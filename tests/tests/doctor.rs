@@ -1,6 +1,11 @@
 //! `holdfast doctor` and `holdfast explain`: what is well is found well, and each flaw of a proxy is named for what it is.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking, in its helpers too")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking, in its helpers too"
+)]
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -54,7 +59,7 @@ async fn visit(flaw: Flaw) -> Visit {
     let url = format!("https://{HOST_NAME}:{}{PREFIX}", proxy.address.port());
     let (ca, credential) = (proxy.ca.display().to_string(), proxy.credential.display().to_string());
     let resolver = resolver.address.to_string();
-    let timeout = if flaw == Flaw::Stalls { "1s" } else { "20s" };
+    let timeout = if flaw == Flaw::Stalls { "3s" } else { "20s" };
     let given = ["--ca", &ca, "--credential", &credential, "--resolver", &resolver, "--key", KEY, "--timeout", timeout];
     Visit::new(&[&[url.as_str()], &given[..]].concat())
 }
@@ -74,7 +79,9 @@ async fn a_good_proxy_has_nothing_but_where_it_stands() {
     let all = visit.report["findings"].as_array().unwrap();
     let here: BTreeSet<_> = all.iter().filter(|finding| finding["grade"] == "refused").collect();
     assert!(here.iter().all(|finding| finding["cause"]["id"].as_str().unwrap().starts_with("slow-")), "{here:?}");
-    for check in ["alpn", "health", "clock", "encrypt", "decrypt", "other aad", "sizes", "unsigned", "unknown key", "caa"] {
+    for check in
+        ["alpn", "health", "clock", "encrypt", "decrypt", "other aad", "sizes", "unsigned", "unknown key", "caa"]
+    {
         assert_eq!(visit.finding(check)["grade"], "fine", "{check}: {:#}", visit.report);
     }
     assert!(visit.report["latency"]["warm_ms"].is_number());
@@ -179,7 +186,8 @@ async fn the_dns_and_the_way_there_are_looked_at() {
     for (is_there, caa, expected) in table {
         let resolver = Resolver::start(HOST_NAME, is_there, caa).await;
         let visit = Visit::new(&[&url, "--resolver", &resolver.address.to_string()]);
-        let found = visit.report["findings"].as_array().unwrap().iter().filter_map(|finding| finding["cause"]["id"].as_str());
+        let found =
+            visit.report["findings"].as_array().unwrap().iter().filter_map(|finding| finding["cause"]["id"].as_str());
         assert_eq!(found.collect::<Vec<_>>(), expected, "{caa:?}");
         assert_eq!(visit.output.status.code(), Some(1));
     }
@@ -225,6 +233,9 @@ fn messages_of_kms_are_explained() {
     let said = |message: &str| run(Command::new(program("holdfast")).args(["explain", "--json", message]));
     let known = said("XKS_PROXY_INVALID_TLS_CONFIGURATION");
     let shown: Value = serde_json::from_slice(&known.stdout).unwrap();
-    assert_eq!((known.status.code(), &shown["entries"][0]["causes"][0]["id"]), (Some(0), &json!("certificate-expired")));
+    assert_eq!(
+        (known.status.code(), &shown["entries"][0]["causes"][0]["id"]),
+        (Some(0), &json!("certificate-expired"))
+    );
     assert_eq!(said("nothing that KMS says").status.code(), Some(1));
 }

@@ -7,25 +7,31 @@ use serde_json::{Map, Value};
 use super::api::{Api, Signing};
 use super::http::{Opened, Reply};
 use super::report::Finding;
-use super::table::{Cause, causes};
+use super::table::{Cause, Grade, causes};
 
 const CHECK: &str = "health";
 /// Entries of `ekmFleetDetails` (specification, section "GetHealthStatus").
 const FLEET_MAX: usize = 10;
 
-/// The first answer's times, where requests are answered.
+/// What came of it.
+pub(super) enum Health {
+    /// There is no HTTP to speak of.
+    Unanswered,
+    /// Answered, and not as it should be.
+    Refused,
+    /// A credential is accepted and a key manager serves.
+    Serving(Answering),
+}
+
+/// The times of the first answer that is as it should be.
 pub(super) struct Answering {
     pub(super) opened: Option<Opened>,
     pub(super) first_byte: core::time::Duration,
 }
 
-/// Asks with each credential. Nothing if not even the first is answered with HTTP; whether each was accepted is in the findings.
-pub(super) async fn judge(
-    api: &mut Api<'_>,
-    credentials: &[Credential],
-    findings: &mut Vec<Finding>,
-) -> Option<Answering> {
-    let mut answering = None;
+/// Asks with each credential, each over a connection of its own; whether each was accepted is in the findings.
+pub(super) async fn judge(api: &mut Api<'_>, credentials: &[Credential], findings: &mut Vec<Finding>) -> Health {
+    let mut health = Health::Unanswered;
     for credential in credentials {
         api.wire.hang_up();
         let reply = match api.post(credential, "health", &Api::health_body(), Signing::Right).await {
@@ -33,24 +39,24 @@ pub(super) async fn judge(
             Err(fault) => {
                 let (cause, seen) = fault.judged();
                 findings.push(Finding::of(CHECK, cause, seen));
-                return answering;
+                return health;
             }
         };
-        let finding = reply.success(CHECK).and_then(|body| fleet(&body));
-        let accepted = finding.is_ok();
-        findings.push(match finding {
-            Ok(seen) => Finding::fine(CHECK, format!("{seen}, with {}", credential.access_key_id())),
-            Err(finding) => finding,
-        });
-        if answering.is_none() {
+        if matches!(health, Health::Unanswered) {
             findings.extend(content_type(&reply));
             findings.push(reply.clock());
+            health = Health::Refused;
         }
-        if accepted && answering.is_none() {
-            answering = Some(Answering { opened: reply.opened, first_byte: reply.first_byte });
+        let finding = match reply.success(CHECK).and_then(|body| fleet(&body)) {
+            Ok(seen) => Finding::fine(CHECK, format!("{seen}, with {}", credential.access_key_id())),
+            Err(finding) => finding,
+        };
+        if finding.grade < Grade::Refused && matches!(health, Health::Refused) {
+            health = Health::Serving(Answering { opened: reply.opened, first_byte: reply.first_byte });
         }
+        findings.push(finding);
     }
-    answering
+    health
 }
 
 fn content_type(reply: &Reply) -> Option<Finding> {

@@ -212,7 +212,7 @@ async fn no_handshake(question: &Question, address: SocketAddr, error: &Handshak
     let (cause, seen) = error.judged();
     let check =
         if matches!(error, HandshakeError::Connect(_) | HandshakeError::ConnectTimeout) { "tcp" } else { "tls" };
-    if !core::ptr::eq(cause, &raw const causes::TLS_REFUSED) {
+    if cause.id != causes::TLS_REFUSED.id {
         return Finding::of(check, cause, seen);
     }
     let others = default_provider().cipher_suites;

@@ -43,7 +43,8 @@ impl Resolver {
 
 fn answer(query: &[u8], name: &str, is_there: bool, caa: &[&str]) -> Vec<u8> {
     let end = QUESTION + query[QUESTION..].iter().position(|byte| *byte == 0).unwrap() + 1;
-    let asked: String = query[QUESTION..end].iter().map(|byte| if *byte < b'!' { '.' } else { char::from(*byte) }).collect();
+    let asked: String =
+        query[QUESTION..end].iter().map(|byte| if *byte < b'!' { '.' } else { char::from(*byte) }).collect();
     let kind = u16::from_be_bytes([query[end], query[end + 1]]);
     let records: Vec<Vec<u8>> = match kind {
         _ if asked.trim_matches('.') != name => Vec::new(),

@@ -51,7 +51,7 @@ impl Service {
         let known = if flaw == Flaw::OtherSecret { STANDARD.encode(random_bytes::<32>()) } else { secret.clone() };
         let id = AccessKeyId::parse(ACCESS_KEY_ID).unwrap();
         let credential = Credential::new(id, SecretBytes::new(known.into_bytes())).unwrap();
-        let credentials = CredentialSet::new(vec![credential], &Secret::new(random_bytes::<32>())).unwrap();
+        let credentials = CredentialSet::new(vec![credential], &Secret::take(&mut random_bytes::<32>())).unwrap();
         Self { flaw, secret, credentials, key: Key::new() }
     }
 
