@@ -3,6 +3,7 @@
 mod alarms;
 mod audit;
 mod custody;
+mod doctor;
 mod kill;
 mod orders;
 mod policy;
@@ -210,6 +211,8 @@ async fn run(arguments: Arguments) -> Result<ExitCode, AppError> {
             printer.print(&explanation)?;
             return Ok(success_if(explanation.accepted));
         }
+        Command::Doctor(arguments) => return doctor::run(*arguments, printer).await,
+        Command::Explain(arguments) => return doctor::run_explain(&arguments, printer),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "holdfast", &mut io::stdout());
         }
@@ -247,6 +250,13 @@ fn millis(duration: Duration) -> u64 {
 }
 
 async fn run_attest(arguments: AttestArguments, printer: Printer) -> Result<ExitCode, AppError> {
+    let report = attest::attest(&attest_question(arguments)?).await?;
+    printer.print(&report)?;
+    Ok(success_if(report.verified))
+}
+
+/// Reads the files that the arguments name, and warns of an emulator's root.
+fn attest_question(arguments: AttestArguments) -> Result<attest::Question, AppError> {
     let configuration =
         arguments.configuration.map(Configuration::File).or(arguments.pcr16.map(|pcr| Configuration::Pcr16(pcr.0)));
     let roots = match &arguments.ca {
@@ -265,9 +275,7 @@ async fn run_attest(arguments: AttestArguments, printer: Printer) -> Result<Exit
     if !question.trust_root.is_aws() {
         tell(attest::EMULATED_WARNING);
     }
-    let report = attest::attest(&question).await?;
-    printer.print(&report)?;
-    Ok(success_if(report.verified))
+    Ok(question)
 }
 
 fn inspect(file: &Path, at: Option<u64>, root: Option<&Path>, printer: Printer) -> Result<ExitCode, AppError> {

@@ -4,6 +4,7 @@ mod alarms;
 mod attest;
 mod audit;
 mod custody;
+mod doctor;
 mod key;
 mod manifest;
 mod policy;
@@ -30,6 +31,7 @@ pub use self::custody::{
     ApproveArguments, HistoryArguments, KillArguments, ProvenanceCommand, RecordsArguments, ReleaseCommand,
     RootKeyCommand, ScopeArguments, ScopeGroup, SendArguments, SignArguments, StatusArguments,
 };
+pub use self::doctor::{DoctorArguments, ExpectedEnclave, ExplainArguments};
 pub use self::key::{ImportKeyArguments, KeyCommand, OneKey};
 pub use self::manifest::{AdoptArguments, CreateArguments, ManifestCommand, SucceedArguments};
 pub use self::policy::{BudgetCommand, LimitCommand, PolicyCommand, PolicySource, PresetArguments};
@@ -47,6 +49,17 @@ Exit codes:
   2  the command line is wrong
   3  no enclave has carried out the command in time, and it stays queued; or there was no ceremony yet
   4  begun and not complete: other administrators must sign, or too few custodians have it; what is missing was printed";
+
+const DOCTOR_HELP: &str = "\
+Example:
+  holdfast doctor https://xks.example.com/payments --credential credential.json --key payments-1 --region eu-central-1
+  holdfast doctor https://xks.example.com --json | jq -r '.findings[] | select(.cause) | .cause.id'
+
+Exit codes:
+  0  all is well
+  1  KMS will refuse something, or keys are in danger
+  2  the command line is wrong, or a file that it names; nothing was looked at
+  3  warnings alone";
 
 /// Orders changes to a Holdfast key store, and checks what its enclaves prove.
 ///
@@ -247,6 +260,23 @@ pub enum Command {
         after_long_help = "Example:\n  holdfast explain-signature request.txt --secret-access-key-file credential.json --region us-east-1\n  curl -v … 2>&1 | holdfast explain-signature - --body body.json"
     )]
     ExplainSignature(ExplainSignatureArguments),
+    /// Look at an external key store proxy from outside, in the order in which KMS would fail with it
+    ///
+    /// Any proxy that keeps to the XKS proxy API, not Holdfast alone: DNS, CAA, TCP, TLS and its cipher suites, certificate, HTTP/1.1,
+    /// clock, signatures, each operation, what must be refused and how, time. Each finding says what KMS would report, why, and what to
+    /// do. With --key it encrypts and decrypts random bytes with that key; the proxy records these requests like others. docs/doctor.md
+    /// says what is looked at.
+    #[command(after_long_help = DOCTOR_HELP)]
+    Doctor(Box<DoctorArguments>),
+    /// Say what a code, an exception or a message of KMS or CloudWatch about an external key store means, and what to do
+    ///
+    /// It knows the codes of DescribeCustomKeyStores, the exceptions and messages of AWS KMS about external key stores, the errors of
+    /// the XKS proxy API, CloudWatch's metrics, and the findings of `holdfast doctor`. Nothing is sent anywhere. Exit code 0: the text
+    /// is known; 1: it is not.
+    #[command(
+        after_long_help = "Example:\n  holdfast explain XKS_PROXY_INVALID_TLS_CONFIGURATION\n  aws kms create-key … 2>&1 | holdfast explain -"
+    )]
+    Explain(ExplainArguments),
     /// Print a shell's completions
     #[command(after_long_help = "Example:\n  holdfast completions bash > /etc/bash_completion.d/holdfast")]
     Completions {

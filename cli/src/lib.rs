@@ -14,6 +14,7 @@ pub mod app;
 pub mod arguments;
 pub mod audit;
 pub mod commands;
+pub mod doctor;
 pub mod evidence;
 pub mod files;
 pub mod home;

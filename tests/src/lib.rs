@@ -51,3 +51,4 @@ pub mod tap;
 pub mod wait;
 pub mod webhook;
 pub mod witness;
+pub mod xks_proxy;

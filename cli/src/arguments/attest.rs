@@ -46,7 +46,7 @@ pub struct AttestArguments {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pcr(pub [u8; PCR_LEN]);
 
-fn parse_pcr(text: &str) -> Result<Pcr, String> {
+pub(super) fn parse_pcr(text: &str) -> Result<Pcr, String> {
     pcr_from_hex(text).map(Pcr).map_err(|error| error.to_string())
 }
 

@@ -95,6 +95,11 @@ impl Authorities {
         Ok(Self { roots, name: format!("the authorities in {}", path.display()) })
     }
 
+    /// The certificates, in DER.
+    pub fn roots(&self) -> impl Iterator<Item = &[u8]> {
+        self.roots.iter().map(Vec::as_slice)
+    }
+
     /// Those of the operating system.
     ///
     /// # Errors

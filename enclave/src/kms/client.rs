@@ -246,7 +246,7 @@ impl<C: Connect> KmsShareClient<C> {
         let mut headers = vec![("host", &*self.host), ("content-type", CONTENT_TYPE), ("x-amz-target", target)];
         headers.extend(credentials.session_token().map(|token| ("x-amz-security-token", token)));
         let (region, at_ms) = (&*self.key.region, self.clock.wall_ms());
-        let signature = OutgoingRequest { headers: &headers, body, region, service: SERVICE, at_ms }
+        let signature = OutgoingRequest { path: "/", headers: &headers, body, region, service: SERVICE, at_ms }
             .sign(credentials.access_key_id(), credentials.secret_access_key());
         headers.extend([("x-amz-date", &*signature.date), ("authorization", &*signature.authorization)]);
         let mut request = Request::builder().method(Method::POST).uri("/");

@@ -1,7 +1,8 @@
-//! AWS Signature Version 4, signer's side: for requests of the enclave to AWS itself.
+//! AWS Signature Version 4, signer's side: for requests of the enclave to AWS itself, and of `holdfast doctor` to proxies.
 //!
 //! Guarantees: canonical request, string to sign and keys are those of the verifier ([`super`]), so there is one computation of
-//! signatures; the keys that are derived from the secret are zeroized. Assumes: the path is `/`, there is no query, and the headers
+//! signatures; the keys that are derived from the secret are zeroized. Assumes: the path holds nothing that would have to be
+//! encoded, there is no query, and the headers
 //! are sent as they are given, each once, with `x-amz-date` and `authorization` as returned. Refuses: nothing; what AWS
 //! refuses, it says.
 
@@ -9,9 +10,11 @@ use super::canonical::{CanonicalRequest, string_to_sign};
 use super::credential::{Seed, SigningKey};
 use crate::secrets::SecretBytes;
 
-/// A request to be signed: `POST /`.
+/// A request to be signed: a `POST`.
 #[derive(Clone, Copy, Debug)]
 pub struct OutgoingRequest<'a> {
+    /// The path, as it is sent.
+    pub path: &'a str,
     /// Names, in lower case, and values of the headers to sign, `host` among them, in any order.
     pub headers: &'a [(&'a str, &'a str)],
     /// The body.
@@ -46,7 +49,7 @@ impl OutgoingRequest<'_> {
         let signed_headers = headers.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(";");
         let canonical = CanonicalRequest {
             method: "POST",
-            path: "/",
+            path: self.path,
             query: "",
             headers: &headers,
             signed_headers: &signed_headers,
@@ -132,7 +135,7 @@ mod tests {
         ) {
             let at_ms = seconds * 1000 + 999;
             let request =
-                OutgoingRequest { headers: &HEADERS, body: &body, region: "eu-central-1", service: "kms", at_ms };
+                OutgoingRequest { path: "/", headers: &HEADERS, body: &body, region: "eu-central-1", service: "kms", at_ms };
             let ours = request.sign("ASIAIOSFODNN7EXAMPLE", &SecretBytes::new(secret.clone().into_bytes()));
             let at = SystemTime::UNIX_EPOCH + Duration::from_millis(at_ms);
             prop_assert_eq!((ours.date, ours.authorization), signed_by_aws(&secret, &body, at));
