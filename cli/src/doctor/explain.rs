@@ -1,4 +1,4 @@
-//! `holdfast explain`: what a code, an exception or a message of KMS or CloudWatch means.
+//! `holdfast explain`: what a code, an exception or a message of KMS or `CloudWatch` means.
 
 use core::fmt;
 

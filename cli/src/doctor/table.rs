@@ -46,7 +46,7 @@ pub struct Cause {
     pub remedy: &'static str,
 }
 
-/// Something that KMS or CloudWatch says.
+/// Something that KMS or `CloudWatch` says.
 #[derive(Debug, Serialize)]
 pub struct Symptom {
     /// The code, exception or metric.
