@@ -270,7 +270,7 @@ pub enum Command {
     Doctor(Box<DoctorArguments>),
     /// Say what a code, an exception or a message of KMS or CloudWatch about an external key store means, and what to do
     ///
-    /// It knows the codes of DescribeCustomKeyStores, the exceptions and messages of AWS KMS about external key stores, the errors of
+    /// It knows the codes of `DescribeCustomKeyStores`, the exceptions and messages of AWS KMS about external key stores, the errors of
     /// the XKS proxy API, CloudWatch's metrics, and the findings of `holdfast doctor`. Nothing is sent anywhere. Exit code 0: the text
     /// is known; 1: it is not.
     #[command(

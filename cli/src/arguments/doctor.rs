@@ -16,7 +16,7 @@ use crate::moment::parse_duration;
 /// `holdfast doctor`
 #[derive(Debug, Args)]
 pub struct DoctorArguments {
-    /// The proxy: XksProxyUriEndpoint with the path prefix, `https://HOST/PREFIX`; /kms/xks/v1 may stand at its end
+    /// The proxy: `XksProxyUriEndpoint` with the path prefix, `https://HOST/PREFIX`; /kms/xks/v1 may stand at its end
     #[arg(value_name = "URL")]
     pub url: Endpoint,
     /// Credential file, as `credential create --out` and `kms config` write it, or `-`; may be given more than once
@@ -25,7 +25,7 @@ pub struct DoctorArguments {
     /// Region in the scope of signatures
     #[arg(long, default_value = "us-east-1", value_name = "REGION")]
     pub region: Region,
-    /// External key to try, as XksKeyId names it; may be given more than once
+    /// External key to try, as `XksKeyId` names it; may be given more than once
     #[arg(long, value_name = "ID")]
     pub key: Vec<ExternalKeyId>,
     /// PEM file of more certificate authorities: for development; what KMS would refuse of name, port and authority is then a warning

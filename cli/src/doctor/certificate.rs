@@ -17,6 +17,7 @@ use x509_cert::Certificate;
 use super::Question;
 use super::report::Finding;
 use super::table::causes;
+use crate::commands::attest::Authorities;
 use crate::moment::{format_ms, now_ms};
 
 /// SHA-256 and names of the roots that KMS trusts.
@@ -37,7 +38,7 @@ impl Roots {
     pub(super) fn of(question: &Question) -> Self {
         let system: Vec<_> =
             rustls_native_certs::load_native_certs().certs.into_iter().map(|root| root.to_vec()).collect();
-        let given = question.authorities.iter().flat_map(|authorities| authorities.roots());
+        let given = question.authorities.iter().flat_map(Authorities::roots);
         let of_kms = system.iter().map(Vec::as_slice).filter(|root| is_trusted_by_kms(root));
         let of_system = || system.iter().map(Vec::as_slice);
         Self { of_kms: store(of_kms), of_this_system: store(of_system()), all: store(of_system().chain(given)) }
@@ -145,8 +146,8 @@ impl Link<'_> {
         let Ok(name) = ServerName::try_from(self.host) else { return unknown };
         let at = UnixTime::since_unix_epoch(core::time::Duration::from_millis(self.at_ms));
         match verifier.verify_server_cert(self.leaf, self.rest, &name, &[], at) {
-            Ok(_) => Ok(()),
-            Err(rustls::Error::InvalidCertificate(
+            Ok(_)
+            | Err(rustls::Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) => Ok(()),
             Err(rustls::Error::InvalidCertificate(error)) => Err(error),

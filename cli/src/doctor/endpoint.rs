@@ -86,9 +86,10 @@ impl Endpoint {
     /// Holds name, port, path and lengths against AWS's rules.
     pub(super) fn judge(&self, longest_key: usize, is_development: bool) -> Vec<Finding> {
         let mut findings = Vec::new();
-        findings.push(match self.is_fqdn() {
-            true => Finding::fine("name", &self.host),
-            false => Finding::of("name", &causes::HOST_NOT_FQDN, &self.host).for_development(is_development),
+        findings.push(if self.is_fqdn() {
+            Finding::fine("name", &self.host)
+        } else {
+            Finding::of("name", &causes::HOST_NOT_FQDN, &self.host).for_development(is_development)
         });
         findings.push(match self.port {
             HTTPS_PORT => Finding::fine("port", "443"),
@@ -96,9 +97,10 @@ impl Endpoint {
         });
         let prefix = self.path.strip_suffix(URI_PATH_SUFFIX).unwrap_or(&self.path);
         let is_path = self.path.len() <= XKS_URI_PATH_MAX && (prefix.is_empty() || PathPrefix::parse(prefix).is_ok());
-        findings.push(match is_path {
-            true => Finding::fine("path", &self.path),
-            false => Finding::of("path", &causes::PATH_NOT_ALLOWED, &self.path),
+        findings.push(if is_path {
+            Finding::fine("path", &self.path)
+        } else {
+            Finding::of("path", &causes::PATH_NOT_ALLOWED, &self.path)
         });
         let endpoint = "https://".len().saturating_add(self.host.len());
         let uri = [self.path.len(), KEY_URI_ENDS, longest_key].into_iter().fold(endpoint, usize::saturating_add);

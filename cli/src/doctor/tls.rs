@@ -94,7 +94,7 @@ pub(super) async fn handshake(
         .map_err(|error| setup(&error))?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-        .with_client_cert_resolver(Arc::clone(&asked) as Arc<dyn ResolvesClientCert>);
+        .with_client_cert_resolver(asked.clone());
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     let name = ServerName::try_from(question.endpoint.host.clone()).map_err(|error| setup(&error))?;
     let start = Instant::now();

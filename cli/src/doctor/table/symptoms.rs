@@ -1,7 +1,6 @@
 //! What KMS and CloudWatch say, and what is behind it, likeliest first.
 
-use super::Symptom;
-use super::causes::*;
+use super::{Symptom, causes};
 
 /// Declares symptoms: `"Name" [phrases] meaning => causes`, with `generic` in front of those that say little.
 macro_rules! symptoms {
@@ -14,7 +13,7 @@ macro_rules! symptoms {
             phrases: &[$($phrase),*],
             is_generic: symptoms!(@generic $($generic)?),
             meaning: $meaning,
-            causes: &[$(&$cause),+],
+            causes: &[$(&causes::$cause),+],
         }),+];
     };
 }
