@@ -268,10 +268,10 @@ pub enum Command {
     /// says what is looked at.
     #[command(after_long_help = DOCTOR_HELP)]
     Doctor(Box<DoctorArguments>),
-    /// Say what a code, an exception or a message of KMS or `CloudWatch` about an external key store means, and what to do
+    /// Say what a code, an exception or a message of KMS or CloudWatch about an external key store means, and what to do
     ///
     /// It knows the codes of `DescribeCustomKeyStores`, the exceptions and messages of AWS KMS about external key stores, the errors of
-    /// the XKS proxy API, `CloudWatch`'s metrics, and the findings of `holdfast doctor`. Nothing is sent anywhere. Exit code 0: the text
+    /// the XKS proxy API, CloudWatch's metrics, and the findings of `holdfast doctor`. Nothing is sent anywhere. Exit code 0: the text
     /// is known; 1: it is not.
     #[command(
         after_long_help = "Example:\n  holdfast explain XKS_PROXY_INVALID_TLS_CONFIGURATION\n  aws kms create-key … 2>&1 | holdfast explain -"

@@ -30,10 +30,13 @@ struct Visit {
 
 impl Visit {
     fn new(arguments: &[&str]) -> Self {
-        let output = run(Command::new(program("holdfast")).arg("doctor").arg("--json").args(arguments));
+        Self::of(run(Command::new(program("holdfast")).arg("doctor").arg("--json").args(arguments)))
+    }
+
+    fn of(output: Output) -> Self {
         let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
             let complaint = String::from_utf8_lossy(&output.stderr);
-            panic!("{arguments:?}: {error}: {complaint}")
+            panic!("{error}: {complaint}")
         });
         Self { output, report }
     }
@@ -85,6 +88,29 @@ async fn a_good_proxy_has_nothing_but_where_it_stands() {
         assert_eq!(visit.finding(check)["grade"], "fine", "{check}: {:#}", visit.report);
     }
     assert!(visit.report["latency"]["warm_ms"].is_number());
+    let expected = if visit.report["verdict"] == "warning" { 3 } else { 1 };
+    assert_eq!(visit.output.status.code(), Some(expected), "{:#}", visit.report);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authority_of_this_system_is_not_one_of_kms() {
+    let folder = TempDir::new().unwrap();
+    let proxy = XksProxy::start(folder.path(), Flaw::None).await;
+    let resolver = Resolver::start(HOST_NAME, true, CAA).await;
+    let url = format!("https://{HOST_NAME}:{}{PREFIX}", proxy.address.port());
+    let mut command = Command::new(program("holdfast"));
+    // What stands there is what the operating system trusts.
+    command.env("SSL_CERT_FILE", &proxy.ca).env_remove("SSL_CERT_DIR");
+    let credential = proxy.credential.display().to_string();
+    let resolver = resolver.address.to_string();
+    command.args(["doctor", "--json", &url, "--credential", &credential, "--resolver", &resolver, "--timeout", "20s"]);
+    let visit = Visit::of(run(&mut command));
+    assert_eq!(visit.finding("certificate authority")["cause"]["id"], "authority-not-kms", "{:#}", visit.report);
+    assert_eq!(visit.finding("certificate authority")["grade"], "refused");
+    assert_eq!(visit.finding("port")["grade"], "refused", "this is no development");
+    assert_eq!(visit.finding("health")["grade"], "fine", "{:#}", visit.report);
+    assert_eq!(visit.finding("keys")["grade"], "skipped", "none was named");
+    assert_eq!(visit.output.status.code(), Some(1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -146,7 +146,6 @@ impl Link<'_> {
         let Ok(name) = ServerName::try_from(self.host) else { return unknown };
         let at = UnixTime::since_unix_epoch(core::time::Duration::from_millis(self.at_ms));
         match verifier.verify_server_cert(self.leaf, self.rest, &name, &[], at) {
-            // Names are looked at apart.
             Ok(_)
             | Err(rustls::Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },

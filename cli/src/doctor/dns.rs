@@ -28,9 +28,9 @@ const HEADER: usize = 12;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Type {
     /// An IPv4 address.
-    A = 1,
+    A,
     /// Who may issue certificates (RFC 8659).
-    Caa = 257,
+    Caa,
 }
 
 impl Type {

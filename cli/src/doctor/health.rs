@@ -10,7 +10,7 @@ use super::report::Finding;
 use super::table::{Cause, Grade, causes};
 
 const CHECK: &str = "health";
-/// Entries of `ekmFleetDetails` (specification, section "`GetHealthStatus`").
+/// Entries of `ekmFleetDetails` (specification, section `GetHealthStatus`).
 const FLEET_MAX: usize = 10;
 
 /// What came of it.

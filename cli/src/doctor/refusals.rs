@@ -56,14 +56,11 @@ pub(super) async fn bodies(api: &mut Api<'_>, credential: &Credential, key: &str
     let body = json!({ "requestMetadata": api.metadata("Encrypt", false), "encryptionAlgorithm": "AES_GCM" });
     let reply = api.post(credential, &end, &body, Signing::Right).await;
     findings.push(refused("missing field", reply, &[INVALID], &causes::ERROR_STATUS));
-    let body = with_algorithm(&api.metadata("Encrypt", false), "AES_XYZ");
+    let metadata = api.metadata("Encrypt", false);
+    let body = json!({ "requestMetadata": metadata, "plaintext": "AAAA", "encryptionAlgorithm": "AES_XYZ" });
     let reply = api.post(credential, &end, &body, Signing::Right).await;
     let expected = [INVALID, (501, "UnsupportedOperationException")];
     findings.push(refused("unknown algorithm", reply, &expected, &causes::ERROR_STATUS));
-}
-
-fn with_algorithm(metadata: &Value, algorithm: &str) -> Value {
-    json!({ "requestMetadata": metadata, "plaintext": "AAAA", "encryptionAlgorithm": algorithm })
 }
 
 /// Whether a request was refused with one of these; `accepted` is what is wrong if it was not refused at all.

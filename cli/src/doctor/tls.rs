@@ -89,13 +89,12 @@ pub(super) async fn handshake(
     let setup = |reason: &dyn core::fmt::Display| HandshakeError::Setup(reason.to_string());
     let provider = Arc::new(CryptoProvider { cipher_suites: suites.to_vec(), ..default_provider() });
     let asked = Arc::new(Asked::default());
-    let resolver: Arc<dyn ResolvesClientCert> = Arc::<Asked>::clone(&asked);
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| setup(&error))?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-        .with_client_cert_resolver(resolver);
+        .with_client_cert_resolver(asked.clone());
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     let name = ServerName::try_from(question.endpoint.host.clone()).map_err(|error| setup(&error))?;
     let start = Instant::now();

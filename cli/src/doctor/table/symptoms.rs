@@ -1,19 +1,6 @@
-//! What KMS and `CloudWatch` say, and what is behind it, likeliest first.
+//! What KMS and CloudWatch say, and what is behind it, likeliest first.
 
-use super::Symptom;
-use super::causes::{
-    ACCESS_DENIED, ADDRESS_NOT_PUBLIC, AUTHORITY_GIVEN, AUTHORITY_NOT_KMS, CDIV_MISSING, CDIV_WRONG,
-    CERTIFICATE_COMMON_NAME, CERTIFICATE_EXPIRED, CERTIFICATE_INCOMPLETE, CERTIFICATE_NAME, CERTIFICATE_NOT_YET,
-    CERTIFICATE_SELF_SIGNED, CERTIFICATE_SOON, CERTIFICATE_UNUSABLE, CLOCK_DRIFT, CLOCK_SKEW, CLOSED, CONTENT_TYPE,
-    DEPENDENCY_TIMEOUT, EKM_DEGRADED, EKM_UNAVAILABLE, ENCRYPTION_FIELD, ENDPOINT_IN_USE, ENDPOINT_LENGTH,
-    ERROR_STATUS, FIELD_INVALID, HOST_NOT_FQDN, HTTP11_MISSING, INTERNAL_ERROR, KEY_DISABLED, KEY_IN_USE,
-    KEY_NOT_FOUND, KEY_SPEC, KEY_USAGE, KMS_INTERNAL, NAME_IN_USE, NAME_UNRESOLVED, NETWORK_FAR, NO_IPV4, NOT_HTTP,
-    NOT_JSON, OVERSIZED, PATH_NOT_ALLOWED, PATH_NOT_FOUND, PLAINTEXT_DIFFERS, PORT_NOT_443, REDIRECT,
-    SIGNATURE_REFUSED, SIZE_NOT_SUPPORTED, SLOW_COLD, SLOW_HERE, SLOW_PROXY, STATE_INVALID, STATUS_UNEXPECTED,
-    STORE_NOT_CONNECTED, TCP_REFUSED, TCP_TIMEOUT, THROTTLED, TIMED_OUT, TLS_CLIENT_CERTIFICATE, TLS_CLOSED,
-    TLS_NO_SUITE, TLS_NOT_SPOKEN, TLS_REFUSED, TLS_TIMEOUT, TRANSIENT, URI_IN_USE, VPC_CONFIGURATION, VPC_IN_USE,
-    VPC_NOT_FOUND,
-};
+use super::{Symptom, causes};
 
 /// Declares symptoms: `"Name" [phrases] meaning => causes`, with `generic` in front of those that say little.
 macro_rules! symptoms {
@@ -26,7 +13,7 @@ macro_rules! symptoms {
             phrases: &[$($phrase),*],
             is_generic: symptoms!(@generic $($generic)?),
             meaning: $meaning,
-            causes: &[$(&$cause),+],
+            causes: &[$(&causes::$cause),+],
         }),+];
     };
 }

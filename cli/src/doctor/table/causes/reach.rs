@@ -30,7 +30,7 @@ causes! { REACH:
     NO_IPV4 = "no-ipv4" Refused ["XKS_PROXY_NOT_REACHABLE", "XksProxyUriUnreachableException"]
         title: "the name has no IPv4 address",
         why: "KMS connects over IPv4 unless the key store is set up otherwise; a name with AAAA records alone is not reached.",
-        remedy: "Add an A record.";
+        remedy: "Add an A record with a public IPv4 address.";
     ADDRESS_NOT_PUBLIC = "address-not-public" Warning ["XKS_PROXY_NOT_REACHABLE", "XksProxyUriUnreachableException"]
         title: "the name leads to an address that is not public",
         why: "Over public connectivity KMS reaches public addresses only. A private address is right for a VPC endpoint service \
