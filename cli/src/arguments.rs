@@ -50,17 +50,6 @@ Exit codes:
   3  no enclave has carried out the command in time, and it stays queued; or there was no ceremony yet
   4  begun and not complete: other administrators must sign, or too few custodians have it; what is missing was printed";
 
-const DOCTOR_HELP: &str = "\
-Example:
-  holdfast doctor https://xks.example.com/payments --credential credential.json --key payments-1 --region eu-central-1
-  holdfast doctor https://xks.example.com --json | jq -r '.findings[] | select(.cause) | .cause.id'
-
-Exit codes:
-  0  all is well
-  1  KMS will refuse something, or keys are in danger
-  2  the command line is wrong, or a file that it names; nothing was looked at
-  3  warnings alone";
-
 /// Orders changes to a Holdfast key store, and checks what its enclaves prove.
 ///
 /// Everything is signed with the administrator's keys in the home folder, sent to the key store's custodian, carried out inside
@@ -266,7 +255,7 @@ pub enum Command {
     /// clock, signatures, each operation, what must be refused and how, time. Each finding says what KMS would report, why, and what to
     /// do. With --key it encrypts and decrypts random bytes with that key; the proxy records these requests like others. docs/doctor.md
     /// says what is looked at.
-    #[command(after_long_help = DOCTOR_HELP)]
+    #[command(after_long_help = doctor::EXAMPLES_AND_EXIT_CODES)]
     Doctor(Box<DoctorArguments>),
     /// Say what a code, an exception or a message of KMS or CloudWatch about an external key store means, and what to do
     ///

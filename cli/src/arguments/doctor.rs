@@ -13,6 +13,17 @@ use super::attest::{Pcr, Resolution, parse_pcr};
 use crate::doctor::endpoint::Endpoint;
 use crate::moment::parse_duration;
 
+pub(super) const EXAMPLES_AND_EXIT_CODES: &str = "\
+Example:
+  holdfast doctor https://xks.example.com/payments --credential credential.json --key payments-1 --region eu-central-1
+  holdfast doctor https://xks.example.com --json | jq -r '.findings[] | select(.cause) | .cause.id'
+
+Exit codes:
+  0  all is well
+  1  KMS will refuse something, or keys are in danger
+  2  the command line is wrong, or a file that it names; nothing was looked at
+  3  warnings alone";
+
 /// `holdfast doctor`
 #[derive(Debug, Args)]
 pub struct DoctorArguments {

@@ -6,7 +6,7 @@ causes! { SERVE:
     // What the proxy answers.
     NOT_HTTP = "not-http" Refused ["XKS_PROXY_INVALID_RESPONSE", "XksProxyInvalidResponseException"]
         title: "the answer is not HTTP/1.1",
-        why: "KMS cannot read it.",
+        why: "KMS speaks HTTP and cannot read anything else.",
         remedy: "Check that the port belongs to the proxy, and that nothing between speaks another protocol.";
     CLOSED = "closed" Refused ["XKS_PROXY_INVALID_RESPONSE", "XksProxyInvalidResponseException"]
         title: "the connection ends before the answer",
