@@ -20,7 +20,7 @@ const URL_MAX: usize = 1024;
 /// Characters of the longest end of a URI but for the key's id.
 const KEY_URI_ENDS: usize = "/keys//metadata".len();
 
-/// Host, port and path of a proxy, as they were given: what KMS thinks of them is for [`Endpoint::judge`].
+/// Host, port and path of a proxy, as they were given: `judge` says what KMS thinks of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// A name, or an IPv4 address.
