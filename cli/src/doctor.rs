@@ -12,7 +12,7 @@
 
 mod api;
 mod certificate;
-mod dns;
+pub mod dns;
 pub mod endpoint;
 pub mod explain;
 mod health;
@@ -83,7 +83,10 @@ pub async fn examine(question: &Question) -> Result<Report, AttestError> {
     let mut findings = question.endpoint.judge(longest, question.is_development());
     let mut latency = Latency::default();
     let address = names::look_up(question, &mut findings).await;
-    findings.push(names::authorization(question).await);
+    findings.push(match address {
+        Some(_) => names::authorization(question).await,
+        None => Finding::skipped(names::CAA, "the name is not resolved"),
+    });
     let is_reached = match address {
         Some((address, dns_ms)) => {
             latency.dns_ms = dns_ms;

@@ -12,6 +12,7 @@
 mod attestation;
 mod audit;
 mod cbor_reader;
+mod dns;
 mod doors;
 mod evidence;
 mod external_key;
@@ -32,6 +33,7 @@ mod xks;
 
 pub use attestation::{attestation_certificate, attestation_document, attestation_signed};
 pub use audit::{audit_checkpoint, audit_file};
+pub use dns::dns_answers;
 pub use doors::signed_messages;
 pub use evidence::cli_evidence;
 pub use external_key::external_key_messages;
@@ -84,6 +86,7 @@ targets![
     audit_file,
     cbor_messages,
     cli_evidence,
+    dns_answers,
     external_key_messages,
     hpke_payloads,
     http_connection,

@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
-pub use dns::Resolver;
+pub use dns::{Resolver, Zone};
 use identity::Identity;
 use service::Service;
 
@@ -42,6 +42,8 @@ pub enum Flaw {
     NotYet,
     /// The certificate expires tomorrow.
     Soon,
+    /// The certificate ends before it begins.
+    EndsFirst,
     /// The certificate is for another name.
     OtherName,
     /// The certificate is of an authority that nobody knows.

@@ -8,13 +8,13 @@
 )]
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::process::{Command, Output};
 
 use holdfast_tests::process::run;
 use holdfast_tests::programs::program;
 use holdfast_tests::system::{HOST_NAME as LOCALHOST, KEY as OUR_KEY, Options, REGION, System};
-use holdfast_tests::xks_proxy::{Flaw, HOST_NAME, KEY, PREFIX, Resolver, XksProxy};
+use holdfast_tests::xks_proxy::{Flaw, HOST_NAME, KEY, PREFIX, Resolver, XksProxy, Zone};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -58,7 +58,7 @@ impl Visit {
 async fn visit(flaw: Flaw) -> Visit {
     let folder = TempDir::new().unwrap();
     let proxy = XksProxy::start(folder.path(), flaw).await;
-    let resolver = Resolver::start(HOST_NAME, true, CAA).await;
+    let resolver = Resolver::start(HOST_NAME, Zone::here(CAA)).await;
     let url = format!("https://{HOST_NAME}:{}{PREFIX}", proxy.address.port());
     let (ca, credential) = (proxy.ca.display().to_string(), proxy.credential.display().to_string());
     let resolver = resolver.address.to_string();
@@ -96,7 +96,7 @@ async fn a_good_proxy_has_nothing_but_where_it_stands() {
 async fn an_authority_of_this_system_is_not_one_of_kms() {
     let folder = TempDir::new().unwrap();
     let proxy = XksProxy::start(folder.path(), Flaw::None).await;
-    let resolver = Resolver::start(HOST_NAME, true, CAA).await;
+    let resolver = Resolver::start(HOST_NAME, Zone::here(CAA)).await;
     let url = format!("https://{HOST_NAME}:{}{PREFIX}", proxy.address.port());
     let mut command = Command::new(program("holdfast"));
     // What stands there is what the operating system trusts.
@@ -119,6 +119,7 @@ async fn what_is_wrong_with_tls_is_named() {
         (Flaw::Expired, &["certificate-expired"]),
         (Flaw::NotYet, &["certificate-not-yet"]),
         (Flaw::Soon, &["certificate-soon"]),
+        (Flaw::EndsFirst, &["certificate-unusable"]),
         (Flaw::OtherName, &["certificate-name"]),
         (Flaw::UnknownAuthority, &["certificate-incomplete"]),
         (Flaw::SelfSigned, &["certificate-self-signed"]),
@@ -203,20 +204,35 @@ async fn a_late_answer_is_named() {
 async fn the_dns_and_the_way_there_are_looked_at() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let url = format!("https://{HOST_NAME}:{}", closed.port());
-    let table: [(bool, &'static [&'static str], &[&str]); 4] = [
-        (true, CAA, &["port-not-443", "address-not-public", "tcp-refused"]),
-        (true, &["ca.example"], &["port-not-443", "address-not-public", "caa-without-account", "tcp-refused"]),
-        (true, &[], &["port-not-443", "address-not-public", "caa-missing", "tcp-refused"]),
-        (false, CAA, &["port-not-443", "name-unresolved"]),
+    let nowhere = Zone { address: None, ..Zone::here(&[]) };
+    let table: [(Zone, &[&str], &str); 6] = [
+        (Zone::here(CAA), &["address-not-public", "tcp-refused"], "fine"),
+        (Zone::here(&["ca.example"]), &["address-not-public", "caa-without-account", "tcp-refused"], "warning"),
+        (Zone::here(&[]), &["address-not-public", "caa-missing", "tcp-refused"], "warning"),
+        (nowhere, &["name-unresolved"], "skipped"),
+        (Zone { caa: CAA, ..nowhere }, &["name-unresolved"], "skipped"),
+        (Zone { address: Some(Ipv6Addr::LOCALHOST.into()), ..Zone::here(CAA) }, &["no-ipv4", "tcp-refused"], "fine"),
     ];
-    for (is_there, caa, expected) in table {
-        let resolver = Resolver::start(HOST_NAME, is_there, caa).await;
+    for (zone, expected, authorization) in table {
+        let resolver = Resolver::start(HOST_NAME, zone).await;
         let visit = Visit::new(&[&url, "--resolver", &resolver.address.to_string()]);
         let found =
             visit.report["findings"].as_array().unwrap().iter().filter_map(|finding| finding["cause"]["id"].as_str());
-        assert_eq!(found.collect::<Vec<_>>(), expected, "{caa:?}");
+        assert_eq!(found.filter(|id| *id != "port-not-443").collect::<Vec<_>>(), expected, "{zone:?}");
+        assert_eq!(visit.finding("caa")["grade"], authorization, "{zone:?}");
         assert_eq!(visit.output.status.code(), Some(1));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_of_the_dns_that_was_cut_is_asked_for_over_tcp() {
+    let resolver = Resolver::start(HOST_NAME, Zone { is_cut: true, ..Zone::here(CAA) }).await;
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("https://{HOST_NAME}:{}", closed.port());
+    let visit = Visit::new(&[&url, "--resolver", &resolver.address.to_string()]);
+    assert_eq!(visit.finding("dns")["seen"], "127.0.0.1", "{:#}", visit.report);
+    let shown = visit.finding("caa")["seen"].as_str().unwrap();
+    assert!(shown.contains("accounturi=https://ca.example/account/1"), "{shown}");
 }
 
 fn resolution(address: SocketAddr) -> String {

@@ -74,6 +74,10 @@ pub(super) fn judge(
         findings.push(Finding::of("certificate", &causes::CERTIFICATE_UNUSABLE, "its dates cannot be read"));
         return false;
     };
+    if validity.not_after_ms < validity.not_before_ms {
+        findings.push(Finding::of("certificate", &causes::CERTIFICATE_UNUSABLE, "it ends before it begins"));
+        return false;
+    }
     let before = findings.len();
     findings.push(judge_time(&validity, now_ms()));
     findings.push(judge_name(question, leaf, &parsed));

@@ -1,10 +1,10 @@
 //! One question to a DNS resolver (RFC 1035), for the types that an operating system's own resolver does not answer.
 //!
-//! Guarantees: an answer is that to the question, by its number and by the question in it, from the address that was asked; every
-//! length in it is checked, and names are followed at most [`JUMPS_MAX`] times. Assumes: the resolver recurses. Refuses: more than
-//! [`RECORDS_MAX`] records.
+//! Guarantees: records, and their absence, are those of an answer to the question, by its number and by the question in it, from the
+//! address that was asked; every length in it is checked, and pointers in names lead nowhere. Assumes: the resolver recurses, and is
+//! believed. Refuses: more than [`RECORDS_MAX`] records, and names of more than `LABELS_MAX` labels.
 
-use core::net::{Ipv4Addr, SocketAddr};
+use core::net::{IpAddr, SocketAddr};
 use std::io;
 use std::time::Duration;
 
@@ -18,17 +18,21 @@ const UDP_MAX: usize = 1232;
 /// Bytes of an answer over TCP that is read.
 const TCP_MAX: usize = 16 * 1024;
 /// Records of an answer that are read.
-const RECORDS_MAX: u16 = 64;
-/// Labels and pointers of a name.
-const JUMPS_MAX: u8 = 130;
+pub const RECORDS_MAX: u16 = 64;
+/// Labels of a name, with the one at its end: more do not fit into its 255 bytes (RFC 1035, section 2.3.4).
+const LABELS_MAX: u8 = 128;
 /// Bytes of a header.
 const HEADER: usize = 12;
+/// The internet's class.
+const IN: u16 = 1;
 
 /// Types of records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Type {
+pub enum Type {
     /// An IPv4 address.
     A,
+    /// An IPv6 address (RFC 3596).
+    Aaaa,
     /// Who may issue certificates (RFC 8659).
     Caa,
 }
@@ -37,6 +41,7 @@ impl Type {
     const fn number(self) -> u16 {
         match self {
             Self::A => 1,
+            Self::Aaaa => 28,
             Self::Caa => 257,
         }
     }
@@ -44,15 +49,20 @@ impl Type {
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum DnsError {
+pub enum DnsError {
+    /// The network.
     #[error("the resolver is not reached: {0}")]
     Io(#[from] io::Error),
+    /// Nothing came in time.
     #[error("the resolver does not answer")]
     Timeout,
+    /// What came is no answer to the question.
     #[error("the resolver's answer is malformed")]
     Malformed,
+    /// What came says that there is no answer.
     #[error("the resolver fails with code {0}")]
     Failed(u8),
+    /// It has no place in a question.
     #[error("the name cannot be asked for")]
     Name,
 }
@@ -84,9 +94,9 @@ async fn over_udp(resolver: SocketAddr, query: &[u8]) -> Result<Vec<u8>, DnsErro
     let mut buffer = vec![0; UDP_MAX];
     loop {
         let length = socket.recv(&mut buffer).await?;
-        if buffer.get(..2) == query.get(..2) {
-            buffer.truncate(length);
-            return Ok(buffer);
+        let answer = buffer.get(..length).unwrap_or_default();
+        if answer.get(..2) == query.get(..2) {
+            return Ok(answer.to_vec());
         }
     }
 }
@@ -104,8 +114,9 @@ async fn over_tcp(resolver: SocketAddr, query: &[u8]) -> Result<Vec<u8>, DnsErro
     Ok(answer)
 }
 
-/// Header, question, and the record that admits longer answers (RFC 6891).
-fn query(id: [u8; 2], name: &str, kind: Type) -> Option<Vec<u8>> {
+/// Header, question, and the record that admits longer answers (RFC 6891); nothing for a name that is none.
+#[must_use]
+pub fn query(id: [u8; 2], name: &str, kind: Type) -> Option<Vec<u8>> {
     let mut out = id.to_vec();
     // Recursion desired; one question; one additional record.
     out.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 1]);
@@ -116,7 +127,7 @@ fn query(id: [u8; 2], name: &str, kind: Type) -> Option<Vec<u8>> {
     }
     out.push(0);
     out.extend(kind.number().to_be_bytes());
-    out.extend([0, 1]);
+    out.extend(IN.to_be_bytes());
     // The root's name, type OPT, the bytes that we take, no flags, no options.
     out.extend([0, 0, 41]);
     out.extend(u16::try_from(UDP_MAX).ok()?.to_be_bytes());
@@ -124,19 +135,27 @@ fn query(id: [u8; 2], name: &str, kind: Type) -> Option<Vec<u8>> {
     Some(out)
 }
 
-fn read(answer: &[u8], query: &[u8], kind: Type) -> Result<Vec<Vec<u8>>, DnsError> {
+/// The data of each record of `kind` in the answer to `query`; none if there are none, or no such name.
+///
+/// # Errors
+/// [`DnsError::Malformed`] and [`DnsError::Failed`].
+pub fn read(answer: &[u8], query: &[u8], kind: Type) -> Result<Vec<Vec<u8>>, DnsError> {
     const NO_SUCH_NAME: u8 = 3;
-    let mut cursor = Cursor { bytes: answer, at: 2 };
-    let flags = cursor.number().ok_or(DnsError::Malformed)?.to_be_bytes();
-    if answer.get(..2) != query.get(..2) || flags[0] & 0x80 == 0 {
+    let (Some(head), Some(flags)) = (answer.get(..HEADER), answer.get(2..4)) else { return Err(DnsError::Malformed) };
+    if head.get(..2) != query.get(..2) || flags.first().is_none_or(|flags| flags & 0x80 == 0) {
         return Err(DnsError::Malformed);
     }
-    match flags[1] & 0x0f {
-        0 => {}
-        NO_SUCH_NAME => return Ok(Vec::new()),
-        code => return Err(DnsError::Failed(code)),
+    let code = flags.last().map_or(0, |flags| flags & 0x0f);
+    if !matches!(code, 0 | NO_SUCH_NAME) {
+        // Who does not understand a question need not repeat it.
+        return Err(DnsError::Failed(code));
     }
-    cursor.records(query, kind).ok_or(DnsError::Malformed)
+    let mut cursor = Cursor { bytes: answer, at: 4 };
+    let records = cursor.question(query).ok_or(DnsError::Malformed)?;
+    if code == NO_SUCH_NAME {
+        return Ok(Vec::new());
+    }
+    cursor.records(records, kind).ok_or(DnsError::Malformed)
 }
 
 struct Cursor<'a> {
@@ -158,7 +177,7 @@ impl<'a> Cursor<'a> {
 
     /// Goes past a name; where a pointer leads is of no interest.
     fn skip_name(&mut self) -> Option<()> {
-        for _ in 0..JUMPS_MAX {
+        for _ in 0..LABELS_MAX {
             match *self.take(1)?.first()? {
                 0 => return Some(()),
                 length @ 1..=63 => drop(self.take(usize::from(length))?),
@@ -169,27 +188,28 @@ impl<'a> Cursor<'a> {
         None
     }
 
-    fn records(&mut self, query: &[u8], kind: Type) -> Option<Vec<Vec<u8>>> {
+    /// Goes past the question, which must be the one that was asked: how many records follow.
+    fn question(&mut self, query: &[u8]) -> Option<u16> {
         let (questions, records) = (self.number()?, self.number()?);
-        self.at = HEADER;
-        let question_start = self.at;
         if questions != 1 || records > RECORDS_MAX {
             return None;
         }
+        self.at = HEADER;
         self.skip_name()?;
         self.take(4)?;
-        let question = self.bytes.get(question_start..self.at)?;
-        if !query.get(question_start..self.at)?.eq_ignore_ascii_case(question) {
-            return None;
-        }
+        let question = self.bytes.get(HEADER..self.at)?;
+        query.get(HEADER..self.at)?.eq_ignore_ascii_case(question).then_some(records)
+    }
+
+    fn records(&mut self, count: u16, kind: Type) -> Option<Vec<Vec<u8>>> {
         let mut found = Vec::new();
-        for _ in 0..records {
+        for _ in 0..count {
             self.skip_name()?;
-            let (type_number, _class) = (self.number()?, self.number()?);
+            let (number, class) = (self.number()?, self.number()?);
             self.take(4)?;
             let length = usize::from(self.number()?);
             let data = self.take(length)?;
-            if type_number == kind.number() {
+            if (number, class) == (kind.number(), IN) {
                 found.push(data.to_vec());
             }
         }
@@ -197,22 +217,26 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// An address record's address.
-pub(super) fn address_of(data: &[u8]) -> Option<Ipv4Addr> {
-    <[u8; 4]>::try_from(data).ok().map(Ipv4Addr::from)
+/// The address in the data of an A or AAAA record.
+#[must_use]
+pub fn address_of(data: &[u8]) -> Option<IpAddr> {
+    let short = || <[u8; 4]>::try_from(data).ok().map(IpAddr::from);
+    short().or_else(|| <[u8; 16]>::try_from(data).ok().map(IpAddr::from))
 }
 
 /// One CAA record (RFC 8659, section 4.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Caa {
+pub struct Caa {
     /// `issue`, `issuewild`, `iodef`, in lower case.
-    pub(super) tag: String,
+    pub tag: String,
     /// The authority and its parameters.
-    pub(super) value: String,
+    pub value: String,
 }
 
 impl Caa {
-    pub(super) fn parse(data: &[u8]) -> Option<Self> {
+    /// From a record's data; nothing if it is none.
+    #[must_use]
+    pub fn parse(data: &[u8]) -> Option<Self> {
         let (_flags, rest) = data.split_first()?;
         let (length, rest) = rest.split_first()?;
         let (tag, value) = rest.split_at_checked(usize::from(*length))?;
@@ -221,7 +245,8 @@ impl Caa {
     }
 
     /// Whether it names an account at the authority (RFC 8657), or forbids everybody.
-    pub(super) fn is_bound(&self) -> bool {
+    #[must_use]
+    pub fn is_bound(&self) -> bool {
         let mut parts = self.value.split(';').map(str::trim);
         let is_nobody = parts.next().is_none_or(str::is_empty);
         is_nobody
@@ -261,9 +286,23 @@ mod tests {
         let mut other = whole.clone();
         other[0] = 9;
         assert!(read(&other, &query, Type::Caa).is_err(), "another number");
-        let mut other = whole;
+        let mut other = whole.clone();
         other[13] = b'z';
         assert!(read(&other, &query, Type::Caa).is_err(), "another question");
+        other[3] = 3;
+        assert!(read(&other, &query, Type::Caa).is_err(), "another name is not there");
+        let mut other = whole;
+        other[3] = 3;
+        assert_eq!(read(&other, &query, Type::Caa).unwrap(), Vec::<Vec<u8>>::new(), "the name is not there");
+        other[3] = 1;
+        assert!(matches!(read(&other[..12], &query, Type::Caa), Err(DnsError::Failed(1))), "not understood");
+    }
+
+    #[test]
+    fn addresses_of_both_kinds() {
+        assert_eq!(address_of(&[192, 0, 2, 7]), Some("192.0.2.7".parse().unwrap()));
+        assert_eq!(address_of(&[0; 16]), Some("::".parse().unwrap()));
+        assert_eq!(address_of(&[0; 5]), None);
     }
 
     #[test]

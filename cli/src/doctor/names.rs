@@ -12,8 +12,8 @@ use super::{Question, millis_of};
 const RESOLVERS_FILE: &str = "/etc/resolv.conf";
 /// Bytes of that file that are read.
 const RESOLVERS_MAX: usize = 64 * 1024;
-/// Names above the endpoint's that are asked for CAA records.
-const CLIMB_MAX: usize = 10;
+/// The check of [`authorization`].
+pub(super) const CAA: &str = "caa";
 
 /// Looks the name up: the address to connect to, and how long it took in milliseconds.
 pub(super) async fn look_up(question: &Question, findings: &mut Vec<Finding>) -> Option<(SocketAddr, Option<f64>)> {
@@ -53,8 +53,15 @@ async fn addresses(question: &Question) -> Result<Vec<IpAddr>, String> {
         return Ok(vec![address]);
     }
     if let Some(resolver) = question.resolver {
-        let records = dns::ask(resolver, host, Type::A, question.timeout).await.map_err(|error| error.to_string())?;
-        return Ok(records.iter().filter_map(|data| dns::address_of(data)).map(IpAddr::V4).collect());
+        let mut found = Vec::new();
+        for kind in [Type::A, Type::Aaaa] {
+            if found.is_empty() {
+                let records = dns::ask(resolver, host, kind, question.timeout).await;
+                let records = records.map_err(|error| error.to_string())?;
+                found.extend(records.iter().filter_map(|data| dns::address_of(data)));
+            }
+        }
+        return Ok(found);
     }
     let looking = tokio::net::lookup_host((host.as_str(), question.endpoint.port));
     match tokio::time::timeout(question.timeout, looking).await {
@@ -77,44 +84,46 @@ fn is_public(address: Ipv4Addr) -> bool {
 
 /// Looks for CAA records with an account (RFC 8657), at the name and then above it (RFC 8659, section 3).
 pub(super) async fn authorization(question: &Question) -> Finding {
-    const CHECK: &str = "caa";
     if !question.endpoint.is_fqdn() {
-        return Finding::skipped(CHECK, "the name is not under a domain");
+        return Finding::skipped(CAA, "the name is not under a domain");
     }
     let Some(resolver) = question.resolver.or_else(of_this_system) else {
-        return Finding::of(CHECK, &causes::CAA_UNKNOWN, format!("{RESOLVERS_FILE} names no resolver"));
+        return Finding::of(CAA, &causes::CAA_UNKNOWN, format!("{RESOLVERS_FILE} names no resolver"));
     };
-    match closest(resolver, &question.endpoint.host, question.timeout).await {
-        Err(error) => Finding::of(CHECK, &causes::CAA_UNKNOWN, error.to_string()),
-        Ok(None) => Finding::of(CHECK, &causes::CAA_MISSING, &question.endpoint.host),
-        Ok(Some((name, records))) => {
-            let issuing = || records.iter().filter(|record| matches!(record.tag.as_str(), "issue" | "issuewild"));
-            let shown = issuing().map(|record| format!("{} {:?}", record.tag, record.value)).collect::<Vec<_>>();
-            let shown = format!("{name}: {}", shown.join(", "));
-            if issuing().next().is_none() {
-                Finding::of(CHECK, &causes::CAA_MISSING, shown)
-            } else if issuing().all(Caa::is_bound) {
-                Finding::fine(CHECK, shown)
-            } else {
-                Finding::of(CHECK, &causes::CAA_WITHOUT_ACCOUNT, shown)
-            }
-        }
+    let climbing = closest(resolver, &question.endpoint.host, question.timeout);
+    let found = tokio::time::timeout(question.timeout, climbing).await.unwrap_or(Err(DnsError::Timeout));
+    match found {
+        Err(error) => Finding::of(CAA, &causes::CAA_UNKNOWN, error.to_string()),
+        Ok(None) => Finding::of(CAA, &causes::CAA_MISSING, &question.endpoint.host),
+        Ok(Some((name, records))) => judge_authorization(&name, &records),
+    }
+}
+
+/// Records bind issuance where `issue` is among them, without which anybody may issue for the name itself (RFC 8659, section 4.3), and
+/// each names an account.
+fn judge_authorization(name: &str, records: &[Caa]) -> Finding {
+    let issuing = || records.iter().filter(|record| matches!(record.tag.as_str(), "issue" | "issuewild"));
+    let shown = issuing().map(|record| format!("{} {:?}", record.tag, record.value)).collect::<Vec<_>>();
+    let shown = format!("{name}: {}", shown.join(", "));
+    if issuing().all(|record| record.tag != "issue") {
+        Finding::of(CAA, &causes::CAA_MISSING, shown)
+    } else if issuing().all(Caa::is_bound) {
+        Finding::fine(CAA, shown)
+    } else {
+        Finding::of(CAA, &causes::CAA_WITHOUT_ACCOUNT, shown)
     }
 }
 
 /// The records closest above `host`, and whose they are.
 async fn closest(resolver: SocketAddr, host: &str, timeout: Duration) -> Result<Option<(String, Vec<Caa>)>, DnsError> {
-    let mut name = host;
-    for _ in 0..CLIMB_MAX {
+    let mut rest = Some(host);
+    while let Some(name) = rest {
         let records = dns::ask(resolver, name, Type::Caa, timeout).await?;
         if !records.is_empty() {
             let records = records.iter().map(|data| Caa::parse(data)).collect::<Option<_>>();
             return Ok(Some((name.to_owned(), records.ok_or(DnsError::Malformed)?)));
         }
-        match name.split_once('.') {
-            Some((_, parent)) => name = parent,
-            None => break,
-        }
+        rest = name.split_once('.').map(|(_, above)| above);
     }
     Ok(None)
 }
@@ -143,6 +152,25 @@ mod tests {
             ("100.128.0.1", true),
         ] {
             assert_eq!(is_public(address.parse().unwrap()), expected, "{address}");
+        }
+    }
+
+    #[test]
+    fn records_that_bind_issuance() {
+        let bound = ("issue", "ca.example; accounturi=https://ca.example/1");
+        let wild = ("issuewild", bound.1);
+        let table: [(&[(&str, &str)], &str); 6] = [
+            (&[bound], ""),
+            (&[bound, wild, ("iodef", "mailto:a@example.com")], ""),
+            (&[bound, ("issue", "other.example")], "caa-without-account"),
+            (&[bound, ("issuewild", "other.example")], "caa-without-account"),
+            (&[wild], "caa-missing"),
+            (&[("iodef", "mailto:a@example.com")], "caa-missing"),
+        ];
+        for (records, expected) in table {
+            let caa = |(tag, value): &(&str, &str)| Caa { tag: (*tag).to_owned(), value: (*value).to_owned() };
+            let finding = judge_authorization("a.example", &records.iter().map(caa).collect::<Vec<_>>());
+            assert_eq!(finding.cause.map_or("", |cause| cause.id), expected, "{records:?}");
         }
     }
 }

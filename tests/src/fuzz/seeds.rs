@@ -5,6 +5,7 @@
 //! written with `HOLDFAST_WRITE_CORPORA=1`.
 
 mod audit;
+mod dns;
 mod kms;
 mod messages;
 mod policy;
@@ -43,6 +44,7 @@ pub fn seeds() -> Vec<Seed> {
     attestation(&mut seeds);
     proof(&mut seeds);
     audit::audit(&mut seeds);
+    dns::answers(&mut seeds);
     kms::answers(&mut seeds);
     policy::policies(&mut seeds);
     messages::messages(&mut seeds);

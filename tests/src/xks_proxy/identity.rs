@@ -73,6 +73,7 @@ fn leaf(flaw: Flaw) -> CertificateParams {
     let (from, until) = match flaw {
         Flaw::Expired => (now - 3 * DAY, now - DAY),
         Flaw::NotYet => (now + DAY, now + 90 * DAY),
+        Flaw::EndsFirst => (now + DAY, now - DAY),
         Flaw::Soon => (now - 3 * DAY, now + DAY),
         _ => (now - DAY, now + 90 * DAY),
     };

@@ -195,11 +195,11 @@ impl Service {
         if self.flaw == Flaw::IgnoresTag {
             message.ciphertext = plaintext;
         }
-        let hashed = if self.flaw == Flaw::OtherIntegrity { &[][..] } else { &aad };
-        let value = message.integrity(hashed);
         if self.flaw == Flaw::TagAppended {
             message.ciphertext.extend(message.tag.clone());
         }
+        let hashed = if self.flaw == Flaw::OtherIntegrity { &[][..] } else { &aad };
+        let value = message.integrity(hashed);
         let mut answer = json!({
             "ciphertext": STANDARD.encode(&message.ciphertext),
             "ciphertextMetadata": STANDARD.encode(&message.metadata),
