@@ -1,46 +1,50 @@
-//! The command line. Every default stands here and in `--help`.
+//! The command line: the groups of commands, and a module for what each takes. Every default stands there and in `--help`.
 
+mod admin;
 mod alarms;
 mod attest;
+mod attestation;
 mod audit;
+mod credential;
 mod custody;
 mod doctor;
 mod key;
+mod kms;
 mod manifest;
+mod order;
 mod policy;
 mod release_policy;
 mod settings;
 mod tls;
 
 use std::path::PathBuf;
-use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueHint};
+use clap::{Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
-use holdfast_shared::external_key::{ExternalKeyId, KeyState};
-use holdfast_shared::ids::CommandId;
-use holdfast_shared::sigv4::AccessKeyId;
 
+pub use self::admin::AdminCommand;
 pub use self::alarms::AlarmsArguments;
 pub use self::attest::{AttestArguments, HttpsUrl, Resolution};
+pub use self::attestation::AttestationCommand;
 pub use self::audit::{
     AuditCommand, DownloadArguments, LogSource, ModeArgument, PastArguments, QueryArguments, ReachArguments,
     ReconcileArguments, SetAuditArguments, UploadArguments, VerifyAuditArguments,
 };
+pub use self::credential::{CredentialCommand, SecretOutput};
 pub use self::custody::{
     ApproveArguments, HistoryArguments, KillArguments, ProvenanceCommand, RecordsArguments, ReleaseCommand,
     RootKeyCommand, ScopeArguments, ScopeGroup, SendArguments, SignArguments, StatusArguments,
 };
 pub use self::doctor::{DoctorArguments, ExpectedEnclave, ExplainArguments};
 pub use self::key::{ImportKeyArguments, KeyCommand, OneKey};
+pub use self::kms::KmsCommand;
 pub use self::manifest::{AdoptArguments, CreateArguments, ManifestCommand, SucceedArguments};
+pub use self::order::{OrderCommand, OrderTerms, Patience, Target};
 pub use self::policy::{BudgetCommand, LimitCommand, PolicyCommand, PolicySource, PresetArguments};
 pub use self::release_policy::{ImageArguments, ReleasePolicyCommand, ReleasePolicyOrder, SetReleasePolicyArguments};
 pub use self::settings::{ClientAuthCommand, QuotaCommand, Whole};
 pub use self::tls::TlsCommand;
 use crate::commands::explain_signature::ExplainSignatureArguments;
-use crate::moment::{parse_duration, parse_ms};
-use crate::words::parse_state;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -66,39 +70,6 @@ pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-}
-
-/// Which key store, and how long to wait.
-#[derive(Clone, Debug, Args)]
-pub struct Target {
-    /// Name or id of the key store; needed where more than one is known
-    #[arg(long, value_name = "NAME|ID")]
-    pub key_store: Option<String>,
-}
-
-/// How long to wait for an enclave.
-#[derive(Clone, Copy, Debug, Args)]
-pub struct Patience {
-    /// How long to wait for an enclave: a number and ms, s, m, h or d
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
-    pub timeout: Duration,
-}
-
-/// Under which conditions an order is given, and how long to wait for an enclave.
-#[derive(Clone, Copy, Debug, Args)]
-pub struct OrderTerms {
-    /// How long.
-    #[command(flatten)]
-    pub patience: Patience,
-    /// Carry it out only if the key store is at this version then (see holdfast status)
-    #[arg(long, value_name = "N", conflicts_with = "if_state")]
-    pub if_version: Option<u64>,
-    /// Carry it out only if the key is then enabled, disabled, pending-destruction or destroyed
-    #[arg(long, value_name = "STATE", value_parser = parse_state)]
-    pub if_state: Option<KeyState>,
-    /// Show the order, the signatures that it needs and what would happen; send nothing
-    #[arg(long)]
-    pub dry_run: bool,
 }
 
 /// The groups of commands.
@@ -278,175 +249,5 @@ pub enum Command {
         /// Folder for the pages; it is made if it is missing
         #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
         out: PathBuf,
-    },
-}
-
-/// `holdfast admin`
-#[derive(Debug, Subcommand)]
-pub enum AdminCommand {
-    /// Make an administrator's keys and print his id
-    ///
-    /// One administrator to a home folder. Keys are never replaced. Keep a copy of the folder: whoever loses the keys of enough
-    /// administrators can no longer change the key store.
-    #[command(after_long_help = "Example:\n  holdfast admin init --name alice")]
-    Init {
-        /// For people: 1 to 64 printable ASCII characters
-        #[arg(long)]
-        name: String,
-    },
-    /// Show the public part of the keys
-    ///
-    /// With --json, the form that custodians and other administrators take.
-    #[command(after_long_help = "Example:\n  holdfast admin show --json > alice.json")]
-    Show,
-}
-
-/// Where a secret goes.
-#[derive(Debug, Args)]
-pub struct SecretOutput {
-    /// Print the secret access key
-    #[arg(long)]
-    pub show_secret: bool,
-    /// Write the credential into a new file (0600), as the AWS CLI's --xks-proxy-authentication-credential takes it
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub out: Option<PathBuf>,
-}
-
-/// `holdfast credential`
-#[derive(Debug, Subcommand)]
-pub enum CredentialCommand {
-    /// Open the credential that the ceremony made, or an earlier command
-    #[command(after_long_help = "Example:\n  holdfast credential show --show-secret")]
-    Show {
-        /// The command that made it, where it was not the ceremony
-        #[arg(long, value_name = "ID")]
-        command_id: Option<CommandId>,
-        /// Where the secret goes.
-        #[command(flatten)]
-        secret: SecretOutput,
-        /// Which key store.
-        #[command(flatten)]
-        target: Target,
-        /// How long.
-        #[command(flatten)]
-        patience: Patience,
-    },
-    /// Have another credential made in the enclave
-    #[command(after_long_help = "Example:\n  holdfast credential create --out second.json")]
-    Create {
-        /// Where the secret goes.
-        #[command(flatten)]
-        secret: SecretOutput,
-        /// Which key store.
-        #[command(flatten)]
-        target: Target,
-        /// Under which conditions.
-        #[command(flatten)]
-        terms: OrderTerms,
-    },
-    /// Bring in a credential of one's own
-    ///
-    /// It is encrypted to a key that an accepted enclave was attested to hold; nobody else can read it.
-    #[command(
-        after_long_help = "Example:\n  (umask 077; openssl rand -base64 32 | tr -d '\\n' > secret)\n  holdfast credential import --access-key-id AKIAI2SFODNN7EXAMPLE --secret-access-key-file secret"
-    )]
-    Import {
-        /// 20 to 30 characters of A-Z 2-7
-        #[arg(long, value_name = "ID")]
-        access_key_id: AccessKeyId,
-        /// File with the secret access key, 43 to 64 characters of A-Z a-z 0-9 / + =; - for standard input
-        #[arg(long, value_name = "FILE|-", value_hint = ValueHint::FilePath)]
-        secret_access_key_file: PathBuf,
-        /// Which key store.
-        #[command(flatten)]
-        target: Target,
-        /// Under which conditions.
-        #[command(flatten)]
-        terms: OrderTerms,
-    },
-    /// Have a credential removed
-    #[command(after_long_help = "Example:\n  holdfast credential remove AKIAI2SFODNN7EXAMPLE")]
-    Remove {
-        /// Its access key id
-        access_key_id: AccessKeyId,
-        /// Which key store.
-        #[command(flatten)]
-        target: Target,
-        /// Under which conditions.
-        #[command(flatten)]
-        terms: OrderTerms,
-    },
-}
-
-/// `holdfast command`
-#[derive(Debug, Subcommand)]
-pub enum OrderCommand {
-    /// Look again at a command that was not carried out in time
-    #[command(after_long_help = "Example:\n  holdfast command result 0123456789abcdef0123456789abcdef")]
-    Result {
-        /// The id that the timeout named
-        command_id: CommandId,
-        /// Which key store.
-        #[command(flatten)]
-        target: Target,
-        /// How long.
-        #[command(flatten)]
-        patience: Patience,
-    },
-}
-
-/// `holdfast attestation`
-#[derive(Debug, Subcommand)]
-pub enum AttestationCommand {
-    /// Print what a document proves, or the first rule that it breaks (exit code 1)
-    ///
-    /// The document is the binary file that the Nitro Security Module returns. Verified are its shape, the certificate path
-    /// from the pinned root, and the signature, at the given time; what its nonce and measurements ought to be, only the one who
-    /// asked for the document knows.
-    #[command(after_long_help = "Example:\n  holdfast attestation inspect document.cbor --at 2024-12-13T07:37:58Z")]
-    Inspect {
-        /// The document; - for standard input
-        #[arg(value_hint = ValueHint::FilePath)]
-        file: PathBuf,
-        /// The time at which to verify: RFC 3339 or milliseconds since 1970 [default: now]
-        #[arg(long, value_name = "TIME", value_parser = parse_ms)]
-        at: Option<u64>,
-        /// PEM file of another root than that of AWS Nitro Enclaves
-        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-        root: Option<PathBuf>,
-    },
-}
-
-/// `holdfast kms`
-#[derive(Debug, Subcommand)]
-pub enum KmsCommand {
-    /// Write the files that KMS takes and print the AWS CLI lines
-    ///
-    /// FILE.json is for the console's upload, FILE.credential.json for the AWS CLI; both are readable by their owner only.
-    #[command(
-        after_long_help = "Example:\n  holdfast kms config --region eu-central-1 --key payments-1 --out payments.json"
-    )]
-    Config {
-        /// Region of the KMS key store
-        #[arg(long, default_value = "us-east-1")]
-        region: String,
-        /// A key for which a create-key line is wanted; may be given more than once
-        #[arg(long, value_name = "ID")]
-        key: Vec<ExternalKeyId>,
-        /// New file for the console
-        #[arg(long, value_name = "FILE.json", value_hint = ValueHint::FilePath)]
-        out: PathBuf,
-        /// Put the secret into the printed line instead of a reference to the file
-        #[arg(long)]
-        show_secret: bool,
-        /// The command that made the credential, where it was not the ceremony
-        #[arg(long, value_name = "ID")]
-        command_id: Option<CommandId>,
-        /// Which key store.
-        #[command(flatten)]
-        target: Target,
-        /// How long.
-        #[command(flatten)]
-        patience: Patience,
     },
 }

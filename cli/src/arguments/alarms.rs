@@ -5,8 +5,9 @@ use std::time::Duration;
 use clap::Args;
 use holdfast_shared::alarm::AlarmKind;
 
-use super::{Target, parse_duration};
+use super::Target;
 use crate::commands::alarms::parse_kind;
+use crate::moment::parse_duration;
 
 /// `holdfast alarms`
 #[derive(Debug, Args)]
