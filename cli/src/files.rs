@@ -146,7 +146,11 @@ fn replace_with(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     // Left by a run that was killed.
     let _ = std::fs::remove_file(&new);
     write(&new, bytes, mode)?;
-    std::fs::rename(&new, path).map_err(|source| FileError::Write { path: path.to_owned(), source })
+    // The name is on the disk when its folder is.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::rename(&new, path)
+        .and_then(|()| File::open(folder)?.sync_all())
+        .map_err(|source| FileError::Write { path: path.to_owned(), source })
 }
 
 fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {

@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 use crate::alarms::{self, AlarmsSettings};
 use crate::enclave::{self, EnclaveError, EnclaveSettings};
 use crate::kms::{self, KmsError, KmsSettings};
+use crate::kms_share::{self, KmsShareError, KmsShareSettings};
 use crate::load::capacity::{self, CapacitySettings};
 use crate::load::server::ServerSettings;
 use crate::load::settings::LoadSettings;
@@ -78,14 +79,22 @@ pub enum Command {
         after_long_help = "Example:\n  holdfast-dev enclave --nsm-socket /tmp/nsm.sock --control unix:///tmp/control.sock \\\n    --egress unix:///tmp/egress.sock --audit unix:///tmp/audit.sock --ingress unix:///tmp/ingress.sock"
     )]
     Enclave(EnclaveSettings),
+    /// AWS KMS, as far as external key stores reach
+    ///
+    /// Takes custom key stores, keys, aliases and cryptographic operations from AWS's own clients, and asks XKS proxies as KMS does. Requests
+    /// must be signed with the credential of the file that it names when it is up. See docs/kms.md.
+    #[command(
+        after_long_help = "Example:\n  holdfast-dev kms --proxy-ca .holdfast/tls/ca.pem --connect localhost=127.0.0.1:8443\n  export AWS_CONFIG_FILE=.holdfast-kms/aws-config AWS_PROFILE=holdfast\n  aws kms create-custom-key-store …"
+    )]
+    Kms(KmsSettings),
     /// A double of AWS KMS that keeps a share of a key store
     ///
     /// Speaks Encrypt and Decrypt for one key, checks signatures, attestation documents and the key's policy as KMS does, and
     /// encrypts what it decrypts to the key in the document.
     #[command(
-        after_long_help = "Example:\n  holdfast-dev kms --state kms --policy policy.json --nsm-root nsm/root.pem \\\n    --key-arn arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab \\\n    --access-key-id ASIAIOSFODNN7EXAMPLE --secret-access-key-file secret"
+        after_long_help = "Example:\n  holdfast-dev kms-share --state kms --policy policy.json --nsm-root nsm/root.pem \\\n    --key-arn arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab \\\n    --access-key-id ASIAIOSFODNN7EXAMPLE --secret-access-key-file secret"
     )]
-    Kms(KmsSettings),
+    KmsShare(KmsShareSettings),
     /// A vsock for a virtual machine
     ///
     /// The device as a process of its own, to which QEMU connects by vhost-user. Clients of the host reach port P of the guest
@@ -199,8 +208,10 @@ enum AppError {
     Nsm(#[from] NsmError),
     #[error("enclave: {0}")]
     Enclave(#[from] EnclaveError),
-    #[error("KMS double: {0}")]
+    #[error("KMS: {0}")]
     Kms(#[from] KmsError),
+    #[error("double of KMS: {0}")]
+    KmsShare(#[from] KmsShareError),
     #[error("vsock: {0}")]
     Vsock(#[from] VsockError),
     #[error("load: {0}")]
@@ -235,6 +246,7 @@ fn start(arguments: Arguments) -> Result<(), AppError> {
             Command::Nsm(arguments) => nsm::serve(arguments.into_config(), up::asked_to_end()).await?,
             Command::Enclave(settings) => enclave::serve(settings).await?,
             Command::Kms(settings) => kms::serve(settings, up::asked_to_end()).await?,
+            Command::KmsShare(settings) => kms_share::serve(settings, up::asked_to_end()).await?,
             Command::Vsock(settings) => vsock::serve(settings, up::asked_to_end()).await?,
             Command::Alarms(settings) => alarms::run(settings).map_err(AppError::Print)?,
             Command::Load(settings) => measure_until_asked_to_end(move |stop| load::run(&settings, stop)).await?,

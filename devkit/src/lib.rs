@@ -7,8 +7,10 @@
 
 pub mod alarms;
 pub mod app;
+pub mod aws_json;
 pub mod enclave;
 pub mod kms;
+pub mod kms_share;
 pub mod load;
 pub mod nsm;
 pub mod unix_socket;

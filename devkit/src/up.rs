@@ -11,6 +11,7 @@
 
 pub mod authority;
 pub mod configurations;
+pub mod kms;
 pub mod layout;
 pub mod offer;
 pub mod processes;
@@ -35,6 +36,7 @@ use self::processes::{ProcessError, Processes};
 use self::proof::ProofError;
 use self::report::{Steps, say};
 use self::settings::{Contradiction, UpSettings};
+use crate::aws_json::client::AwsError;
 use crate::xks_client::XksClientError;
 
 /// Why `up` ended.
@@ -47,7 +49,7 @@ pub enum UpError {
     #[error(transparent)]
     Contradiction(#[from] Contradiction),
     /// The address for clients is taken.
-    #[error("cannot listen at {address}: {source}; choose another address with --listen")]
+    #[error("cannot listen at {address}: {source}; choose another address with --listen, or with --kms=ADDR for KMS")]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -88,6 +90,18 @@ pub enum UpError {
     /// The round trip.
     #[error("the round trip failed: {0}")]
     Proof(#[from] ProofError),
+    /// KMS.
+    #[error("KMS: {0}")]
+    Kms(#[from] AwsError),
+    /// KMS could not connect its key store.
+    #[error("KMS could not connect its key store: {code}; `holdfast explain {code}` says what that means")]
+    NotConnected {
+        /// `ConnectionErrorCode`.
+        code: String,
+    },
+    /// Something else came back.
+    #[error("KMS: Decrypt gave back something else than what was encrypted")]
+    KmsRoundTrip,
     /// A key that is there, but not as it is wanted.
     #[error("key {id} is there with usage {found}, not {wanted}; name another key, or the usage that it has")]
     KeyUsage {
@@ -126,7 +140,9 @@ pub enum UpError {
 pub async fn run(settings: &UpSettings) -> Result<(), UpError> {
     let layout = Layout::prepare(&settings.state)?;
     let processes = Processes::new(layout.path("pids"), layout.root());
-    check_free(settings.listen)?;
+    for address in [Some(settings.listen), settings.kms].into_iter().flatten() {
+        check_free(address)?;
+    }
     let is_up = AtomicBool::new(false);
     let work = async {
         let steps = Steps::default();

@@ -1,8 +1,9 @@
 //! A client of XKS proxies that signs as AWS KMS does.
 //!
 //! Guarantees: a request is signed by AWS's own signer with service `kms-xks-proxy`; the server's certificate is verified for the
-//! host name under the given roots alone. Each request has a connection of its own, so that no answer can be taken for
-//! another's. Assumes: nothing of the proxy; an answer over [`ANSWER_MAX`] or slower than [`TIMEOUT`] is an error.
+//! host name under the given roots alone. Each request of [`XksClient`] has a connection of its own, so that no answer can be taken
+//! for another's; who wants several on one asks for an [`XksConnection`]. Assumes: nothing of the proxy; an answer over [`ANSWER_MAX`]
+//! or slower than [`TIMEOUT`] is an error.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -19,7 +20,6 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use ring::digest::{SHA256, digest};
-use ring::rand::{SecureRandom, SystemRandom};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
@@ -27,6 +27,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+
+use crate::aws_json::uuid;
 
 /// The service in whose name requests are signed (specification, Appendix A).
 pub const SERVICE: &str = "kms-xks-proxy";
@@ -59,7 +61,10 @@ pub enum XksClientError {
         /// Why.
         source: std::io::Error,
     },
-    /// The connection ended, or the answer is not HTTP or not JSON.
+    /// The connection ended before an answer.
+    #[error("the request has no answer: {0}")]
+    Unanswered(String),
+    /// The answer is not HTTP or not JSON, or breaks off.
     #[error("the request failed: {0}")]
     Http(String),
     /// No answer in time.
@@ -242,7 +247,7 @@ impl XksClient {
     /// [`XksClientError`].
     pub async fn health(&self) -> Result<XksAnswer, XksClientError> {
         let body = json!({
-            "requestMetadata": { "kmsOperation": "KmsHealthCheck", "kmsRequestId": request_id() },
+            "requestMetadata": { "kmsOperation": "KmsHealthCheck", "kmsRequestId": uuid() },
         });
         self.post(&self.path("health"), &body).await
     }
@@ -302,37 +307,32 @@ impl XksClient {
     }
 
     async fn exchange(&self, request: Request<Bytes>) -> Result<XksAnswer, XksClientError> {
-        let stream = self.connect().await?;
-        let certificate_sha256 = certificate_sha256(&stream);
-        let http_failed = |error: hyper::Error| XksClientError::Http(error.to_string());
-        let request = request.map(Full::new);
-        let (response, _driver) = match self.version {
-            HttpVersion::Http1 => {
-                let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http_failed)?;
-                let driver = Driver(tokio::spawn(async { connection.await.map_err(drop) }));
-                let request = self.in_origin_form(request)?;
-                (sender.send_request(request).await.map_err(http_failed)?, driver)
-            }
-            HttpVersion::Http2 => {
-                let (mut sender, connection) =
-                    http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(http_failed)?;
-                let driver = Driver(tokio::spawn(async { connection.await.map_err(drop) }));
-                (sender.send_request(request).await.map_err(http_failed)?, driver)
-            }
-        };
-        read_answer(response, certificate_sha256).await
+        self.open().await?.exchange(request).await
     }
 
-    /// HTTP/1.1 has the path in its first line and the authority in `Host` (RFC 9112, section 3.2.1).
-    fn in_origin_form(&self, mut request: Request<Full<Bytes>>) -> Result<Request<Full<Bytes>>, XksClientError> {
+    /// Opens a connection for requests that follow each other. Nothing bounds its time.
+    ///
+    /// # Errors
+    /// [`XksClientError`].
+    pub async fn open(&self) -> Result<XksConnection, XksClientError> {
+        let stream = self.connect().await?;
+        let certificate_sha256 = certificate_sha256(&stream);
         let failed = |error: &dyn core::fmt::Display| XksClientError::Http(error.to_string());
-        let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
-        if !request.headers().contains_key(header::HOST) {
-            let host = HeaderValue::from_str(&self.authority()).map_err(|error| failed(&error))?;
-            request.headers_mut().insert(header::HOST, host);
-        }
-        *request.uri_mut() = path.parse().map_err(|error: http::uri::InvalidUri| failed(&error))?;
-        Ok(request)
+        let authority = HeaderValue::from_str(&self.authority()).map_err(|error| failed(&error))?;
+        let (sender, driver) = match self.version {
+            HttpVersion::Http1 => {
+                let (sender, connection) =
+                    http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
+                (Sender::Http1(sender), tokio::spawn(async { connection.await.map_err(drop) }))
+            }
+            HttpVersion::Http2 => {
+                let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+                    .await
+                    .map_err(|error| failed(&error))?;
+                (Sender::Http2(sender), tokio::spawn(async { connection.await.map_err(drop) }))
+            }
+        };
+        Ok(XksConnection { sender, authority, certificate_sha256, _driver: Driver(driver) })
     }
 
     async fn connect(&self) -> Result<TlsStream<TcpStream>, XksClientError> {
@@ -359,9 +359,64 @@ impl XksClient {
                 self.settings.region
             ),
             "kmsOperation": operation,
-            "kmsRequestId": request_id(),
+            "kmsRequestId": uuid(),
         })
     }
+}
+
+/// A connection of [`XksClient::open`].
+pub struct XksConnection {
+    sender: Sender,
+    authority: HeaderValue,
+    certificate_sha256: [u8; 32],
+    _driver: Driver,
+}
+
+enum Sender {
+    Http1(http1::SendRequest<Full<Bytes>>),
+    Http2(http2::SendRequest<Full<Bytes>>),
+}
+
+impl XksConnection {
+    /// Whether a request can still be sent, as far as this side knows.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        match &self.sender {
+            Sender::Http1(sender) => !sender.is_closed(),
+            Sender::Http2(sender) => !sender.is_closed(),
+        }
+    }
+
+    /// Sends a request as it is and reads the answer to its end.
+    ///
+    /// # Errors
+    /// [`XksClientError::Unanswered`] and [`XksClientError::Http`]. The connection is of no use after one.
+    pub async fn exchange(&mut self, request: Request<Bytes>) -> Result<XksAnswer, XksClientError> {
+        let request = request.map(Full::new);
+        let response = match &mut self.sender {
+            Sender::Http1(sender) => sender.send_request(in_origin_form(request, &self.authority)?).await,
+            Sender::Http2(sender) => sender.send_request(request).await,
+        };
+        let response = response.map_err(|error| {
+            let kind = if error.is_parse() { XksClientError::Http } else { XksClientError::Unanswered };
+            kind(error.to_string())
+        })?;
+        read_answer(response, self.certificate_sha256).await
+    }
+}
+
+/// HTTP/1.1 has the path in its first line and the authority in `Host` (RFC 9112, section 3.2.1).
+fn in_origin_form(
+    mut request: Request<Full<Bytes>>,
+    authority: &HeaderValue,
+) -> Result<Request<Full<Bytes>>, XksClientError> {
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
+    if !request.headers().contains_key(header::HOST) {
+        request.headers_mut().insert(header::HOST, authority.clone());
+    }
+    *request.uri_mut() =
+        path.parse().map_err(|error: http::uri::InvalidUri| XksClientError::Http(error.to_string()))?;
+    Ok(request)
 }
 
 /// The integrity value that the specification's Appendix C computes over an answer to `Encrypt`.
@@ -379,16 +434,6 @@ fn add_aad(body: &mut Value, aad: Option<&[u8]>) {
     if let (Some(aad), Some(fields)) = (aad, body.as_object_mut()) {
         fields.insert("additionalAuthenticatedData".to_owned(), STANDARD.encode(aad).into());
     }
-}
-
-/// Random, in the shape of a UUID.
-fn request_id() -> String {
-    let mut bytes = [0; 16];
-    // An id of zeros is as good as another where there is no randomness.
-    let _ = SystemRandom::new().fill(&mut bytes);
-    let hex = hex::encode(bytes);
-    let part = |range: core::ops::Range<usize>| hex.get(range).unwrap_or_default();
-    format!("{}-{}-{}-{}-{}", part(0..8), part(8..12), part(12..16), part(16..20), part(20..32))
 }
 
 fn tls_config(roots: &Arc<RootCertStore>, protocol: &[u8]) -> Result<Arc<ClientConfig>, XksClientError> {

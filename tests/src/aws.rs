@@ -1,4 +1,4 @@
-//! AWS KMS with one key, and an instance that has a role: `holdfast-dev kms` as a process behind a tap, and an instance metadata
+//! AWS KMS with one key, and an instance that has a role: `holdfast-dev kms-share` as a process behind a tap, and an instance metadata
 //! service in the test's own process.
 //!
 //! Guarantees: address and root of the endpoint stay while the process comes and goes. Assumes: one caller, whose credentials the
@@ -93,7 +93,7 @@ impl Aws {
         };
         let mut command = Command::new(program("holdfast-dev"));
         command
-            .args(["kms", "--listen", "127.0.0.1:0", "--key-arn", KEY_ARN, "--access-key-id", ACCESS_KEY_ID])
+            .args(["kms-share", "--listen", "127.0.0.1:0", "--key-arn", KEY_ARN, "--access-key-id", ACCESS_KEY_ID])
             .arg("--state")
             .arg(self.folder.join("kms"))
             .arg("--policy")

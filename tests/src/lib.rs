@@ -36,6 +36,7 @@ pub mod hostile;
 pub mod instance;
 pub mod interceptor;
 pub mod key_servers;
+pub mod kms;
 pub mod load;
 pub mod memory;
 pub mod object_server;

@@ -7,8 +7,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use holdfast_tests::curl::{paste, version};
+use holdfast_tests::kms::{Kms, Told};
 use holdfast_tests::process::{Process, run};
 use holdfast_tests::programs::program;
+use holdfast_tests::python::interpreter;
 use holdfast_tests::wait::until;
 use rustix::process::Signal;
 use serde_json::Value;
@@ -72,6 +74,60 @@ fn a_second_run_decrypts_what_the_first_encrypted() {
     assert_eq!(id(&first), id(&second), "the same key store");
     let contradiction = run(&mut up(&state, &["--check", "--region", "eu-west-1"]));
     assert_eq!(contradiction.status.code(), Some(1), "what was measured cannot change");
+}
+
+/// The line that it prints for AWS's CLI is pasted into a shell.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_kms_awss_own_client_works_in_one_more_command() {
+    let folder = folder();
+    let (state, log) = (folder.path().join("state"), folder.path().join("up.log"));
+    let flags = ["--kms=127.0.0.1:0", "--key", "pay.roll", "--key", "archive:decrypt"];
+    let first = check(&state, &flags);
+    assert!(first.contains("AWS KMS, emulated, is up") && first.contains("alias/pay-roll is arn:"), "{first}");
+    let mut process = Process::start("up", &mut up(&state, &flags), &log);
+    let said = until("everything is up", || async {
+        let said = std::fs::read_to_string(&log).unwrap();
+        said.contains("Up until Ctrl-C").then_some(said)
+    })
+    .await;
+    let arn =
+        |said: &str| said.lines().find_map(|line| line.trim().strip_prefix("alias/pay-roll is ").map(str::to_owned));
+    assert_eq!(arn(&first), arn(&said), "nothing is made twice");
+    let start = said.find("AWS_CONFIG_FILE=").unwrap_or_else(|| panic!("{said}"));
+    let line = said[start..].split("\n\n").next().unwrap();
+    let path = format!("{}:{}", interpreter().parent().unwrap().display(), std::env::var("PATH").unwrap_or_default());
+    let seen = run(Command::new("sh").args(["-c", line]).env("PATH", path).env_remove("AWS_PROFILE"));
+    let answer: Value = serde_json::from_slice(&seen.stdout)
+        .unwrap_or_else(|_| panic!("{line}\n{}", String::from_utf8_lossy(&seen.stderr)));
+    assert!(answer["CiphertextBlob"].is_string() && answer["KeyId"].as_str() == arn(&said).as_deref(), "{answer}");
+    process.signal(Signal::INT);
+    assert!(process.wait(Duration::from_secs(30)).expect("Ctrl-C does not end it").success());
+    assert_eq!(processes_of(&state), Vec::<String>::new());
+
+    // A key store whose proxy was away and whose credential is another now.
+    key_store_fails(&state).await;
+    let secret = "A".repeat(43);
+    let other = ["--access-key-id", "AKIAI2SFODNN7EXAMPLE", "--secret-access-key", &secret];
+    let third = check(&state, &[&flags[..], &other[..]].concat());
+    assert_eq!(arn(&first), arn(&third), "nothing is made twice");
+}
+
+/// KMS connects its key store while nothing listens where the proxy was.
+async fn key_store_fails(state: &Path) {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let told = Told {
+        host_name: "localhost".to_owned(),
+        listen: closed,
+        uri_path: "/kms/xks/v1".to_owned(),
+        ca: state.join("tls/ca.pem"),
+        access_key_id: String::new(),
+        secret_access_key: String::new(),
+    };
+    let kms = Kms::start(state, &told, &[]).await;
+    let stores = kms.ask("DescribeCustomKeyStores", &serde_json::json!({})).await;
+    let id = stores.pointer("/CustomKeyStores/0/CustomKeyStoreId").unwrap().as_str().unwrap();
+    kms.ask("DisconnectCustomKeyStore", &serde_json::json!({ "CustomKeyStoreId": id })).await;
+    assert_eq!(kms.connect(id).await, ("FAILED".to_owned(), Some("XKS_PROXY_NOT_REACHABLE".to_owned())));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -136,6 +136,10 @@ impl fmt::Display for KmsConfiguration {
             f,
             "# --xks-proxy-vpc-endpoint-service-name com.amazonaws.vpce.REGION.vpce-svc-ID instead of PUBLIC_ENDPOINT."
         )?;
+        writeln!(
+            f,
+            "# Version 1 of the AWS CLI would fetch https://… itself: aws configure set cli_follow_urlparam false"
+        )?;
         writeln!(f, "# Connecting takes some minutes; create keys once describe-custom-key-stores says CONNECTED.")?;
         write!(f, "{}", self.commands.join("\n"))
     }

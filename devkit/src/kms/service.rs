@@ -1,319 +1,217 @@
-//! What the double answers.
+//! From a request to an answer: who asks, for what, and what CloudTrail says of it.
 //!
-//! Guarantees: see [`super`]. The ciphertext blob is AES-256-GCM under the key of the state folder, with the key's ARN and the encryption
-//! context as associated data, so that a context must be repeated exactly, as KMS demands.
+//! Guarantees: nothing is done without a valid signature; every call with one, and with
+//! parameters in JSON, leaves an event before it is answered. Policies are not
+//! evaluated: the one caller may do everything.
 
-use core::sync::atomic::{AtomicU32, Ordering};
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use holdfast_shared::attestation::{TrustRoot, inspect};
-use holdfast_shared::limits::KMS_PLAINTEXT_MAX;
-use holdfast_shared::secrets::{Secret, SecretBytes};
-use holdfast_shared::sigv4::explain::SignedParts;
-use holdfast_shared::sigv4::{Occurrence, SignedRequest};
-use http::{HeaderMap, StatusCode};
-use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use ring::rand::{SecureRandom, SystemRandom};
-use serde::Deserialize;
+use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::Fault;
-use super::cms;
-use super::policy::{Context, KeyPolicy};
+use super::failure::Failure;
+use super::parameters::Parameters;
+use super::proxy::{Proxy, Reach};
+use super::state::{Keeper, ProxyConfiguration, Store};
+use super::trail::{Event, Marks, Trail};
+use crate::aws_json::{self, Answer, Caller, Incoming};
 
-/// How old an attestation document may be.
-pub const DOCUMENT_AGE_MAX_MS: u64 = 300_000;
-/// How far a signature's date may be away (AWS General Reference, Signature Version 4).
-const SKEW_MAX_MS: u64 = 300_000;
-/// Bytes of `CiphertextBlob` (API reference of KMS, `Decrypt`).
-const BLOB_MAX: usize = 6144;
-
-/// Who may ask.
-pub struct Caller {
-    /// Access key id.
-    pub access_key_id: String,
-    /// Secret access key.
-    pub secret_access_key: SecretBytes,
-    /// What must come with it.
-    pub session_token: Option<SecretBytes>,
-}
-
-/// A request to `POST /`.
-pub struct Incoming<'a> {
-    /// Headers.
-    pub headers: &'a HeaderMap,
-    /// Body.
-    pub body: &'a [u8],
-}
-
-/// An answer.
-#[derive(Debug)]
-pub struct Answer {
-    /// Status.
-    pub status: StatusCode,
-    /// JSON.
-    pub body: String,
-}
-
-impl Answer {
-    pub(super) fn error(status: StatusCode, kind: &str, message: &str) -> Self {
-        Self { status, body: json!({ "__type": kind, "message": message }).to_string() }
-    }
-
-    fn bad(kind: &str, message: &str) -> Self {
-        Self::error(StatusCode::BAD_REQUEST, kind, message)
-    }
-}
-
-/// The double.
-pub struct Service {
-    key_arn: String,
-    region: String,
-    key: Secret<32>,
-    policy: KeyPolicy,
-    nsm_root: TrustRoot,
+/// The emulator.
+pub struct Kms {
+    /// Region and account of all names.
+    pub(super) region: String,
+    pub(super) account: String,
+    pub(super) state: Keeper,
+    pub(super) reach: Arc<Reach>,
+    /// VPC endpoint services that exist.
+    pub(super) vpc_services: Vec<String>,
     caller: Caller,
-    fault: Option<Fault>,
-    requests: AtomicU32,
+    trail: Trail,
+    proxies: Mutex<BTreeMap<String, Arc<Proxy>>>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase", deny_unknown_fields)]
-struct Asked {
-    key_id: Option<String>,
-    plaintext: Option<String>,
-    ciphertext_blob: Option<String>,
-    #[serde(default)]
-    encryption_context: BTreeMap<String, String>,
-    encryption_algorithm: Option<String>,
-    recipient: Option<Recipient>,
+/// A call, while it is carried out.
+pub struct Call<'a> {
+    /// What it came with.
+    pub parameters: Parameters,
+    /// `kmsRequestId`, and CloudTrail's `requestID`.
+    pub request_id: &'a str,
+    /// Who asks.
+    pub principal_arn: &'a str,
+    /// The KMS operation.
+    pub operation: &'a str,
+    /// Now, in milliseconds since 1970.
+    pub now_ms: u64,
+    /// For CloudTrail.
+    pub marks: Marks,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase", deny_unknown_fields)]
-struct Recipient {
-    attestation_document: String,
-    key_encryption_algorithm: String,
-}
-
-/// What a valid document says that matters here.
-struct Attested {
-    public_key: Vec<u8>,
-    pcrs: BTreeMap<u8, String>,
-}
-
-impl Service {
-    /// Sets the double up.
+impl Kms {
+    /// Sets the emulator up.
     #[must_use]
-    pub fn new(
-        key_arn: String,
-        key: Secret<32>,
-        policy: KeyPolicy,
-        nsm_root: TrustRoot,
-        caller: Caller,
-        fault: Option<Fault>,
-    ) -> Self {
-        let region = key_arn.split(':').nth(3).unwrap_or_default().to_owned();
-        Self { key_arn, region, key, policy, nsm_root, caller, fault, requests: AtomicU32::new(0) }
-    }
-
-    /// Answers.
-    #[must_use]
-    pub fn answer(&self, request: &Incoming<'_>, now_ms: u64) -> Answer {
-        self.try_answer(request, now_ms)
-            .map_or_else(|error| error, |body| Answer { status: StatusCode::OK, body: body.to_string() })
-    }
-
-    fn try_answer(&self, request: &Incoming<'_>, now_ms: u64) -> Result<Value, Answer> {
-        self.check_signature(request, now_ms)?;
-        self.fail_as_told()?;
-        let asked: Asked = serde_json::from_slice(request.body)
-            .map_err(|error| Answer::bad("SerializationException", &error.to_string()))?;
-        if asked.key_id.as_ref().is_some_and(|key_id| *key_id != self.key_arn) {
-            return Err(Answer::bad("NotFoundException", "the key does not exist"));
-        }
-        if asked.encryption_algorithm.as_deref().is_some_and(|algorithm| algorithm != "SYMMETRIC_DEFAULT") {
-            return Err(Answer::bad("InvalidKeyUsageException", "the key is symmetric"));
-        }
-        match request.headers.get("x-amz-target").map(http::HeaderValue::as_bytes) {
-            Some(b"TrentService.Encrypt") => self.encrypt(&asked),
-            Some(b"TrentService.Decrypt") => self.decrypt(&asked, now_ms),
-            _ => Err(Answer::bad("UnknownOperationException", "")),
+    pub fn new(state: Keeper, trail: Trail, reach: Reach, names: Names, vpc_services: Vec<String>) -> Self {
+        Self {
+            caller: state.caller(&names.principal_arn),
+            region: reach.region.clone(),
+            account: names.account,
+            state,
+            reach: Arc::new(reach),
+            vpc_services,
+            trail,
+            proxies: Mutex::default(),
         }
     }
 
-    fn check_signature(&self, request: &Incoming<'_>, now_ms: u64) -> Result<(), Answer> {
-        let header = |name: &str| {
-            let mut values = request.headers.get_all(name).iter();
-            match (values.next(), values.next()) {
-                (None, _) => Occurrence::Absent,
-                (Some(value), None) => Occurrence::Once(value.as_bytes()),
-                _ => Occurrence::Repeated,
+    /// The proxy of a key store.
+    ///
+    /// # Errors
+    /// [`Failure::NoConnection`] where its endpoint is no name.
+    pub(super) fn proxy(&self, store: &Store) -> Result<Arc<Proxy>, Failure> {
+        let mut proxies = self.proxies.lock().unwrap_or_else(PoisonError::into_inner);
+        match proxies.get(&store.id) {
+            Some(proxy) if *proxy.configuration() == store.proxy => Ok(Arc::clone(proxy)),
+            _ => {
+                let proxy = Arc::new(self.new_proxy(store.proxy.clone())?);
+                proxies.insert(store.id.clone(), Arc::clone(&proxy));
+                Ok(proxy)
             }
+        }
+    }
+
+    /// A proxy that belongs to no key store yet.
+    ///
+    /// # Errors
+    /// As [`Self::proxy`].
+    pub(super) fn new_proxy(&self, configuration: ProxyConfiguration) -> Result<Proxy, Failure> {
+        Proxy::new(Arc::clone(&self.reach), configuration)
+    }
+
+    /// Ends the connections to a key store's proxy.
+    pub(super) fn forget_proxy(&self, store_id: &str) {
+        self.proxies.lock().unwrap_or_else(PoisonError::into_inner).remove(store_id);
+    }
+
+    async fn carry_out(self: &Arc<Self>, call: &mut Call<'_>) -> Result<Value, Answer> {
+        match call.operation {
+            "CreateCustomKeyStore" => self.create_store(call).await,
+            "ConnectCustomKeyStore" => self.connect_store(call),
+            "DisconnectCustomKeyStore" => self.disconnect_store(call),
+            "DescribeCustomKeyStores" => self.describe_stores(call),
+            "UpdateCustomKeyStore" => self.update_store(call).await,
+            "DeleteCustomKeyStore" => self.delete_store(call),
+            "CreateKey" => self.create_key(call).await,
+            "DescribeKey" => self.describe_key(call),
+            "EnableKey" => self.set_enabled(call, true),
+            "DisableKey" => self.set_enabled(call, false),
+            "ScheduleKeyDeletion" => self.schedule_deletion(call),
+            "CancelKeyDeletion" => self.cancel_deletion(call),
+            "ListKeys" => self.list_keys(call),
+            "CreateAlias" => self.create_alias(call),
+            "UpdateAlias" => self.update_alias(call),
+            "DeleteAlias" => self.delete_alias(call),
+            "ListAliases" => self.list_aliases(call),
+            "Encrypt" => self.encrypt(call).await,
+            "Decrypt" => self.decrypt(call).await,
+            "ReEncrypt" => self.re_encrypt(call).await,
+            "GenerateDataKey" => self.generate_data_key(call, true).await,
+            "GenerateDataKeyWithoutPlaintext" => self.generate_data_key(call, false).await,
+            other => Err(Answer::bad("UnsupportedOperationException", &format!("{other} is not emulated"))),
+        }
+    }
+
+    async fn respond(self: &Arc<Self>, request: Incoming<'_>) -> Result<Value, Answer> {
+        let unknown = || Answer::bad("UnknownOperationException", "");
+        if request.method != Method::POST || request.path != "/" {
+            return Err(Answer::error(StatusCode::NOT_FOUND, "UnknownOperationException", ""));
+        }
+        let caller = request.caller(core::slice::from_ref(&self.caller), &self.region)?;
+        let operation = request.operation().ok_or_else(unknown)?;
+        let mut call = Call {
+            parameters: Parameters::read(request.body)?,
+            request_id: request.request_id,
+            principal_arn: &caller.principal_arn,
+            operation,
+            now_ms: request.now_ms,
+            marks: Marks::default(),
         };
-        let authority = request.headers.get("host").and_then(|host| host.to_str().ok()).unwrap_or_default();
-        let signed = SignedRequest { method: "POST", path: "/", authority, header, body: request.body };
-        let (parts, claimed) = SignedParts::of(&signed)
-            .map_err(|error| Answer::bad("MissingAuthenticationTokenException", &error.to_string()))?;
-        if claimed.access_key_id.as_str() != self.caller.access_key_id {
-            return Err(Answer::bad("UnrecognizedClientException", "the security token is invalid"));
-        }
-        let names: Vec<&str> = parts.signed_headers.split(';').collect();
-        let scope = (parts.service.as_str(), parts.region.as_str()) == ("kms", self.region.as_str());
-        let is_dated = parts.date.starts_with(&parts.day)
-            && parts.date_ms().is_some_and(|date_ms| date_ms.abs_diff(now_ms) <= SKEW_MAX_MS);
-        let covers_all = ["host", "x-amz-date", "x-amz-target"].iter().all(|name| names.contains(name));
-        if !scope
-            || !is_dated
-            || !covers_all
-            || !parts.are_signed_by(&self.caller.secret_access_key, &claimed.signature)
-        {
-            return Err(Answer::bad("InvalidSignatureException", "the signature does not match"));
-        }
-        let Some(token) = &self.caller.session_token else { return Ok(()) };
-        match header("x-amz-security-token") {
-            Occurrence::Once(found) if found == token.expose() && names.contains(&"x-amz-security-token") => Ok(()),
-            Occurrence::Once(_) => Err(Answer::bad("ExpiredTokenException", "the security token has expired")),
-            _ => Err(Answer::bad("UnrecognizedClientException", "the security token is invalid")),
-        }
-    }
-
-    fn fail_as_told(&self) -> Result<(), Answer> {
-        let before = self.requests.fetch_add(1, Ordering::Relaxed);
-        match self.fault {
-            Some(Fault::Throttle(count)) if before < count => Err(Answer::bad("ThrottlingException", "Rate exceeded")),
-            Some(Fault::Fail(count)) if before < count => {
-                Err(Answer::error(StatusCode::INTERNAL_SERVER_ERROR, "KMSInternalException", ""))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn encrypt(&self, asked: &Asked) -> Result<Value, Answer> {
-        let plaintext = decoded(asked.plaintext.as_deref(), KMS_PLAINTEXT_MAX)?;
-        self.authorize("kms:Encrypt", &context(asked, None))?;
-        let failed = |_| Answer::error(StatusCode::INTERNAL_SERVER_ERROR, "KMSInternalException", "");
-        let mut nonce = [0; NONCE_LEN];
-        SystemRandom::new().fill(&mut nonce).map_err(failed)?;
-        let mut sealed = plaintext;
-        self.cipher()?
-            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(self.aad(asked)), &mut sealed)
-            .map_err(failed)?;
-        let blob = STANDARD.encode([nonce.as_slice(), &sealed].concat());
-        Ok(json!({ "KeyId": self.key_arn, "CiphertextBlob": blob, "EncryptionAlgorithm": "SYMMETRIC_DEFAULT" }))
-    }
-
-    fn decrypt(&self, asked: &Asked, now_ms: u64) -> Result<Value, Answer> {
-        let blob = decoded(asked.ciphertext_blob.as_deref(), BLOB_MAX)?;
-        let attested = asked.recipient.as_ref().map(|recipient| self.attested(recipient, now_ms)).transpose()?;
-        self.authorize("kms:Decrypt", &context(asked, attested.as_ref()))?;
-        let invalid = || Answer::bad("InvalidCiphertextException", "");
-        let (nonce, sealed) = blob.split_first_chunk::<NONCE_LEN>().ok_or_else(invalid)?;
-        let mut sealed = sealed.to_vec();
-        let nonce = Nonce::assume_unique_for_key(*nonce);
-        let opened =
-            self.cipher()?.open_in_place(nonce, Aad::from(self.aad(asked)), &mut sealed).map_err(|_| invalid())?;
-        let mut answer = json!({ "KeyId": self.key_arn, "EncryptionAlgorithm": "SYMMETRIC_DEFAULT" });
-        let (field, value) = match attested {
-            Some(attested) if self.fault != Some(Fault::InClear) => {
-                ("CiphertextForRecipient", self.for_recipient(&attested, opened)?)
-            }
-            _ => ("Plaintext", opened.to_vec()),
+        let result = self.carry_out(&mut call).await;
+        let error = result.as_ref().err().map(error_of);
+        let user_agent = request.headers.get(http::header::USER_AGENT).and_then(|agent| agent.to_str().ok());
+        let event = Event {
+            at_ms: call.now_ms,
+            operation,
+            request_id: call.request_id,
+            principal_arn: &caller.principal_arn,
+            access_key_id: &caller.access_key_id,
+            region: &self.region,
+            account: &self.account,
+            user_agent: user_agent.unwrap_or_default(),
+            parameters: call.parameters.fields(),
+            marks: &call.marks,
+            error: error.as_ref().map(|(kind, message)| (kind.as_str(), message.as_str())),
         };
-        if let Some(fields) = answer.as_object_mut() {
-            fields.insert(field.to_owned(), STANDARD.encode(value).into());
+        if let Err(error) = self.trail.write(&event) {
+            eprintln!("kms: CloudTrail's file: {error}");
+            return Err(Answer::internal("the emulator cannot write CloudTrail's event"));
         }
-        Ok(answer)
-    }
-
-    fn for_recipient(&self, attested: &Attested, plaintext: &[u8]) -> Result<Vec<u8>, Answer> {
-        let public_key = match self.fault {
-            Some(Fault::OtherRecipient) => other_key().unwrap_or_default(),
-            _ => attested.public_key.clone(),
-        };
-        // Which error KMS gives here is not documented.
-        let no_key = || Answer::bad("ValidationException", "the attestation document has no RSA-2048 public key");
-        let mut message = cms::encrypt_to(&public_key, plaintext).ok_or_else(no_key)?;
-        if let Some(Fault::FlipBit(at)) = self.fault
-            && let Some(byte) = message.get_mut(at)
-        {
-            *byte ^= 1;
-        }
-        Ok(message)
-    }
-
-    /// Which errors KMS gives here is not documented; "invalid" and "expired" are told apart in their text alone.
-    fn attested(&self, recipient: &Recipient, now_ms: u64) -> Result<Attested, Answer> {
-        let invalid = |message: &str| Answer::bad("ValidationException", message);
-        if recipient.key_encryption_algorithm != "RSAES_OAEP_SHA_256" {
-            return Err(invalid("KeyEncryptionAlgorithm must be RSAES_OAEP_SHA_256"));
-        }
-        let document = STANDARD
-            .decode(&recipient.attestation_document)
-            .map_err(|_| Answer::bad("SerializationException", "AttestationDocument is not base64"))?;
-        let report = inspect(&document, &self.nsm_root, now_ms);
-        let statement = report
-            .statement
-            .filter(|_| report.verified)
-            .ok_or_else(|| invalid("the attestation document is not valid"))?;
-        if now_ms.saturating_sub(statement.timestamp_ms) > DOCUMENT_AGE_MAX_MS {
-            return Err(invalid("the attestation document has expired"));
-        }
-        let public_key = statement.public_key.and_then(|key| hex::decode(key).ok());
-        Ok(Attested { public_key: public_key.unwrap_or_default(), pcrs: statement.pcrs })
-    }
-
-    fn authorize(&self, action: &str, context: &Context) -> Result<(), Answer> {
-        if self.policy.allows(action, context) {
-            return Ok(());
-        }
-        let arn = &self.key_arn;
-        let message = format!(
-            "User: {id} is not authorized to perform: {action} on resource: {arn} because no resource-based policy allows the {action} action",
-            id = self.caller.access_key_id
-        );
-        Err(Answer::bad("AccessDeniedException", &message))
-    }
-
-    fn cipher(&self) -> Result<LessSafeKey, Answer> {
-        let key = UnboundKey::new(&AES_256_GCM, self.key.expose());
-        key.map(LessSafeKey::new)
-            .map_err(|_| Answer::error(StatusCode::INTERNAL_SERVER_ERROR, "KMSInternalException", ""))
-    }
-
-    fn aad(&self, asked: &Asked) -> Vec<u8> {
-        json!([self.key_arn, asked.encryption_context]).to_string().into_bytes()
+        result
     }
 }
 
-fn context(asked: &Asked, attested: Option<&Attested>) -> Context {
-    let named = |name: String, value: &String| (name.to_ascii_lowercase(), value.clone());
-    let pairs = asked.encryption_context.iter();
-    let mut context: Context = pairs.map(|(key, value)| named(format!("kms:EncryptionContext:{key}"), value)).collect();
-    for (index, value) in attested.into_iter().flat_map(|attested| &attested.pcrs) {
-        context.extend([named(format!("kms:RecipientAttestation:PCR{index}"), value)]);
-        if *index == 0 {
-            context.extend([named("kms:RecipientAttestation:ImageSha384".to_owned(), value)]);
+/// Who there is.
+pub struct Names {
+    /// Account of all names.
+    pub account: String,
+    /// ARN of the caller.
+    pub principal_arn: String,
+}
+
+/// `__type` and `message` of an error.
+fn error_of(answer: &Answer) -> (String, String) {
+    let body: Value = serde_json::from_str(&answer.body).unwrap_or_default();
+    let text = |name: &str| body.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    (text("__type"), text("message"))
+}
+
+/// [`Kms`] as the server takes it.
+pub struct Served(pub Arc<Kms>);
+
+impl aws_json::Service for Served {
+    async fn answer(&self, request: Incoming<'_>) -> Answer {
+        match self.0.respond(request).await {
+            Ok(body) => Answer { status: StatusCode::OK, body: body.to_string() },
+            Err(answer) => answer,
         }
     }
-    context
 }
 
-fn decoded(text: Option<&str>, max: usize) -> Result<Vec<u8>, Answer> {
-    let bytes = text.and_then(|text| STANDARD.decode(text).ok());
-    let bytes = bytes.ok_or_else(|| Answer::bad("SerializationException", "a blob is missing or not base64"))?;
-    if bytes.is_empty() || bytes.len() > max {
-        return Err(Answer::bad("ValidationException", "a blob is empty or too long"));
+/// A page of a list whose lines have names, in their order: the lines, and the rest of the answer.
+pub(super) fn page<T>(
+    lines: Vec<(String, T)>,
+    limit: Option<u64>,
+    marker: Option<&str>,
+    name: &str,
+    to_json: impl Fn(T) -> Value,
+) -> Value {
+    let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(100);
+    let mut lines = lines.into_iter().filter(|(key, _)| marker.is_none_or(|marker| key.as_str() > marker)).peekable();
+    let mut last = None;
+    let mut found = Vec::new();
+    while found.len() < limit
+        && let Some((key, line)) = lines.next()
+    {
+        found.push(to_json(line));
+        last = Some(key);
     }
-    Ok(bytes)
+    let mut answer = json!({ name: found, "Truncated": lines.peek().is_some() });
+    if let (Some(_), Some(fields), Some(last)) = (lines.peek(), answer.as_object_mut(), last) {
+        fields.insert("NextMarker".to_owned(), last.into());
+    }
+    answer
 }
 
-/// A key that nobody has.
-fn other_key() -> Option<Vec<u8>> {
-    use rsa::pkcs8::EncodePublicKey as _;
-    let mut rng = getrandom::rand_core::UnwrapErr(getrandom::SysRng);
-    let private = rsa::RsaPrivateKey::new(&mut rng, 2048).ok()?;
-    Some(private.to_public_key().to_public_key_der().ok()?.into_vec())
+/// Seconds since 1970, as AWS's JSON has times.
+pub(super) fn seconds(at_ms: u64) -> Value {
+    json!(std::time::Duration::from_millis(at_ms).as_secs_f64())
 }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use holdfast_cli::output::shell_quoted;
 use serde::Serialize;
 
+use super::kms::KmsOffer;
 use super::layout::{Layout, LayoutError};
 
 /// What a client needs.
@@ -40,6 +41,9 @@ pub struct Offer {
     pub measurements: PathBuf,
     /// The emulator's root.
     pub trust_root: PathBuf,
+    /// AWS KMS, if it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kms: Option<KmsOffer>,
     /// A request for `curl --data`.
     #[serde(skip)]
     pub encrypt_request: PathBuf,
@@ -138,8 +142,11 @@ impl fmt::Display for Offer {
         writeln!(f, "CA to trust        {}", self.ca_file.display())?;
         writeln!(f, "operator's tool    holdfast --home {} status", shell_quoted(&self.home.to_string_lossy()))?;
         writeln!(f, "\nSee from outside where a connection ends:\n\n{}", self.attest_line())?;
-        match self.curl_line() {
-            Some(line) => writeln!(f, "\nTry it (curl 7.75 or newer):\n\n{line}"),
+        if let Some(line) = self.curl_line() {
+            writeln!(f, "\nTry it (curl 7.75 or newer):\n\n{line}")?;
+        }
+        match self.kms.as_ref().and_then(KmsOffer::aws_line) {
+            Some(line) => writeln!(f, "\nTry it with AWS's own client:\n\n{line}"),
             None => Ok(()),
         }
     }
@@ -165,6 +172,7 @@ mod tests {
             home: PathBuf::new(),
             measurements: PathBuf::from("measurements.json"),
             trust_root: PathBuf::from("root.pem"),
+            kms: None,
             encrypt_request: PathBuf::from("request.json"),
         }
     }

@@ -45,6 +45,10 @@ pub struct UpSettings {
     /// Its secret, 43 to 64 characters of A-Z a-z 0-9 / + =; seen by everyone on this machine who can list processes
     #[arg(long, value_name = "SECRET", requires = "access_key_id")]
     pub secret_access_key: Option<String>,
+    /// Start AWS KMS as well, as far as external key stores reach, with a KMS key for each key that may both encrypt and decrypt; listens at
+    /// 127.0.0.1:4599 unless an address is given
+    #[arg(long, value_name = "ADDR", num_args = 0..=1, require_equals = true, default_missing_value = "127.0.0.1:4599")]
+    pub kms: Option<SocketAddr>,
     /// Exit after the round trip instead of staying up: 0 if everything was proven
     #[arg(long)]
     pub check: bool,

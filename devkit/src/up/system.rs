@@ -22,6 +22,7 @@ use serde::Deserialize;
 use super::UpError;
 use super::authority::Authority;
 use super::configurations::{self, measured_content, measurements, static_configuration};
+use super::kms::{self, KmsOffer};
 use super::layout::Layout;
 use super::offer::{Offer, reachable};
 use super::processes::{Processes, beside};
@@ -95,9 +96,13 @@ pub async fn bring_up(
         home: stage.home.path().to_owned(),
         measurements: layout.path("measurements.json"),
         trust_root: layout.path("nsm/root.pem"),
+        kms: None,
         encrypt_request: layout.path("encrypt-request.json"),
     };
     stage.prove(client, &offer).await?;
+    if let Some(listen) = settings.kms {
+        offer.kms = Some(stage.kms(listen, &offer).await?);
+    }
     offer.write(layout)?;
     Ok(offer)
 }
@@ -424,6 +429,17 @@ impl Stage<'_> {
             self.steps.done(&format!("credential {id} is imported by signed command"), &details);
         }
         Ok((id.to_string(), secret.clone()))
+    }
+
+    /// AWS KMS in front of the proxy.
+    async fn kms(&self, listen: SocketAddr, offer: &Offer) -> Result<KmsOffer, UpError> {
+        let started = kms::Started::start(self.layout, self.processes, listen, offer)?;
+        until("KMS", || async { started.is_ready() }).await?;
+        let wanted = self.settings.key.iter().filter(|wanted| wanted.usage.encrypt && wanted.usage.decrypt);
+        let keys: Vec<String> = wanted.map(|wanted| wanted.id.to_string()).collect();
+        let (kms, lines) = started.set_up(offer, &keys).await?;
+        self.steps.done(&format!("AWS KMS, emulated, is up at {}", kms.endpoint_url), &lines);
+        Ok(kms)
     }
 
     async fn prove(&self, client: XksClient, offer: &Offer) -> Result<(), UpError> {

@@ -47,7 +47,7 @@ fn policy_of_the_guide(image: &str) -> String {
     })
 }
 
-/// `holdfast-dev kms`, ended with this value.
+/// `holdfast-dev kms-share`, ended with this value.
 struct Kms {
     child: Child,
     share: KmsShare,
@@ -62,7 +62,7 @@ impl Kms {
         };
         let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast-dev"));
         command
-            .args(["kms", "--listen", "127.0.0.1:0", "--key-arn", KEY_ARN, "--access-key-id", ACCESS_KEY_ID])
+            .args(["kms-share", "--listen", "127.0.0.1:0", "--key-arn", KEY_ARN, "--access-key-id", ACCESS_KEY_ID])
             .arg("--state")
             .arg(folder.join("kms"))
             .arg("--policy")
