@@ -2,6 +2,7 @@
 
 mod alarms;
 mod audit;
+mod config;
 mod custody;
 mod doctor;
 mod kill;
@@ -19,6 +20,7 @@ use holdfast_shared::attestation::TrustRoot;
 use crate::arguments::{
     AdminCommand, Arguments, AttestArguments, AttestationCommand, Command, OrderCommand, OrderTerms, Patience, Target,
 };
+use crate::commands::config::ConfigError;
 use crate::commands::attest::{self, AttestError};
 use crate::commands::document::DocumentError;
 use crate::commands::explain_signature::{self, Question, secret::SecretError};
@@ -80,6 +82,9 @@ pub enum AppError {
     /// The secret of a signature to explain.
     #[error(transparent)]
     Secret(#[from] SecretError),
+    /// A configuration file that was not checked.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// A comparison that could not be made: 1 says that there are differences.
     #[error(transparent)]
     Undone(Box<AppError>),
@@ -213,6 +218,7 @@ async fn run(arguments: Arguments) -> Result<ExitCode, AppError> {
         }
         Command::Doctor(arguments) => return doctor::run(*arguments, printer).await,
         Command::Explain(arguments) => return doctor::run_explain(&arguments, printer),
+        Command::Config(command) => return config::run(command, printer).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "holdfast", &mut io::stdout());
         }

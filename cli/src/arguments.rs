@@ -5,6 +5,7 @@ mod alarms;
 mod attest;
 mod attestation;
 mod audit;
+mod config;
 mod credential;
 mod custody;
 mod doctor;
@@ -30,6 +31,7 @@ pub use self::audit::{
     AuditCommand, DownloadArguments, LogSource, ModeArgument, PastArguments, QueryArguments, ReachArguments,
     ReconcileArguments, SetAuditArguments, UploadArguments, VerifyAuditArguments,
 };
+pub use self::config::{CheckConfigArguments, ConfigCommand, FileKind};
 pub use self::credential::{CredentialCommand, SecretOutput};
 pub use self::custody::{
     ApproveArguments, HistoryArguments, KillArguments, ProvenanceCommand, RecordsArguments, ReleaseCommand,
@@ -237,6 +239,9 @@ pub enum Command {
         after_long_help = "Example:\n  holdfast explain XKS_PROXY_INVALID_TLS_CONFIGURATION\n  aws kms create-key … 2>&1 | holdfast explain -"
     )]
     Explain(ExplainArguments),
+    /// Configuration files of parent, custodian and enclave: what is wrong with them, their schemas, examples
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Print a shell's completions
     #[command(after_long_help = "Example:\n  holdfast completions bash > /etc/bash_completion.d/holdfast")]
     Completions {

@@ -11,6 +11,7 @@ pub mod audit;
 pub mod block;
 pub mod budget;
 pub mod client_auth;
+pub mod config;
 pub mod credential;
 pub mod document;
 pub mod explain_signature;

@@ -23,6 +23,14 @@ impl Printer {
     }
 }
 
+/// Prints a text that is what it is, whatever form was asked for.
+///
+/// # Errors
+/// When standard output is closed.
+pub fn print_as_is(text: &str) -> io::Result<()> {
+    io::stdout().lock().write_all(text.as_bytes())
+}
+
 /// Tells a person something that is not a result. A closed standard error is no reason to stop.
 pub fn tell(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");

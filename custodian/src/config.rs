@@ -68,6 +68,7 @@ pub struct Config {
 
 /// How the log is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// For people.
@@ -122,29 +123,57 @@ pub enum ConfigError {
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct RawConfig {
+    /// For people: printable ASCII.
+    #[cfg_attr(test, schemars(with = "String", length(min = 1, max = limits::NAME_MAX)))]
     name: Spanned<String>,
+    /// IP address and port of the HTTPS service. With port 0 the system chooses.
+    #[cfg_attr(test, schemars(with = "String", extend("examples" = ["0.0.0.0:7443"])))]
     listen: Spanned<String>,
+    /// `host:port`, in lower case, under which enclaves and administrators reach it. It goes into manifests.
+    #[cfg_attr(test, schemars(with = "String", extend("examples" = ["vault-1.example.com:7443"])))]
     address: Spanned<String>,
+    /// The directory for keys and the database: made by `init` with mode 0700.
     state: PathBuf,
+    /// Ids of the administrators who may enrol manifests here.
+    #[cfg_attr(test, schemars(with = "Vec<String>", inner(regex(pattern = "^[0-9a-f]{64}$"))))]
     administrators: Vec<Spanned<String>>,
+    /// Receives the address that was chosen, as JSON, once the service listens.
     ports_file: Option<PathBuf>,
+    /// PEM file of an emulator's root that is trusted as well. For development only: whoever runs the emulator can obtain the shares of every
+    /// key store whose release policy names this root.
     emulated_root: Option<PathBuf>,
+    /// How the log is written, to standard error.
+    #[cfg_attr(test, schemars(extend("default" = "text")))]
     #[serde(default)]
     log: LogFormat,
+    /// The HTTPS certificate. Without this section the custodian's own authority issues it for the host of `address`.
+    #[cfg_attr(test, schemars(with = "Option<RawTls>"))]
     tls: Option<Spanned<RawTls>>,
+    /// A PostgreSQL server for the tables. Without this section they are in a file of the state directory.
+    #[cfg_attr(test, schemars(with = "Option<RawDatabase>"))]
     database: Option<Spanned<RawDatabase>>,
+    /// What wraps the shares. Without this section, or with none of the places in it, a key in a file of the state directory.
+    #[cfg_attr(test, schemars(with = "Option<RawKeyEncryptionKey>"))]
     key_encryption_key: Option<Spanned<RawKeyEncryptionKey>>,
+    /// When alarms are raised, and where they go. Without this section the defaults hold, and nothing is sent.
     alarms: Option<RawAlarms>,
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct RawTls {
+    /// Other DNS names and IP addresses for the certificate of its own authority, at least one.
+    #[cfg_attr(test, schemars(with = "Option<Vec<String>>", length(min = 1)))]
     names: Option<Vec<Spanned<String>>>,
+    /// A PEM chain, leaf first, instead of its own authority's. Needs `private_key` and `roots`.
     certificate: Option<PathBuf>,
+    /// The chain's key, PEM, mode 0600.
     private_key: Option<PathBuf>,
+    /// The roots to which the chain leads, PEM, for manifests.
     roots: Option<PathBuf>,
 }
 
@@ -377,5 +406,47 @@ mod tests {
             let error = parse(&text).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}\nshould contain {expected}");
         }
+    }
+
+    /// Every section and every field that may stand beside the others, but for where the key is.
+    const FULL: &str = r#"
+        [tls]
+        certificate = "c.pem"
+        private_key = "k.pem"
+        roots = "r.pem"
+        [database]
+        host = "db.example.com"
+        name = "vault"
+        user = "vault"
+        roots = "r.pem"
+        [alarms]
+        [[alarms.key_store]]
+        id = "5f0c5f0c5f0c5f0c5f0c5f0c5f0c5f0c5f0c5f0c5f0c5f0c5f0c5f0c5f0c5f0c"
+        [[alarms.webhook]]
+        url = "https://alerts.example.com/"
+        [[alarms.syslog]]
+        address = "unix:/dev/log"
+        [key_encryption_key]
+    "#;
+
+    #[test]
+    fn the_schema_says_what_is_taken() {
+        use holdfast_tests::reference::{assert_agreement, assert_schema_current, schema_of};
+
+        let schema = schema_of::<RawConfig>(
+            "custodian.toml",
+            "Configuration of `holdfast-custodian`. Relative paths are relative to the file; unknown fields are refused.",
+        );
+        assert_schema_current("custodian.schema.json", &schema);
+        let places = [
+            r#"pkcs11 = { module = "m.so", token = "custodian", key = "shares", pin_file = "pin" }"#,
+            r#"transit = { url = "https://vault.example.com:8200", key = "shares", token_file = "token" }"#,
+            r#"kmip = { address = "kmip.example.com:5696", key = "1", roots = "r.pem", certificate = "c.pem", private_key = "k.pem" }"#,
+        ];
+        let bases = places.map(|place| toml::from_str(&format!("{}{FULL}{place}\n", good())).unwrap());
+        assert_agreement(&schema, &bases, &|document| {
+            let parsed = parse(&toml::to_string(document).unwrap());
+            parsed.map(|config| format!("{config:?}")).map_err(|error| error.to_string())
+        });
     }
 }

@@ -15,12 +15,12 @@ use std::sync::Arc;
 use holdfast_shared::attestation::{ParsedDocument, pcr_of_content};
 use holdfast_shared::ids::BootId;
 use holdfast_shared::sha384;
+use holdfast_shared::static_configuration::{ConfigurationError, StaticConfiguration};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::audit::{AuditKey, NoAuditKey};
 use crate::clock::Clock;
 use crate::clock::attested::{AttestedClock, moment};
-use crate::configuration::{ConfigurationError, StaticConfiguration};
 use crate::nsm::{Nsm, NsmDevice, NsmError};
 
 /// Registers that the platform measures into and locks before the enclave starts: 0 to 15.

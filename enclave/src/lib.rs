@@ -17,7 +17,6 @@ mod acme;
 pub mod audit;
 mod boot;
 pub mod clock;
-mod configuration;
 mod control;
 mod custody;
 pub mod directory;
@@ -38,7 +37,6 @@ mod traces;
 pub mod xks;
 
 pub use boot::BootError;
-pub use configuration::{ConfigurationError, StaticConfiguration};
 pub use control::refuse;
 pub use roster::AuthorityError;
 pub use run::{Platform, RunError, run};

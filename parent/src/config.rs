@@ -28,11 +28,14 @@ pub use traces::{Collector, TracingConfig};
 
 /// The configuration of the parent. Relative paths are relative to the configuration file.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// TCP address that AWS KMS (or a load balancer) connects to. Port 0 takes a free one.
+    #[cfg_attr(test, schemars(with = "String", extend("examples" = ["0.0.0.0:443"])))]
     pub listen: SocketAddr,
     /// TCP address of `GET /ready`, `GET /status` and `GET /metrics`, for load balancers and operators only.
+    #[cfg_attr(test, schemars(with = "String", extend("examples" = ["127.0.0.1:9080"])))]
     pub ready_listen: SocketAddr,
     /// The file that is handed to the enclave byte for byte: a JSON text, which the enclave measures.
     pub static_configuration: PathBuf,
@@ -41,6 +44,7 @@ pub struct Config {
     /// Client connections at a time, above what the enclave takes (`connections_max`). Those that send nothing make place for
     /// newcomers; while all are being relayed, newcomers are closed at once.
     #[serde(default = "defaults::max_connections", deserialize_with = "connections")]
+    #[cfg_attr(test, schemars(range(min = 1, max = CONNECTIONS_MAX)))]
     pub max_connections: u32,
     /// Time for a client to send its first byte.
     #[serde(
@@ -48,18 +52,23 @@ pub struct Config {
         deserialize_with = "positive_ms",
         rename = "first_byte_timeout_ms"
     )]
+    #[cfg_attr(test, schemars(with = "u64", range(min = 1, max = DURATION_MAX_MS), extend("default" = 5000)))]
     pub first_byte_timeout: Duration,
     /// Time without a byte in either direction after which a connection is closed.
     #[serde(default = "defaults::idle_timeout", deserialize_with = "positive_ms", rename = "idle_timeout_ms")]
+    #[cfg_attr(test, schemars(with = "u64", range(min = 1, max = DURATION_MAX_MS), extend("default" = 300000)))]
     pub idle_timeout: Duration,
     /// Time for a connection to the enclave or to an egress destination.
     #[serde(default = "defaults::connect_timeout", deserialize_with = "positive_ms", rename = "connect_timeout_ms")]
+    #[cfg_attr(test, schemars(with = "u64", range(min = 1, max = DURATION_MAX_MS), extend("default" = 5000)))]
     pub connect_timeout: Duration,
     /// Time between "not ready" and the end of accepting, for load balancers to notice.
     #[serde(default, deserialize_with = "any_ms", rename = "drain_grace_ms")]
+    #[cfg_attr(test, schemars(with = "u64", range(min = 0, max = DURATION_MAX_MS), extend("default" = 0)))]
     pub drain_grace: Duration,
     /// Time for connections to end by themselves before the program ends.
     #[serde(default = "defaults::drain_timeout", deserialize_with = "any_ms", rename = "drain_timeout_ms")]
+    #[cfg_attr(test, schemars(with = "u64", range(min = 0, max = DURATION_MAX_MS), extend("default" = 30000)))]
     pub drain_timeout: Duration,
     /// If given, the chosen addresses are written there as JSON.
     #[serde(default)]
@@ -95,45 +104,57 @@ pub struct Config {
 
 /// `[enclave]`
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct EnclaveConfig {
     /// Where the enclave takes client connections.
+    #[cfg_attr(test, schemars(with = "String", extend("examples" = ["vsock://{cid}:8443", "unix:///run/holdfast/{cid}.sock"])))]
     pub ingress: AddressPattern,
     /// If given, the program (with its arguments) that is started and watched as the enclave.
     #[serde(default, deserialize_with = "command")]
+    #[cfg_attr(test, schemars(length(min = 1)))]
     pub command: Option<Vec<String>>,
     /// Context ids for the enclaves that we start: with two, a new one starts beside the old one. `{cid}` stands for them in
     /// addresses and in the command. Under `[nitro]` 16 and 17 by default; without any, one enclave with fixed addresses.
     #[serde(default)]
+    #[cfg_attr(test, schemars(length(min = 1, max = places::CIDS_MAX), inner(range(min = places::CID_MIN, max = u32::MAX - 1))))]
     pub cids: Option<Vec<u32>>,
     /// Time for a new enclave to serve what the old one serves.
     #[serde(default = "defaults::ready_timeout", deserialize_with = "positive_ms", rename = "ready_timeout_ms")]
+    #[cfg_attr(test, schemars(with = "u64", range(min = 1, max = DURATION_MAX_MS), extend("default" = 300000)))]
     pub ready_timeout: Duration,
 }
 
 /// `[control]`
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ControlConfig {
     /// Where the enclave opens its control connection.
+    #[cfg_attr(test, schemars(with = "String", extend("examples" = ["vsock://4294967295:9001"])))]
     pub listen: AddressPattern,
 }
 
 /// `[egress]`
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct EgressConfig {
     /// Where the enclave opens its egress connections.
+    #[cfg_attr(test, schemars(with = "String", extend("examples" = ["vsock://4294967295:9002"])))]
     pub listen: AddressPattern,
     /// The destinations that it may ask for, each exactly as the enclave names it.
     #[serde(default, deserialize_with = "allow_list")]
+    #[cfg_attr(test, schemars(with = "Vec<String>", length(max = EGRESS_ALLOW_MAX), extend("default" = [], "examples" = [["custodian.example.com:443"]])))]
     pub allow: Vec<Destination>,
     /// Time without a byte in either direction after which an egress connection is closed. Custodians hold a question of
     /// the enclave open for up to half a minute, in silence.
     #[serde(default = "defaults::idle_timeout", deserialize_with = "positive_ms", rename = "idle_timeout_ms")]
+    #[cfg_attr(test, schemars(with = "u64", range(min = 1, max = DURATION_MAX_MS), extend("default" = 300000)))]
     pub idle_timeout: Duration,
     /// Egress connections at a time: two for each key store and custodian of it, and two times that while an image changes.
     #[serde(default = "defaults::egress_max_connections", deserialize_with = "connections")]
+    #[cfg_attr(test, schemars(range(min = 1, max = CONNECTIONS_MAX)))]
     pub max_connections: u32,
 }
 
@@ -148,17 +169,20 @@ impl EgressConfig {
 
 /// `[aws]`
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AwsConfig {
     /// Whose credentials.
     pub credentials: AwsCredentialsSource,
     /// The instance metadata service. Over plain HTTP, so it must be on this machine or link-local.
     #[serde(default = "defaults::instance_metadata", deserialize_with = "near_address")]
+    #[cfg_attr(test, schemars(with = "String", extend("default" = "169.254.169.254:80")))]
     pub instance_metadata: SocketAddr,
 }
 
 /// Whose credentials the enclave is handed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum AwsCredentialsSource {
     /// Those of the role in the instance's profile.
@@ -167,6 +191,7 @@ pub enum AwsCredentialsSource {
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
     /// For people.
@@ -178,6 +203,7 @@ pub enum LogFormat {
 
 /// The least grave lines to be logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum LogLevel {
     /// Only what does not work.

@@ -32,6 +32,7 @@ pub mod secrets;
 pub mod sharing;
 pub mod signature;
 pub mod sigv4;
+pub mod static_configuration;
 pub mod xks;
 
 /// SHA-256 of the concatenation of `parts`.

@@ -45,6 +45,7 @@ pub mod programs;
 pub mod prometheus;
 pub mod python;
 pub mod random;
+pub mod reference;
 pub mod signers;
 pub mod softhsm;
 pub mod system;

@@ -126,51 +126,102 @@ impl fmt::Display for SyslogAddress {
 }
 
 #[derive(Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawAlarms {
+    /// For so many days after the first use of a key store everybody is learned.
+    #[cfg_attr(test, schemars(with = "Option<u32>", range(min = *LEARN_DAYS.start(), max = *LEARN_DAYS.end()), extend("default" = 7)))]
     learn_days: Option<Spanned<u32>>,
+    /// So many times the busiest hour, or day, of two weeks is unusual.
+    #[cfg_attr(test, schemars(with = "Option<u32>", range(min = *FACTOR.start(), max = *FACTOR.end()), extend("default" = 3)))]
     factor: Option<Spanned<u32>>,
+    /// Fewer uses in an hour than this are never unusual, nor fewer in a day than four times as many.
+    #[cfg_attr(test, schemars(with = "Option<u32>", range(min = *LEAST_USES.start(), max = *LEAST_USES.end()), extend("default" = 100)))]
     least_uses: Option<Spanned<u32>>,
+    /// So many refused requests of a key store in ten minutes are a burst.
+    #[cfg_attr(test, schemars(with = "Option<u32>", range(min = *REFUSED_BURST.start(), max = *REFUSED_BURST.end()), extend("default" = 50)))]
     refused_burst: Option<Spanned<u32>>,
+    /// Use outside of these hours is told of: `Mon-Fri` or `Mon-Sun`, from and to, UTC or an offset; or `any`. Without it: at no time.
+    #[cfg_attr(test, schemars(with = "Option<String>", extend("examples" = ["Mon-Fri 08:00-18:30 +01:00", "any"])))]
     hours: Option<Spanned<String>>,
+    /// Clocks of an enclave and the custodian that differ by more seconds are told of.
+    #[cfg_attr(test, schemars(with = "Option<u32>", range(min = *CLOCK_DRIFT_SECONDS.start(), max = *CLOCK_DRIFT_SECONDS.end()), extend("default" = 30)))]
     clock_drift_seconds: Option<Spanned<u32>>,
+    /// The same alarm is raised again after so many hours at the earliest.
+    #[cfg_attr(test, schemars(with = "Option<u32>", range(min = *QUIET_HOURS.start(), max = *QUIET_HOURS.end()), extend("default" = 6)))]
     quiet_hours: Option<Spanned<u32>>,
+    /// Any of these rules for one key store, each once.
     #[serde(default)]
     key_store: Vec<RawKeyStore>,
+    /// Where alarms are sent as JSON.
+    #[cfg_attr(test, schemars(with = "Vec<RawWebhook>", length(max = DESTINATIONS_MAX)))]
     #[serde(default)]
     webhook: Vec<Spanned<RawWebhook>>,
+    /// Where alarms are sent as messages of RFC 5424.
+    #[cfg_attr(test, schemars(with = "Vec<RawSyslog>", length(max = DESTINATIONS_MAX)))]
     #[serde(default)]
     syslog: Vec<Spanned<RawSyslog>>,
 }
 
-/// Not flattened: serde has no unknown fields then.
+// Not flattened: serde has no unknown fields then.
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct RawKeyStore {
+    /// The key store's id.
+    #[cfg_attr(test, schemars(with = "String", regex(pattern = "^[0-9a-f]{64}$")))]
     id: Spanned<String>,
+    /// For so many days after the first use of a key store everybody is learned. Without it, what `alarms` says.
+    #[cfg_attr(test, schemars(with = "Option<u32>", range(min = *LEARN_DAYS.start(), max = *LEARN_DAYS.end())))]
     learn_days: Option<Spanned<u32>>,
+    /// So many times the busiest hour, or day, of two weeks is unusual. Without it, what `alarms` says.
+    #[cfg_attr(test, schemars(with = "Option<u32>", range(min = *FACTOR.start(), max = *FACTOR.end())))]
     factor: Option<Spanned<u32>>,
+    /// Fewer uses in an hour than this are never unusual, nor fewer in a day than four times as many. Without it, what `alarms` says.
+    #[cfg_attr(test, schemars(with = "Option<u32>", range(min = *LEAST_USES.start(), max = *LEAST_USES.end())))]
     least_uses: Option<Spanned<u32>>,
+    /// So many refused requests of a key store in ten minutes are a burst. Without it, what `alarms` says.
+    #[cfg_attr(test, schemars(with = "Option<u32>", range(min = *REFUSED_BURST.start(), max = *REFUSED_BURST.end())))]
     refused_burst: Option<Spanned<u32>>,
+    /// Use outside of these hours is told of: `Mon-Fri` or `Mon-Sun`, from and to, UTC or an offset; or `any`. Without it, what `alarms` says.
+    #[cfg_attr(test, schemars(with = "Option<String>", extend("examples" = ["Mon-Fri 08:00-18:30 +01:00", "any"])))]
     hours: Option<Spanned<String>>,
+    /// Clocks of an enclave and the custodian that differ by more seconds are told of. Without it, what `alarms` says.
+    #[cfg_attr(test, schemars(with = "Option<u32>", range(min = *CLOCK_DRIFT_SECONDS.start(), max = *CLOCK_DRIFT_SECONDS.end())))]
     clock_drift_seconds: Option<Spanned<u32>>,
+    /// The same alarm is raised again after so many hours at the earliest. Without it, what `alarms` says.
+    #[cfg_attr(test, schemars(with = "Option<u32>", range(min = *QUIET_HOURS.start(), max = *QUIET_HOURS.end())))]
     quiet_hours: Option<Spanned<u32>>,
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct RawWebhook {
+    /// By which the database knows what it has, so keep it when the URL changes. Without it: scheme, host and port.
+    #[cfg_attr(test, schemars(with = "Option<String>", regex(pattern = "^[A-Za-z0-9._-]{1,64}$")))]
     name: Option<Spanned<String>>,
+    /// `https://`, or `http://` to this machine by number.
+    #[cfg_attr(test, schemars(with = "String", length(max = URL_MAX), extend("examples" = ["https://alerts.example.com/holdfast"])))]
     url: Spanned<String>,
+    /// Signs the body by HMAC-SHA256, mode 0600, 16 bytes at least.
     secret_file: Option<PathBuf>,
+    /// Roots under which the server's certificate is verified, PEM. Without them those of the operating system.
     roots: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct RawSyslog {
+    /// By which the database knows what it has. Without it: the address.
+    #[cfg_attr(test, schemars(with = "Option<String>", regex(pattern = "^[A-Za-z0-9._-]{1,64}$")))]
     name: Option<Spanned<String>>,
+    /// `unix:` and a socket's path, or `udp://` or `tcp://` and `host:port`.
+    #[cfg_attr(test, schemars(with = "String", extend("examples" = ["unix:/dev/log", "tcp://logs.example.com:601"])))]
     address: Spanned<String>,
+    /// The facility of syslog.
+    #[cfg_attr(test, schemars(with = "Option<String>", extend("default" = "authpriv", "enum" = FACILITIES)))]
     facility: Option<Spanned<String>>,
 }
 

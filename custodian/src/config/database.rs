@@ -65,15 +65,28 @@ impl DatabaseConfig {
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawDatabase {
+    /// The server's DNS name or IP address, or the directory of its Unix socket, which begins with `/`.
+    #[cfg_attr(test, schemars(with = "String", extend("examples" = ["db.example.com", "/run/postgresql"])))]
     host: Spanned<String>,
+    /// Its port.
+    #[cfg_attr(test, schemars(extend("default" = PORT_DEFAULT)))]
     port: Option<u16>,
+    /// The database.
+    #[cfg_attr(test, schemars(with = "String", length(min = 1, max = IDENTIFIER_MAX)))]
     name: Spanned<String>,
+    /// The role.
+    #[cfg_attr(test, schemars(with = "String", length(min = 1, max = IDENTIFIER_MAX)))]
     user: Spanned<String>,
+    /// The role's password, mode 0600.
     password_file: Option<PathBuf>,
+    /// The roots under which the server's certificate is verified, PEM. Needed but over a Unix socket, where there is no TLS.
     roots: Option<PathBuf>,
+    /// Our certificate for the server, PEM, leaf first. Needs `private_key`.
     certificate: Option<PathBuf>,
+    /// Its key, PEM, mode 0600.
     private_key: Option<PathBuf>,
 }
 

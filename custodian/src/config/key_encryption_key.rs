@@ -50,6 +50,7 @@ pub enum KeyPlaceConfig {
 
 /// Who makes the initialization vector of AES-GCM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Pkcs11Iv {
     /// We do, at random.
@@ -107,43 +108,77 @@ pub struct KmipConfig {
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawKeyEncryptionKey {
+    /// Time for one call to the key: from `100ms` to `30s`.
+    #[cfg_attr(test, schemars(with = "Option<String>", regex(pattern = "^[0-9]+(ms|s)$"), extend("default" = "5s")))]
     timeout: Option<Spanned<String>>,
+    /// A key on a PKCS #11 token. At most one of `pkcs11`, `transit` and `kmip`.
     pkcs11: Option<RawPkcs11>,
+    /// A key of the Transit engine of Vault or `OpenBao`.
     transit: Option<RawTransit>,
+    /// A key of a KMIP server.
     kmip: Option<RawKmip>,
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct RawPkcs11 {
+    /// The library of the token's maker.
     module: PathBuf,
+    /// The token's label.
+    #[cfg_attr(test, schemars(with = "String", length(min = 1, max = 32)))]
     token: Spanned<String>,
+    /// The key's label.
+    #[cfg_attr(test, schemars(with = "String", length(min = 1, max = NAME_MAX)))]
     key: Spanned<String>,
+    /// The user's PIN, mode 0600.
     pin_file: PathBuf,
+    /// Who makes the initialization vector of AES-GCM.
+    #[cfg_attr(test, schemars(extend("default" = "random")))]
     #[serde(default)]
     iv: Pkcs11Iv,
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct RawTransit {
+    /// Of the server: `https://host:port`, or `http://` and a loopback address.
+    #[cfg_attr(test, schemars(with = "String", length(min = 1, max = NAME_MAX)))]
     url: Spanned<String>,
+    /// Where the engine is mounted.
+    #[cfg_attr(test, schemars(with = "Option<String>", length(min = 1, max = NAME_MAX), extend("default" = "transit")))]
     mount: Option<Spanned<String>>,
+    /// The key's name.
+    #[cfg_attr(test, schemars(with = "String", length(min = 1, max = NAME_MAX)))]
     key: Spanned<String>,
+    /// The access token, mode 0600.
     token_file: PathBuf,
+    /// Roots of the server's certificate, PEM. Without them those of the operating system.
     roots: Option<PathBuf>,
+    /// The namespace, where the server has them.
+    #[cfg_attr(test, schemars(with = "Option<String>", length(min = 1, max = NAME_MAX)))]
     namespace: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct RawKmip {
+    /// `host:port`, in lower case.
+    #[cfg_attr(test, schemars(with = "String", extend("examples" = ["kmip.example.com:5696"])))]
     address: Spanned<String>,
+    /// The key's unique identifier.
+    #[cfg_attr(test, schemars(with = "String", length(min = 1, max = NAME_MAX)))]
     key: Spanned<String>,
+    /// Roots of the server's certificate, PEM.
     roots: PathBuf,
+    /// Our certificate, PEM, leaf first.
     certificate: PathBuf,
+    /// Its key, PEM, mode 0600.
     private_key: PathBuf,
 }
 

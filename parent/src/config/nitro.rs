@@ -11,21 +11,26 @@ use crate::limits::{ENCLAVE_CPUS_MAX, ENCLAVE_MEMORY_MIB_MAX, ENCLAVE_NAME_MAX};
 
 /// `[nitro]`
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NitroConfig {
     /// The image.
     pub eif: PathBuf,
     /// How many of the allocator's CPUs it gets. Either this or `cpu_ids`.
     #[serde(default, deserialize_with = "cpu_count")]
+    #[cfg_attr(test, schemars(range(min = 1, max = ENCLAVE_CPUS_MAX)))]
     pub cpu_count: Option<u32>,
     /// Which of the allocator's CPUs it gets. Two enclaves side by side cannot have the same, so that this allows one only.
     #[serde(default, deserialize_with = "cpu_ids")]
+    #[cfg_attr(test, schemars(length(min = 1, max = ENCLAVE_CPUS_MAX)))]
     pub cpu_ids: Option<Vec<u32>>,
     /// Memory of each enclave, in MiB.
     #[serde(deserialize_with = "memory")]
+    #[cfg_attr(test, schemars(range(min = 1, max = ENCLAVE_MEMORY_MIB_MAX)))]
     pub memory_mib: u64,
     /// What the names of our enclaves begin with: how a parent that was restarted knows its own. Unique on the instance.
     #[serde(default = "default_name", deserialize_with = "name")]
+    #[cfg_attr(test, schemars(length(min = 1, max = ENCLAVE_NAME_MAX), pattern("^[A-Za-z0-9_][A-Za-z0-9_-]*$")))]
     pub name: String,
     /// The program.
     #[serde(default = "default_cli")]

@@ -12,9 +12,9 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 /// Stands for the context id in addresses and commands.
 pub(crate) const CID_MARK: &str = "{cid}";
 /// The least context id of an enclave: 0 to 2 are reserved (vsock(7)), and 3 is the parent's own, seen from an enclave.
-const CID_MIN: u32 = 4;
+pub(super) const CID_MIN: u32 = 4;
 /// Where two enclaves may run side by side.
-const CIDS_MAX: usize = 2;
+pub(super) const CIDS_MAX: usize = 2;
 
 /// An address in which `{cid}` may stand for the enclave's context id.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -224,3 +224,48 @@ fn the_static_configuration_is_read_untouched() {
     config.key_stores = folder.path().join("nowhere");
     assert!(matches!(config.load_static_configuration(), Err(ConfigError::KeyStores { .. })));
 }
+
+/// Every section and every field that may stand beside the others.
+const FULL: &str = r#"
+listen = "0.0.0.0:443"
+ready_listen = "127.0.0.1:9080"
+static_configuration = "static.json"
+key_stores = "key-stores"
+[enclave]
+ingress = "vsock://{cid}:8443"
+cids = [16, 17]
+[nitro]
+eif = "holdfast.eif"
+cpu_count = 2
+memory_mib = 1024
+[control]
+listen = "vsock://4294967295:9001"
+[egress]
+listen = "vsock://4294967295:9002"
+allow = ["custodian.example.com:443"]
+[audit]
+[aws]
+credentials = "instance-role"
+[tracing]
+collector = "http://127.0.0.1:4318"
+"#;
+
+#[test]
+fn the_schema_says_what_is_taken() {
+    use holdfast_tests::reference::{assert_agreement, assert_schema_current, schema_of};
+
+    let schema = schema_of::<Config>(
+        "parent.toml",
+        "Configuration of `holdfast-parent`. Relative paths are relative to the file; unknown fields are refused. Addresses on the \
+         enclave's side are `vsock://CID:PORT`, `unix:///PATH` or `hybrid:///PATH:PORT`, where `{cid}` stands for the context id that \
+         the parent gives an enclave.",
+    );
+    assert_schema_current("parent.schema.json", &schema);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("parent.toml");
+    let base = toml::from_str(FULL).unwrap();
+    assert_agreement(&schema, &[base], &|document| {
+        fs::write(&file, toml::to_string(document).unwrap()).unwrap();
+        Config::load(&file).map(|config| format!("{config:?}")).map_err(|error| error.to_string())
+    });
+}

@@ -13,21 +13,27 @@ use super::{defaults, positive_ms};
 
 /// `[tracing]`
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TracingConfig {
     /// The OpenTelemetry collector, which takes OTLP over HTTP.
+    #[cfg_attr(test, schemars(with = "String", extend("examples" = ["http://127.0.0.1:4318"])))]
     pub collector: Collector,
     /// One of so many requests with a valid signature is traced.
     #[serde(default = "defaults::tracing_one_in", deserialize_with = "one_in")]
+    #[cfg_attr(test, schemars(range(min = 1)))]
     pub one_in: u32,
     /// All kinds of requests together, at most so many are traced each second, and of one key store half of it.
     #[serde(default = "defaults::tracing_per_second", deserialize_with = "per_second")]
+    #[cfg_attr(test, schemars(range(min = 1, max = TRACES_PER_SECOND_MAX)))]
     pub per_second: u32,
     /// From so long on, a request is traced although it is not in the sample. So is one that was refused.
     #[serde(default = "defaults::tracing_slow", deserialize_with = "positive_ms", rename = "slow_ms")]
+    #[cfg_attr(test, schemars(with = "u64", range(min = 1, max = crate::limits::DURATION_MAX_MS), extend("default" = 100)))]
     pub slow: Duration,
     /// Time for the collector to take one batch.
     #[serde(default = "defaults::tracing_timeout", deserialize_with = "positive_ms", rename = "timeout_ms")]
+    #[cfg_attr(test, schemars(with = "u64", range(min = 1, max = crate::limits::DURATION_MAX_MS), extend("default" = 5000)))]
     pub timeout: Duration,
 }
 

@@ -5,11 +5,11 @@ use core::task::{Context, Poll};
 use std::cell::RefCell;
 use std::io;
 
-use holdfast_enclave::StaticConfiguration;
 use holdfast_link::audit;
 use holdfast_link::control::{ToEnclave, ToParent};
 use holdfast_link::egress::{Destination, EgressAnswer, EgressRequest};
 use holdfast_link::{Address, Frame, FrameReader, Hex, PrintableText, write_frame};
+use holdfast_shared::static_configuration::StaticConfiguration;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, ReadBuf};
 

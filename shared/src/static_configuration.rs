@@ -15,16 +15,20 @@ const AUTHORITIES_MAX: usize = 64;
 
 /// The parsed configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct StaticConfiguration {
     /// AWS regions in whose name requests may be signed (`us-east-1`).
+    #[cfg_attr(test, schemars(length(min = 1, max = REGIONS_MAX), inner(regex(pattern = r"^[a-z0-9-]{1,32}$"))))]
     pub regions: Vec<String>,
     /// Connections served at the same time.
     #[serde(default = "default_connections_max")]
+    #[cfg_attr(test, schemars(range(min = 1, max = 65_536)))]
     pub connections_max: usize,
     /// Certificate authorities (DER in base64) whose certificates prove a host name that several owners claim. Without any,
     /// such a name is served to nobody.
     #[serde(default)]
+    #[cfg_attr(test, schemars(length(max = AUTHORITIES_MAX)))]
     pub host_name_authorities: Vec<String>,
 }
 
@@ -97,5 +101,22 @@ mod tests {
             let error = StaticConfiguration::parse(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn the_schema_says_what_is_taken() {
+        use holdfast_tests::reference::{assert_agreement, assert_schema_current, schema_of};
+
+        let schema = schema_of::<StaticConfiguration>(
+            "static.json",
+            "What changes what an enclave may do for everyone. The parent hands it to the enclave byte for byte; the enclave measures it \
+             (PCR 16), so that a release policy accepts exactly this text.",
+        );
+        assert_schema_current("static.schema.json", &schema);
+        let base = serde_json::json!({ "regions": ["us-east-1"], "host_name_authorities": ["AA=="] });
+        assert_agreement(&schema, &[base], &|document| {
+            let parsed = StaticConfiguration::parse(&document.to_string());
+            parsed.map(|parsed| format!("{parsed:?}")).map_err(|error| error.to_string())
+        });
     }
 }
