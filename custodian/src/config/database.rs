@@ -69,7 +69,7 @@ impl DatabaseConfig {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawDatabase {
     /// The server's DNS name or IP address, or the directory of its Unix socket, which begins with `/`.
-    #[cfg_attr(test, schemars(with = "String", extend("examples" = ["db.example.com", "/run/postgresql"])))]
+    #[cfg_attr(test, schemars(with = "String", extend("examples" = ["db.example.com"])))]
     host: Spanned<String>,
     /// Its port.
     #[cfg_attr(test, schemars(extend("default" = PORT_DEFAULT)))]
