@@ -20,8 +20,8 @@ use holdfast_shared::attestation::TrustRoot;
 use crate::arguments::{
     AdminCommand, Arguments, AttestArguments, AttestationCommand, Command, OrderCommand, OrderTerms, Patience, Target,
 };
-use crate::commands::config::ConfigError;
 use crate::commands::attest::{self, AttestError};
+use crate::commands::config::ConfigError;
 use crate::commands::document::DocumentError;
 use crate::commands::explain_signature::{self, Question, secret::SecretError};
 use crate::commands::manifest::CreateError;

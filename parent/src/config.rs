@@ -74,9 +74,11 @@ pub struct Config {
     #[serde(default)]
     pub ports_file: Option<PathBuf>,
     /// How log lines look.
+    #[cfg_attr(test, schemars(extend("default" = "text")))]
     #[serde(default)]
     pub log_format: LogFormat,
     /// The least grave lines to be logged.
+    #[cfg_attr(test, schemars(extend("default" = "info")))]
     #[serde(default)]
     pub log_level: LogLevel,
     /// The enclave.

@@ -24,9 +24,8 @@ What each program says of itself with `--help`, command by command. `holdfast ma
 manual pages, `holdfast completions SHELL` completions. The fields of configuration files are in [configuration.md](configuration.md).
 ";
 
-/// The programs, in the order in which a reader meets them.
-const PROGRAMS: [&str; 6] =
-    ["holdfast", "holdfast-parent", "holdfast-custodian", "holdfast-enclave", "holdfast-eif", "holdfast-dev"];
+/// The programs with a command line, in the order in which a reader meets them. The enclave's takes no arguments.
+const PROGRAMS: [&str; 5] = ["holdfast", "holdfast-parent", "holdfast-custodian", "holdfast-eif", "holdfast-dev"];
 
 #[test]
 fn the_page_of_configuration_files_is_current() {

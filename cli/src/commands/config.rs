@@ -164,7 +164,8 @@ impl Check<'_> {
             };
             let (node, checked) = self.one(file, kind, &text).await;
             files.push(checked);
-            let named = node.filter(|_| kind == FileKind::Parent && !self.schema_only).and_then(|node| named_by(file, &node));
+            let named =
+                node.filter(|_| kind == FileKind::Parent && !self.schema_only).and_then(|node| named_by(file, &node));
             if let Some(named) = named.filter(|named| !given.contains(named))
                 // What cannot be read, the parent's own check has told.
                 && let Ok(text) = read(&named)

@@ -24,8 +24,9 @@ fn section(page: &mut String, schema: &Value, name: &str) {
     let required = |field: &str| {
         schema.get("required").and_then(Value::as_array).is_some_and(|all| all.iter().any(|one| one == field))
     };
-    let (sections, fields): (Vec<_>, Vec<_>) =
-        properties.iter().partition(|(_, property)| property.get("items").unwrap_or(property).get("properties").is_some());
+    let (sections, fields): (Vec<_>, Vec<_>) = properties
+        .iter()
+        .partition(|(_, property)| property.get("items").unwrap_or(property).get("properties").is_some());
     if !fields.is_empty() {
         page.push_str("\n| Field | Type | Default | Meaning |\n|---|---|---|---|\n");
     }
@@ -78,10 +79,9 @@ fn kind(property: &Value) -> String {
 
 fn meaning(property: &Value) -> String {
     let mut text = property.get("description").and_then(Value::as_str).unwrap_or_default().to_owned();
-    if let (Some(values), Some(meanings)) = (
-        property.get("enum").and_then(Value::as_array),
-        property.get("x-meanings").and_then(Value::as_array),
-    ) {
+    if let (Some(values), Some(meanings)) =
+        (property.get("enum").and_then(Value::as_array), property.get("x-meanings").and_then(Value::as_array))
+    {
         for (value, meaning) in values.iter().zip(meanings) {
             if let (Some(value), Some(meaning)) = (value.as_str(), meaning.as_str()) {
                 let _ = write!(text, " `{value}`: {meaning}");

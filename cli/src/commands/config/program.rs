@@ -24,7 +24,9 @@ const SAID_MAX: usize = 4096;
 #[derive(Debug, thiserror::Error)]
 pub enum ProgramError {
     /// It is not there.
-    #[error("{name} is neither beside holdfast nor in PATH, so that only the schema was looked at; name its folder with --programs, or use --schema-only")]
+    #[error(
+        "{name} is neither beside holdfast nor in PATH, so that only the schema was looked at; name its folder with --programs, or use --schema-only"
+    )]
     Missing {
         /// Its name.
         name: &'static str,

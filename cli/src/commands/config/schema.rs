@@ -115,11 +115,11 @@ fn listed(names: &[&str]) -> String {
     names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ")
 }
 
-/// What was probably meant: one mistake in a short name, two in a longer one.
+/// What was probably meant: two mistakes in a short name, more in a longer one.
 fn meant<'a>(found: &str, known: impl Iterator<Item = &'a str>) -> String {
     let nearest = known.map(|name| (distance(found, name), name)).min();
     match nearest {
-        Some((mistakes, name)) if mistakes <= 1 + name.len() / 6 => format!("; did you mean {name}?"),
+        Some((mistakes, name)) if mistakes <= 1 + name.len() / 4 => format!("; did you mean {name}?"),
         _ => String::new(),
     }
 }

@@ -63,7 +63,10 @@ allow = "custodian.example.com:443"
 #[tokio::test]
 async fn syntax_comes_first() {
     let said = of_schema(FileKind::Custodian, "name = \nlisten = \"a\n").await;
-    assert!(said.len() >= 2 && said.iter().all(|line| line.starts_with("F:1:") || line.starts_with("F:2:")), "{said:?}");
+    assert!(
+        said.len() >= 2 && said.iter().all(|line| line.starts_with("F:1:") || line.starts_with("F:2:")),
+        "{said:?}"
+    );
     let said = of_schema(FileKind::Static, "{\n \"regions\": [\"us-east-1\"],\n}").await;
     assert!(said.first().unwrap().starts_with("F:3: no JSON text"), "{said:?}");
     let said = of_schema(FileKind::Static, r#"{"regions":["us east"],"connections_max":1}"#).await;
