@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 
 use crate::config::{Config, ConfigError};
 use crate::nitro::check::{Verdict, check};
@@ -83,6 +83,12 @@ Exit codes:
   0  ended as asked, after draining
   1  failed while running, or ended by a second signal; with --check-instance: something is missing
   2  wrong command line or configuration";
+
+/// The command line, for those who look at it: tests of what documents say.
+#[must_use]
+pub fn command_line() -> clap::Command {
+    Arguments::command()
+}
 
 /// Reads the command line and runs the program.
 pub fn main() -> ExitCode {

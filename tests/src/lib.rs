@@ -30,6 +30,7 @@ pub mod aws;
 pub mod client;
 pub mod curl;
 pub mod diverter;
+pub mod documents;
 pub mod flood;
 pub mod fuzz;
 pub mod hostile;
