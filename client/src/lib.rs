@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 mod https;
 mod kept;
+mod remedy;
 
 use https::Failure;
 pub use https::{HttpsAnswer, HttpsClient, HttpsError, is_usable_root};
@@ -61,7 +62,7 @@ pub enum ClientError {
         reason: String,
     },
     /// No connection.
-    #[error("custodian {address}: cannot connect: {source}")]
+    #[error("custodian {address}: cannot connect: {source}{}", remedy::of_connecting(source))]
     Connect {
         /// The custodian's address.
         address: String,
@@ -69,7 +70,7 @@ pub enum ClientError {
         source: io::Error,
     },
     /// No TLS session.
-    #[error("custodian {address}: TLS failed: {source}")]
+    #[error("custodian {address}: TLS failed: {source}{}", remedy::of_tls(source))]
     Tls {
         /// The custodian's address.
         address: String,

@@ -12,6 +12,7 @@ mod database;
 mod key_encryption_key;
 
 use std::fs;
+use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -184,7 +185,11 @@ impl Config {
     /// [`ConfigError`].
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
         let unreadable = |reason: String| ConfigError::Unreadable { file: file.to_owned(), reason };
-        let length = fs::metadata(file).map_err(|error| unreadable(error.to_string()))?.len();
+        let missing = |error: io::Error| {
+            let one = "; `holdfast config example custodian` prints one";
+            unreadable(format!("{error}{}", if error.kind() == io::ErrorKind::NotFound { one } else { "" }))
+        };
+        let length = fs::metadata(file).map_err(missing)?.len();
         if length > FILE_MAX {
             return Err(unreadable(format!("is longer than {FILE_MAX} bytes")));
         }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use holdfast_link::remedy;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -151,7 +152,7 @@ enum ProgramError {
     Undelivered { failed: usize, all: usize },
     #[error("the configuration names no receiver of alarms; add [[alarms.webhook]] or [[alarms.syslog]]")]
     NoReceivers,
-    #[error("cannot listen on {listen}: {source}")]
+    #[error("cannot listen at listen = {listen}: {source}{}", remedy::of_listening(source))]
     Listen { listen: SocketAddr, source: io::Error },
     #[error("{0}")]
     Io(#[from] io::Error),

@@ -33,6 +33,7 @@ use std::time::Duration;
 use clap::{Args, ValueHint};
 use holdfast_cli::files;
 use holdfast_cli::moment::parse_duration;
+use holdfast_link::remedy;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
@@ -124,7 +125,10 @@ pub enum KmsError {
     #[error("the operating system gives no randomness")]
     Random,
     /// The address.
-    #[error("cannot listen at {address}: {source}; choose another address with --listen")]
+    #[error(
+        "cannot listen at {address}: {source}{}; choose another address with --listen",
+        remedy::of_listening(source)
+    )]
     Listen {
         /// Which.
         address: SocketAddr,

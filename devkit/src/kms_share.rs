@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, ValueHint};
+use holdfast_link::remedy;
 use holdfast_shared::attestation::TrustRoot;
 use holdfast_shared::secrets::{Secret, SecretBytes};
 
@@ -110,7 +111,10 @@ pub enum KmsShareError {
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
     /// The address is taken.
-    #[error("cannot listen at {address}: {source}; choose another address with --listen")]
+    #[error(
+        "cannot listen at {address}: {source}{}; choose another address with --listen",
+        remedy::of_listening(source)
+    )]
     Listen {
         /// The address.
         address: SocketAddr,

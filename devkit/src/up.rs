@@ -28,6 +28,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use holdfast_cli::commands::manifest::CreateError;
 use holdfast_cli::home::HomeError;
 use holdfast_cli::session::SessionError;
+use holdfast_link::remedy;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::authority::AuthorityError;
@@ -49,7 +50,10 @@ pub enum UpError {
     #[error(transparent)]
     Contradiction(#[from] Contradiction),
     /// The address for clients is taken.
-    #[error("cannot listen at {address}: {source}; choose another address with --listen, or with --kms=ADDR for KMS")]
+    #[error(
+        "cannot listen at {address}: {source}{}; choose another address with --listen, or with --kms=ADDR for KMS",
+        remedy::of_listening(source)
+    )]
     Listen {
         /// The address.
         address: SocketAddr,

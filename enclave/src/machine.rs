@@ -44,7 +44,9 @@ const MODULE: &str = "/nsm.ko";
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
     /// This is some other process.
-    #[error("this program runs in a Nitro Enclave only, as its first process")]
+    #[error(
+        "this program runs in a Nitro Enclave only, as its first process; on any other machine `holdfast-dev up` runs the same library"
+    )]
     NotFirst,
     /// A file system is not there.
     #[error("{target} cannot be mounted: {error}")]

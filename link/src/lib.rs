@@ -23,6 +23,7 @@ pub mod frame;
 pub mod limits;
 pub mod listener;
 pub mod ports;
+pub mod remedy;
 pub mod stream;
 pub mod text;
 

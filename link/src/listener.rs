@@ -14,6 +14,7 @@ use tokio::net::{UnixListener, UnixSocket, UnixStream};
 use tokio_vsock::{VsockAddr, VsockListener};
 
 use crate::address::Address;
+use crate::remedy;
 use crate::stream::Stream;
 
 /// Connections that wait to be accepted; beyond it the kernel makes connecting wait (listen(2)), and is expected to reset over vsock.
@@ -49,7 +50,7 @@ pub enum Peer {
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// The system refused.
-    #[error("cannot listen at {address}: {source}")]
+    #[error("cannot listen at {address}: {source}{}", remedy::of_binding(address, source))]
     Io {
         /// Where.
         address: Address,
@@ -63,7 +64,7 @@ pub enum BindError {
         address: Address,
     },
     /// Another process listens there.
-    #[error("cannot listen at {address}: another process listens there")]
+    #[error("cannot listen at {address}: another process listens there: `ss -lxp` shows which")]
     InUse {
         /// Where.
         address: Address,

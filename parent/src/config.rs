@@ -350,7 +350,7 @@ fn allow_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Destinat
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// A file cannot be read.
-    #[error("cannot read {}: {source}", file.display())]
+    #[error("cannot read {}: {source}{}", file.display(), where_one_is(file, source))]
     Read {
         /// Which.
         file: PathBuf,
@@ -472,6 +472,18 @@ impl Config {
             return Err(ConfigError::KeyStores { folder: self.key_stores.clone() });
         }
         Ok(text)
+    }
+}
+
+/// What to do about a file that is not there.
+fn where_one_is(file: &Path, error: &io::Error) -> &'static str {
+    if error.kind() != io::ErrorKind::NotFound {
+        return "";
+    }
+    match file.extension().and_then(|extension| extension.to_str()) {
+        Some("json") => "; `holdfast config example static` prints one",
+        Some("toml") => "; `holdfast config example parent` prints one",
+        _ => "",
     }
 }
 

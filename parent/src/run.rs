@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use holdfast_link::BindError;
+use holdfast_link::remedy;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpSocket};
@@ -37,7 +38,7 @@ use crate::{control, egress, ingress, instance_role, manifests, ready_page, relo
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// A TCP address cannot be listened at.
-    #[error("cannot listen at {field} = {address}: {source}")]
+    #[error("cannot listen at {field} = {address}: {source}{}", remedy::of_listening(source))]
     Listen {
         /// The configuration's field.
         field: &'static str,

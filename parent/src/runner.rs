@@ -98,7 +98,11 @@ impl Runner {
                 Ok(found) => return found.into_iter().filter(|enclave| is_ours(enclave, config)).collect(),
                 Err(error) => {
                     if !failing {
-                        tracing::error!(%error, "cannot see whether enclaves of ours were left running; asking again");
+                        tracing::error!(
+                            %error,
+                            "cannot see whether enclaves of ours were left running; asking again; --check-instance says what this instance \
+                             lacks"
+                        );
                     }
                     failing = true;
                 }

@@ -40,8 +40,13 @@ impl Custodian {
             self.blocking(move |_| command::open(&body, id, membership.administrators())).await?
         };
         let (command, signers) = judged.map_err(|error| ServiceError::Denied(error.to_string()))?;
-        if command.expires_ms <= self.clock.now_ms() {
-            return Err(ServiceError::Denied("command: has expired".to_owned()));
+        let late_ms = self.clock.now_ms().checked_sub(command.expires_ms);
+        if let Some(late_ms) = late_ms {
+            return Err(ServiceError::Denied(format!(
+                "command: has expired, {} s ago by this custodian's clock: issue it again; if that is not so, compare the clock of the \
+                 machine that signed it",
+                late_ms.div_ceil(1000)
+            )));
         }
         let stored = StoredCommand {
             key_store_id: key_store.id(),

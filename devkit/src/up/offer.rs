@@ -44,6 +44,8 @@ pub struct Offer {
     /// AWS KMS, if it was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kms: Option<KmsOffer>,
+    /// Which curl the line below needs, and whether it is here.
+    pub curl: String,
     /// A request for `curl --data`.
     #[serde(skip)]
     pub encrypt_request: PathBuf,
@@ -143,12 +145,33 @@ impl fmt::Display for Offer {
         writeln!(f, "operator's tool    holdfast --home {} status", shell_quoted(&self.home.to_string_lossy()))?;
         writeln!(f, "\nSee from outside where a connection ends:\n\n{}", self.attest_line())?;
         if let Some(line) = self.curl_line() {
-            writeln!(f, "\nTry it (curl 7.75 or newer):\n\n{line}")?;
+            writeln!(f, "\nTry it ({}):\n\n{line}", self.curl)?;
         }
         match self.kms.as_ref().and_then(KmsOffer::aws_line) {
             Some(line) => writeln!(f, "\nTry it with AWS's own client:\n\n{line}"),
             None => Ok(()),
         }
+    }
+}
+
+/// What is said of the curl of this machine. The option `--aws-sigv4` came with 7.75.
+#[must_use]
+pub fn curl_here() -> String {
+    let output = std::process::Command::new("curl").arg("--version").output();
+    judged(output.ok().filter(|output| output.status.success()).map(|output| output.stdout).as_deref())
+}
+
+fn judged(said: Option<&[u8]>) -> String {
+    const NEEDED: &str = "curl 7.75 or newer";
+    let Some(said) = said else { return format!("needs {NEEDED}, and there is none here") };
+    let said = String::from_utf8_lossy(said);
+    let version = said.split_whitespace().nth(1).unwrap_or_default();
+    let mut numbers = version.split('.').map(|part| part.parse::<u32>().unwrap_or_default());
+    let found = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+    if found >= (7, 75) {
+        NEEDED.to_owned()
+    } else {
+        format!("needs {NEEDED}, and this is curl {version}: update it first")
     }
 }
 
@@ -173,6 +196,7 @@ mod tests {
             measurements: PathBuf::from("measurements.json"),
             trust_root: PathBuf::from("root.pem"),
             kms: None,
+            curl: judged(Some(b"curl 8.1.2 (x)")),
             encrypt_request: PathBuf::from("request.json"),
         }
     }
@@ -198,5 +222,13 @@ mod tests {
         }
         let shown = offer("127.0.0.1:8443", "localhost", None).to_string();
         assert!(!shown.contains("curl"), "{shown}");
+    }
+
+    #[test]
+    fn an_old_curl_is_named() {
+        assert_eq!(judged(Some(b"curl 7.88.1 (x86_64-pc-linux-gnu) libcurl/7.88.1")), "curl 7.75 or newer");
+        assert!(judged(Some(b"curl 7.68.0 (x86_64)")).contains("this is curl 7.68.0"));
+        assert!(judged(Some(b"?")).contains("update it"));
+        assert!(judged(None).contains("none here"));
     }
 }

@@ -24,7 +24,7 @@ use super::authority::Authority;
 use super::configurations::{self, measured_content, measurements, static_configuration};
 use super::kms::{self, KmsOffer};
 use super::layout::Layout;
-use super::offer::{Offer, reachable};
+use super::offer::{Offer, curl_here, reachable};
 use super::processes::{Processes, beside};
 use super::proof::{accepts_credential, round_trip};
 use super::report::{Steps, say};
@@ -97,6 +97,7 @@ pub async fn bring_up(
         measurements: layout.path("measurements.json"),
         trust_root: layout.path("nsm/root.pem"),
         kms: None,
+        curl: curl_here(),
         encrypt_request: layout.path("encrypt-request.json"),
     };
     stage.prove(client, &offer).await?;

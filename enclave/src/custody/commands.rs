@@ -103,8 +103,12 @@ fn effect_of(command: &Command, signatures: usize, body: &mut Body, situation: S
     if body.executed.iter().any(|executed| executed.command_id == command.command_id) {
         return Effect::Left;
     }
-    if situation.now_ms >= command.expires_ms {
-        return refused("the command expired before an enclave saw it; issue it again");
+    if let Some(late_ms) = situation.now_ms.checked_sub(command.expires_ms) {
+        let late = late_ms.div_ceil(1000);
+        return refused(&format!(
+            "the command expired {late} s before an enclave saw it, by attested time: issue it again; if that is not so, the clock of the \
+             machine that signed it is behind"
+        ));
     }
     let needed = command.action.threshold(&body.thresholds);
     if signatures < usize::from(needed) {
