@@ -56,7 +56,7 @@ pub struct Config {
     pub first_byte_timeout: Duration,
     /// Time without a byte in either direction after which a connection is closed.
     #[serde(default = "defaults::idle_timeout", deserialize_with = "positive_ms", rename = "idle_timeout_ms")]
-    #[cfg_attr(test, schemars(with = "u64", range(min = 1, max = DURATION_MAX_MS), extend("default" = 300000)))]
+    #[cfg_attr(test, schemars(with = "u64", range(min = 1, max = DURATION_MAX_MS), extend("default" = 300_000)))]
     pub idle_timeout: Duration,
     /// Time for a connection to the enclave or to an egress destination.
     #[serde(default = "defaults::connect_timeout", deserialize_with = "positive_ms", rename = "connect_timeout_ms")]
@@ -68,7 +68,7 @@ pub struct Config {
     pub drain_grace: Duration,
     /// Time for connections to end by themselves before the program ends.
     #[serde(default = "defaults::drain_timeout", deserialize_with = "any_ms", rename = "drain_timeout_ms")]
-    #[cfg_attr(test, schemars(with = "u64", range(min = 0, max = DURATION_MAX_MS), extend("default" = 30000)))]
+    #[cfg_attr(test, schemars(with = "u64", range(min = 0, max = DURATION_MAX_MS), extend("default" = 30_000)))]
     pub drain_timeout: Duration,
     /// If given, the chosen addresses are written there as JSON.
     #[serde(default)]
@@ -123,7 +123,7 @@ pub struct EnclaveConfig {
     pub cids: Option<Vec<u32>>,
     /// Time for a new enclave to serve what the old one serves.
     #[serde(default = "defaults::ready_timeout", deserialize_with = "positive_ms", rename = "ready_timeout_ms")]
-    #[cfg_attr(test, schemars(with = "u64", range(min = 1, max = DURATION_MAX_MS), extend("default" = 300000)))]
+    #[cfg_attr(test, schemars(with = "u64", range(min = 1, max = DURATION_MAX_MS), extend("default" = 300_000)))]
     pub ready_timeout: Duration,
 }
 
@@ -152,7 +152,7 @@ pub struct EgressConfig {
     /// Time without a byte in either direction after which an egress connection is closed. Custodians hold a question of
     /// the enclave open for up to half a minute, in silence.
     #[serde(default = "defaults::idle_timeout", deserialize_with = "positive_ms", rename = "idle_timeout_ms")]
-    #[cfg_attr(test, schemars(with = "u64", range(min = 1, max = DURATION_MAX_MS), extend("default" = 300000)))]
+    #[cfg_attr(test, schemars(with = "u64", range(min = 1, max = DURATION_MAX_MS), extend("default" = 300_000)))]
     pub idle_timeout: Duration,
     /// Egress connections at a time: two for each key store and custodian of it, and two times that while an image changes.
     #[serde(default = "defaults::egress_max_connections", deserialize_with = "connections")]

@@ -146,8 +146,7 @@ impl Reader<'_, '_> {
     }
 
     fn read(&mut self) {
-        loop {
-            let Some(first) = self.rest.chars().next() else { break };
+        while let Some(first) = self.rest.chars().next() {
             match first {
                 '\n' => {
                     self.next();

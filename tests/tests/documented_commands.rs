@@ -1,6 +1,8 @@
 //! Every command of our programs that a page names is one: it parses, with all of its flags and values; and what can be run on one machine
 //! is run, in a local system. A block that is not run says why.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -270,9 +272,9 @@ impl Local {
             .replace("provenance verify", "provenance verify --trust-root .holdfast/nsm/root.pem");
         for flag in [" --watch", " --follow"] {
             // What goes on until it is ended is ended, once it has had time to begin.
-            let lines = named.lines().map(|line| match line.contains(flag) {
-                true => format!("timeout 2 {} || [ $? -eq 124 ]", line.split(" # ").next().unwrap()),
-                false => line.to_owned(),
+            let lines = named.lines().map(|line| {
+                let command = line.split(" # ").next().unwrap();
+                if line.contains(flag) { format!("timeout 2 {command} || [ $? -eq 124 ]") } else { line.to_owned() }
             });
             named = lines.collect::<Vec<_>>().join("\n");
         }

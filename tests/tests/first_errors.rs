@@ -1,5 +1,7 @@
 //! The first errors that people see: mistakes that they make, and what docs/troubleshooting.md says of them.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs;

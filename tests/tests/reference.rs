@@ -1,5 +1,7 @@
 //! The pages of docs/reference, made from the schemas and from what the programs say of themselves.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
 use core::fmt::Write as _;
 use std::process::Command;
 

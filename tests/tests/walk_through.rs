@@ -1,5 +1,7 @@
 //! The walk-through, as it is written: all of its lines for one machine, in one shell, with the real programs.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -42,8 +44,8 @@ fn script(lines: &[String], ports: &[(String, String)]) -> String {
         script += &line;
         script += "\n";
         if line.ends_with(" &") {
-            let (_, file) = started.take().expect("it is known when it listens");
-            script += &format!("until [ -e {file} ]; do kill -0 $!; sleep 0.05; done\n");
+            let (program, file) = started.take().unwrap();
+            script += &["# ", program, " listens\nuntil [ -e ", file, " ]; do kill -0 $!; sleep 0.05; done\n"].concat();
         }
     }
     script

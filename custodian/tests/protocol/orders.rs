@@ -84,7 +84,9 @@ async fn a_command_needs_an_administrator_and_a_future() {
     assert!(denied(world.custodian.command(envelope(&command, &stranger)).await).contains("unknown key"));
     let now_ms = world.now_ms();
     let expired = Command { issued_ms: now_ms - 10, expires_ms: now_ms, ..command.clone() };
-    assert!(denied(world.custodian.command(envelope(&expired, &world.alice)).await).contains("by this custodian's clock"));
+    assert!(
+        denied(world.custodian.command(envelope(&expired, &world.alice)).await).contains("by this custodian's clock")
+    );
     let elsewhere = Command { key_store_id: KeyStoreId([1; 32]), ..command.clone() };
     let unknown = world.custodian.command(envelope(&elsewhere, &world.alice)).await;
     assert!(matches!(unknown, Err(ServiceError::NotFound(_))));

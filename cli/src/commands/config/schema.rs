@@ -76,16 +76,15 @@ fn section(
     name: &str,
     findings: &mut Vec<Finding>,
 ) {
-    let none = Map::new();
-    let properties = schema.get("properties").and_then(Value::as_object).unwrap_or(&none);
+    let empty = Map::new();
+    let properties = schema.get("properties").and_then(Value::as_object).unwrap_or(&empty);
     let full = |field: &str| if name.is_empty() { field.to_owned() } else { format!("{name}.{field}") };
     for (field, line, value) in fields {
-        match properties.get(field) {
-            Some(property) => look(property, value, &full(field), findings),
-            None => {
-                let message = format!("unknown field{}", meant(field, properties.keys().map(String::as_str)));
-                findings.push(Finding { line: *line, field: full(field), message });
-            }
+        if let Some(property) = properties.get(field) {
+            look(property, value, &full(field), findings);
+        } else {
+            let message = format!("unknown field{}", meant(field, properties.keys().map(String::as_str)));
+            findings.push(Finding { line: *line, field: full(field), message });
         }
     }
     for field in schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
