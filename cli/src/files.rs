@@ -19,7 +19,7 @@ pub const FILE_MAX: usize = 128 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// It cannot be read.
-    #[error("cannot read {path}: {source}", path = path.display())]
+    #[error("cannot read {path}: {source}{}", remedy_of(source), path = path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -27,7 +27,7 @@ pub enum FileError {
         source: io::Error,
     },
     /// It cannot be written.
-    #[error("cannot write {path}: {source}", path = path.display())]
+    #[error("cannot write {path}: {source}{}", remedy_of(source), path = path.display())]
     Write {
         /// The file.
         path: PathBuf,
@@ -56,6 +56,17 @@ pub enum FileError {
         /// Its permission bits.
         mode: u32,
     },
+}
+
+/// What to do about a file that the system refuses: the sentence after its own.
+fn remedy_of(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; make room: `df -h` shows which disk is full",
+        io::ErrorKind::ReadOnlyFilesystem => "; choose a place on a disk that can be written to",
+        io::ErrorKind::PermissionDenied => "; it or its folder belongs to another user: `ls -ld` shows whom",
+        io::ErrorKind::IsADirectory => "; name a file in it",
+        _ => "",
+    }
 }
 
 /// Reads a whole file of at most `max` bytes; `-` is standard input.

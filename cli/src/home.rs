@@ -36,6 +36,7 @@ use serde::{Deserialize, Serialize};
 pub use self::key_store::KeyStore;
 pub use self::known::{KnownPolicy, Seen, chain, prefixes};
 use crate::files::{self, FileError};
+use crate::kind::{self, Kind};
 
 /// The largest PKCS #8 form of a P-384 key that is accepted; ring writes 185 bytes.
 const PKCS8_MAX: usize = 512;
@@ -84,12 +85,14 @@ pub enum HomeError {
     #[error("cannot make a key: {0}")]
     KeyGeneration(String),
     /// A manifest that is not valid.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: is no valid manifest: {source}{guess}", path = path.display())]
     Manifest {
         /// The file.
         path: PathBuf,
         /// The rule that it breaks.
         source: ManifestError,
+        /// What the file seems to be, where it is something else; empty or a part of a sentence.
+        guess: String,
     },
     /// A manifest in another key store's folder.
     #[error("{path} is the manifest of another key store; restore the right one", path = path.display())]
@@ -132,12 +135,14 @@ pub enum HomeError {
         wanted: String,
     },
     /// Not a root.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {source}{guess}", path = path.display())]
     BadTrustRoot {
         /// The file.
         path: PathBuf,
         /// What is wrong.
         source: RootError,
+        /// What the file seems to be, where it is something else; empty or a part of a sentence.
+        guess: String,
     },
 }
 
@@ -291,7 +296,10 @@ pub fn read_manifest(path: &Path) -> Result<VerifiedManifest, HomeError> {
         Ok(chain) => VerifiedManifest::verify_chain(chain.signed.iter().map(|signed| signed.as_slice())),
         Err(_) => VerifiedManifest::verify(&bytes),
     };
-    verified.map_err(|source| HomeError::Manifest { path: path.to_owned(), source })
+    verified.map_err(|source| {
+        let guess = kind::guess(&bytes, Kind::SignedDocument);
+        HomeError::Manifest { path: path.to_owned(), source, guess }
+    })
 }
 
 /// Reads a root certificate from a PEM file.
@@ -300,7 +308,8 @@ pub fn read_manifest(path: &Path) -> Result<VerifiedManifest, HomeError> {
 /// A file that cannot be read or is no root.
 pub fn read_trust_root(path: &Path) -> Result<TrustRoot, HomeError> {
     let pem = files::read(path, files::FILE_MAX)?;
-    TrustRoot::emulated_pem(&pem).map_err(|source| HomeError::BadTrustRoot { path: path.to_owned(), source })
+    let bad = |source| HomeError::BadTrustRoot { path: path.to_owned(), source, guess: kind::guess(&pem, Kind::Pem) };
+    TrustRoot::emulated_pem(&pem).map_err(bad)
 }
 
 /// Reads the public part of an administrator, as `admin show --json` prints it.
@@ -309,8 +318,13 @@ pub fn read_trust_root(path: &Path) -> Result<TrustRoot, HomeError> {
 /// A file that cannot be read or does not belong together.
 pub fn read_administrator(path: &Path) -> Result<Administrator, HomeError> {
     let bad = |reason: String| HomeError::BadKey { path: path.to_owned(), reason };
-    let file: AdministratorFile =
-        serde_json::from_slice(&files::read(path, files::FILE_MAX)?).map_err(|error| bad(error.to_string()))?;
+    let bytes = files::read(path, files::FILE_MAX)?;
+    let file: AdministratorFile = serde_json::from_slice(&bytes).map_err(|error| {
+        bad(format!(
+            "{error}; expected what `holdfast admin show --json` prints{}",
+            kind::guess(&bytes, Kind::Administrator)
+        ))
+    })?;
     let administrator =
         Administrator { name: file.name, signing_key: file.signing_key, encryption_key: file.encryption_key };
     if administrator.id() == file.id {

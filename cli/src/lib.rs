@@ -18,6 +18,7 @@ pub mod doctor;
 pub mod evidence;
 pub mod files;
 pub mod home;
+mod kind;
 pub mod moment;
 pub mod output;
 pub mod progress;

@@ -18,7 +18,7 @@ use rustls::time_provider::TimeProvider;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio_rustls::TlsConnector;
 
-use crate::Connect;
+use crate::{Connect, remedy};
 
 /// Why a request brought no answer.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +44,12 @@ pub enum HttpsError {
 }
 
 impl HttpsError {
+    /// What to do about it: `; …`, or nothing where that is not known.
+    #[must_use]
+    pub fn remedy(&self) -> String {
+        remedy::of_asking(self)
+    }
+
     /// Whether the connection was refused because of the other side's certificate.
     #[must_use]
     pub fn is_of_certificate(&self) -> bool {

@@ -1,4 +1,4 @@
-//! What to do where a custodian cannot be reached: the sentence after the error's own.
+//! What to do where another program cannot be reached: the sentence after the error's own.
 
 use std::io::{self, ErrorKind};
 use std::time::Duration;
@@ -6,7 +6,24 @@ use std::time::Duration;
 use rustls::{CertificateError, Error as TlsError};
 use rustls_pki_types::UnixTime;
 
-/// For a connection that was not made.
+use crate::HttpsError;
+
+/// For a request to anybody: whose certificate it should be is not known here.
+pub(crate) fn of_asking(error: &HttpsError) -> String {
+    match error {
+        HttpsError::Connect(error) if error.kind() == ErrorKind::ConnectionRefused => {
+            "; nothing listens there: is the service running, and are host and port right?".to_owned()
+        }
+        HttpsError::Connect(error) => of_connecting(error).to_owned(),
+        HttpsError::Tls(error) if is_of_issuer(error) => {
+            "; the certificate is not from an authority that is trusted here, or is another host's".to_owned()
+        }
+        HttpsError::Tls(error) => of_tls(error),
+        _ => String::new(),
+    }
+}
+
+/// For a connection to a custodian that was not made.
 pub(crate) fn of_connecting(error: &io::Error) -> &'static str {
     match error.kind() {
         ErrorKind::ConnectionRefused => {
@@ -21,11 +38,28 @@ pub(crate) fn of_connecting(error: &io::Error) -> &'static str {
     }
 }
 
-/// For a TLS session that was not made.
+fn tls_error(error: &io::Error) -> Option<&TlsError> {
+    error.get_ref()?.downcast_ref()
+}
+
+fn is_of_issuer(error: &io::Error) -> bool {
+    matches!(
+        tls_error(error),
+        Some(TlsError::InvalidCertificate(
+            CertificateError::UnknownIssuer
+                | CertificateError::BadSignature
+                | CertificateError::NotValidForName
+                | CertificateError::NotValidForNameContext { .. }
+        ))
+    )
+}
+
+/// For a TLS session with a custodian that was not made.
 pub(crate) fn of_tls(error: &io::Error) -> String {
-    let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>()) else {
-        return String::new();
-    };
+    if is_of_issuer(error) {
+        return "; another custodian than the manifest's, or one that was made anew, answers there".to_owned();
+    }
+    let Some(error) = tls_error(error) else { return String::new() };
     let far = |early: UnixTime, late: UnixTime| {
         let seconds = late.as_secs().saturating_sub(early.as_secs());
         format!("{:?}", Duration::from_secs(seconds))
@@ -40,12 +74,6 @@ pub(crate) fn of_tls(error: &io::Error) -> String {
         TlsError::InvalidCertificate(CertificateError::NotValidYetContext { time, not_before }) => {
             format!("; by the clock here it begins in {}: one of the two clocks is wrong", far(*time, *not_before))
         }
-        TlsError::InvalidCertificate(
-            CertificateError::UnknownIssuer
-            | CertificateError::BadSignature
-            | CertificateError::NotValidForName
-            | CertificateError::NotValidForNameContext { .. },
-        ) => "; another custodian than the manifest's, or one that was made anew, answers there".to_owned(),
         _ => String::new(),
     }
 }
@@ -78,5 +106,18 @@ mod tests {
         {
             assert!(of_connecting(&io::Error::from(kind)).contains(expected));
         }
+    }
+
+    #[test]
+    fn anybody_is_told_without_a_manifest() {
+        let refused = of_asking(&HttpsError::Connect(ErrorKind::ConnectionRefused.into()));
+        assert!(refused.contains("is the service running"), "{refused}");
+        let other = TlsError::InvalidCertificate(CertificateError::UnknownIssuer);
+        let other = of_asking(&HttpsError::Tls(io::Error::new(ErrorKind::InvalidData, other)));
+        assert!(other.contains("authority that is trusted here"), "{other}");
+        let clear = TlsError::InvalidMessage(rustls::InvalidMessage::InvalidContentType);
+        let clear = of_asking(&HttpsError::Tls(io::Error::new(ErrorKind::InvalidData, clear)));
+        assert!(clear.contains("does not speak TLS"), "{clear}");
+        assert_eq!(of_asking(&HttpsError::Timeout { seconds: 5 }), "");
     }
 }

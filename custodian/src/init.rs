@@ -3,6 +3,8 @@
 //! Guarantees: nothing that exists is replaced; the public record is written last, so that its presence means that the rest
 //! is complete. Refuses: a directory with anything in it, and a key-encryption key that does not work.
 
+use std::path::PathBuf;
+
 use holdfast_shared::hpke::{self, HpkeError};
 use holdfast_shared::ids::CustodianId;
 use holdfast_shared::signature::{SignatureError, SigningKey, VerifyingKey};
@@ -68,6 +70,14 @@ pub enum InitError {
     /// The public record cannot be written as JSON.
     #[error("custodian.json: {0}")]
     Json(#[from] serde_json::Error),
+    /// The state directory was begun.
+    #[error("{source}; {} is half made, and no manifest knows its keys: remove it, then run init again", directory.display())]
+    HalfMade {
+        /// The directory.
+        directory: PathBuf,
+        /// Why it was not completed.
+        source: Box<InitError>,
+    },
 }
 
 /// What [`prepare_key`] found.
@@ -112,14 +122,24 @@ async fn connect_empty(config: &Config) -> Result<Option<Store>, StoreError> {
 /// Makes everything that `serve` needs in the configured state directory.
 ///
 /// # Errors
-/// [`InitError`]; a half-made directory is left for the operator to look at and remove.
+/// [`InitError`]; [`InitError::HalfMade`] where the directory is left for the operator to look at and remove.
 pub async fn init(config: &Config, clock: &dyn Clock) -> Result<PublicRecord, InitError> {
-    let rng = SystemRandom::new();
     let state = StateDirectory::new(config.state.clone());
     tls::check_files(config)?;
     let server = connect_empty(config).await?;
     state.create()?;
+    let half_made = |error| InitError::HalfMade { directory: config.state.clone(), source: Box::new(error) };
+    fill(config, &state, server, clock).await.map_err(half_made)
+}
 
+/// Makes what is in a state directory, the public record last.
+async fn fill(
+    config: &Config,
+    state: &StateDirectory,
+    server: Option<Store>,
+    clock: &dyn Clock,
+) -> Result<PublicRecord, InitError> {
+    let rng = SystemRandom::new();
     let pkcs8 = SigningKey::generate(&rng)?;
     let signing_key = SigningKey::from_pkcs8(&pkcs8, &rng)?.verifying_key()?;
     state::write_private(&state.signing_key(), pkcs8.expose())?;
@@ -149,7 +169,7 @@ pub async fn init(config: &Config, clock: &dyn Clock) -> Result<PublicRecord, In
         signing_key,
         encryption_key: *encryption_key.public_key(),
         address: config.address.clone(),
-        tls_roots: tls::roots(config, &state)?,
+        tls_roots: tls::roots(config, state)?,
     };
     // The rest is on disk before the record that says so.
     state.sync()?;

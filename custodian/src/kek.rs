@@ -137,7 +137,7 @@ pub enum KekError {
         remedy: String,
     },
     /// A file that the key needs.
-    #[error(transparent)]
+    #[error("key_encryption_key: {0}")]
     File(#[from] StateError),
     /// No randomness.
     #[error("the operating system gives no randomness")]

@@ -152,7 +152,7 @@ enum ProgramError {
     Undelivered { failed: usize, all: usize },
     #[error("the configuration names no receiver of alarms; add [[alarms.webhook]] or [[alarms.syslog]]")]
     NoReceivers,
-    #[error("cannot listen at listen = {listen}: {source}{}", remedy::of_listening(source))]
+    #[error("cannot listen at listen = {listen}: {source}{}", remedy::of_listening(*listen, source))]
     Listen { listen: SocketAddr, source: io::Error },
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -168,8 +168,17 @@ impl ProgramError {
             Self::Config(_)
                 | Self::Receiver(_)
                 | Self::Kek(KekError::Misconfigured { .. } | KekError::File(_))
-                | Self::Init(InitError::Kek(KekError::Misconfigured { .. }))
-                | Self::Start(StartError::EmulatedRoot { .. } | StartError::Kek(KekError::Misconfigured { .. }))
+                | Self::Tls(TlsError::File { .. } | TlsError::PrivateKey(_))
+                | Self::Init(
+                    InitError::Kek(KekError::Misconfigured { .. } | KekError::File(_))
+                        | InitError::Tls(TlsError::File { .. } | TlsError::PrivateKey(_))
+                        | InitError::Store(StoreError::File(_))
+                )
+                | Self::Start(
+                    StartError::EmulatedRoot { .. }
+                        | StartError::Kek(KekError::Misconfigured { .. } | KekError::File(_))
+                        | StartError::Store(StoreError::File(_))
+                )
         )
     }
 }

@@ -154,7 +154,8 @@ impl Custodian {
         let rng = SystemRandom::new();
         let state = StateDirectory::new(config.state.clone());
         state.check()?;
-        let signing_key = SigningKey::from_pkcs8(&state::read_private(&state.signing_key())?, &rng)?;
+        let signing_key = SigningKey::from_pkcs8(&state::read_private(&state.signing_key())?, &rng)
+            .map_err(|_| StateError::BadKey { file: state.signing_key() })?;
         let encryption_key = hpke::PrivateKey::from_bytes(&state::read_private_array(&state.encryption_key())?)?;
         let kek = Kek::open(&config.key_encryption_key, &state)?;
         let store = Arc::new(Store::configured(config, &state).await?);

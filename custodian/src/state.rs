@@ -8,6 +8,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use holdfast_link::remedy;
 use holdfast_shared::secrets::{Secret, SecretBytes};
 
 /// Longest private file that is read: keys are far smaller.
@@ -17,7 +18,7 @@ const PRIVATE_FILE_MAX: u64 = 64 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// The operating system refused.
-    #[error("{}: {source}", file.display())]
+    #[error("{}: {source}{}", file.display(), remedy::of_file(source))]
     Io {
         /// The file.
         file: PathBuf,
@@ -45,7 +46,7 @@ pub enum StateError {
         user: u32,
     },
     /// Not a key of the kind that it should be.
-    #[error("{}: does not hold a usable key", file.display())]
+    #[error("{}: does not hold a usable key; bring the one from the backup back", file.display())]
     BadKey {
         /// The file.
         file: PathBuf,

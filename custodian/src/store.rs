@@ -62,6 +62,28 @@ pub enum StoreError {
     /// The database itself.
     #[error("database: {0}")]
     Database(#[from] sqlx::Error),
+    /// The file with the tables.
+    #[error(
+        "database: {}: {source}; it must be this custodian's, and writable: if it is lost or damaged, bring a backup back \
+         (docs/custodian-database.md)",
+        file.display()
+    )]
+    Open {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: sqlx::Error,
+    },
+    /// No connection to the server.
+    #[error(
+        "database: cannot connect to PostgreSQL at {place}: {source}; is it running, and do database.host and database.port name it?"
+    )]
+    Connect {
+        /// Where.
+        place: String,
+        /// Why.
+        source: sqlx::Error,
+    },
     /// Made by a newer program.
     #[error("database: has version {found}, and this program knows versions up to {known}; run the newer program")]
     Newer {
@@ -83,7 +105,7 @@ pub enum StoreError {
     #[error(transparent)]
     Replayed(#[from] Replayed),
     /// A private file that it takes to reach the database.
-    #[error(transparent)]
+    #[error("[database]: {0}")]
     File(#[from] StateError),
     /// Another custodian's tables.
     #[error(

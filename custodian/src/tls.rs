@@ -28,6 +28,11 @@ const AUTHORITY_LIFE_DAYS: i64 = 20 * 365;
 /// How far a certificate reaches back, for clocks that are behind.
 const BACKDATE_DAYS: i64 = 1;
 
+/// The fields that name files.
+const CERTIFICATE: &str = "tls.certificate";
+const PRIVATE_KEY: &str = "tls.private_key";
+const ROOTS: &str = "tls.roots";
+
 /// Why there is no HTTPS certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -35,18 +40,23 @@ pub enum TlsError {
     #[error(transparent)]
     State(#[from] StateError),
     /// A file cannot be used.
-    #[error("{}: {reason}", file.display())]
+    #[error("{field} = {}: {reason}", file.display())]
     File {
+        /// The configuration's field that names it, or what it is.
+        field: &'static str,
         /// The file.
         file: PathBuf,
         /// Why.
         reason: String,
     },
+    /// The configured private key cannot be read.
+    #[error("{PRIVATE_KEY} = {0}")]
+    PrivateKey(#[source] StateError),
     /// A certificate cannot be made.
     #[error("TLS certificate: {0}")]
     Issue(#[from] rcgen::Error),
     /// The certificate does not fit its key, or TLS does not take it.
-    #[error("TLS certificate: {0}")]
+    #[error("TLS certificate: {0}; tls.private_key must be the key of the first certificate in tls.certificate")]
     Use(#[from] rustls::Error),
 }
 
@@ -88,11 +98,10 @@ fn validity(now_ms: u64) -> (OffsetDateTime, OffsetDateTime) {
 /// # Errors
 /// [`TlsError`].
 pub fn roots(config: &Config, state: &StateDirectory) -> Result<Vec<String>, TlsError> {
-    let file = match &config.tls {
-        TlsSource::OwnAuthority { .. } => state.ca(),
-        TlsSource::Files { roots, .. } => roots.clone(),
+    let roots = match &config.tls {
+        TlsSource::OwnAuthority { .. } => certificates("the own authority", &state.ca())?,
+        TlsSource::Files { roots, .. } => certificates(ROOTS, roots)?,
     };
-    let roots = certificates(&file)?;
     Ok(roots.iter().map(|der| pem(der)).collect())
 }
 
@@ -114,8 +123,8 @@ fn pem(der: &[u8]) -> String {
     out
 }
 
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let wrong = |reason: String| TlsError::File { file: file.to_owned(), reason };
+fn certificates(field: &'static str, file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let wrong = |reason: String| TlsError::File { field, file: file.to_owned(), reason };
     let bytes = fs::read(file).map_err(|error| wrong(error.to_string()))?;
     let certificates = CertificateDer::pem_slice_iter(&bytes)
         .collect::<Result<Vec<_>, _>>()
@@ -136,7 +145,7 @@ pub fn server_config(
     match &config.tls {
         TlsSource::OwnAuthority { names } => settings(issue(state, names, id, now_ms)?),
         TlsSource::Files { certificate, private_key, .. } => {
-            settings((certificates(certificate)?, private_key_of(private_key)?))
+            settings((certificates(CERTIFICATE, certificate)?, private_key_of(private_key)?))
         }
     }
 }
@@ -147,8 +156,8 @@ pub fn server_config(
 /// [`TlsError`]: a file that cannot be used, or a key that is not the certificate's.
 pub fn check_files(config: &Config) -> Result<(), TlsError> {
     if let TlsSource::Files { certificate, private_key, roots } = &config.tls {
-        certificates(roots)?;
-        settings((certificates(certificate)?, private_key_of(private_key)?))?;
+        certificates(ROOTS, roots)?;
+        settings((certificates(CERTIFICATE, certificate)?, private_key_of(private_key)?))?;
     }
     Ok(())
 }
@@ -188,9 +197,12 @@ fn issue(state: &StateDirectory, names: &[String], id: CustodianId, now_ms: u64)
 }
 
 fn private_key_of(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let bytes = state::read_private(file)?;
-    PrivateKeyDer::from_pem_slice(bytes.expose())
-        .map_err(|error| TlsError::File { file: file.to_owned(), reason: error.to_string() })
+    let bytes = state::read_private(file).map_err(TlsError::PrivateKey)?;
+    PrivateKeyDer::from_pem_slice(bytes.expose()).map_err(|_| TlsError::File {
+        field: PRIVATE_KEY,
+        file: file.to_owned(),
+        reason: "holds no private key in PEM".to_owned(),
+    })
 }
 
 #[cfg(test)]

@@ -127,7 +127,7 @@ pub enum KmsError {
     /// The address.
     #[error(
         "cannot listen at {address}: {source}{}; choose another address with --listen",
-        remedy::of_listening(source)
+        remedy::of_listening(*address, source)
     )]
     Listen {
         /// Which.

@@ -113,7 +113,7 @@ pub enum KmsShareError {
     /// The address is taken.
     #[error(
         "cannot listen at {address}: {source}{}; choose another address with --listen",
-        remedy::of_listening(source)
+        remedy::of_listening(*address, source)
     )]
     Listen {
         /// The address.

@@ -39,7 +39,7 @@ use crate::unix_socket::BindError;
 #[derive(Debug, thiserror::Error)]
 pub enum NsmError {
     /// A file or a socket.
-    #[error("{path}: {error}")]
+    #[error("{path}: {error}{}", holdfast_link::remedy::of_folder(error))]
     Io {
         /// Which one.
         path: PathBuf,

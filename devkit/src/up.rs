@@ -52,7 +52,7 @@ pub enum UpError {
     /// The address for clients is taken.
     #[error(
         "cannot listen at {address}: {source}{}; choose another address with --listen, or with --kms=ADDR for KMS",
-        remedy::of_listening(source)
+        remedy::of_listening(*address, source)
     )]
     Listen {
         /// The address.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use holdfast_link::audit::{ToEnclave, ToParent};
 use holdfast_link::limits::HANDSHAKE_TIMEOUT;
-use holdfast_link::{FrameError, FrameReader, Stream, write_frame};
+use holdfast_link::{FrameError, FrameReader, Stream, remedy, write_frame};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -48,7 +48,7 @@ const LOCK: &str = "lock";
 #[derive(Debug, thiserror::Error)]
 pub enum SinkError {
     /// The folder cannot be made or written.
-    #[error("audit.folder = {}: {source}", folder.display())]
+    #[error("audit.folder = {}: {source}{}", folder.display(), remedy::of_folder(source))]
     Folder {
         /// Which.
         folder: PathBuf,

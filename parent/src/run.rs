@@ -38,7 +38,7 @@ use crate::{control, egress, ingress, instance_role, manifests, ready_page, relo
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// A TCP address cannot be listened at.
-    #[error("cannot listen at {field} = {address}: {source}{}", remedy::of_listening(source))]
+    #[error("cannot listen at {field} = {address}: {source}{}", remedy::of_listening(*address, source))]
     Listen {
         /// The configuration's field.
         field: &'static str,

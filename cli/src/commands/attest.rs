@@ -171,7 +171,10 @@ pub async fn attest(question: &Question) -> Result<AttestReport, AttestError> {
                 continue;
             }
             Ok(answer) => judge(question, &nonce, &answer),
-            Err(error) => Finding::Unanswered { reason: reason_of(&error), explanation: error.to_string() },
+            Err(error) => {
+                let explanation = format!("{error}{}", error.remedy());
+                Finding::Unanswered { reason: reason_of(&error), explanation }
+            }
         };
         return Ok(AttestReport::new(question, finding));
     }

@@ -20,6 +20,7 @@ use serde::Serialize;
 use super::release_policy::PolicyLines;
 use crate::files::{self, FileError};
 use crate::home::{Home, HomeError, KeyStore};
+use crate::kind::{self, Kind};
 use crate::moment::format_ms;
 use crate::output::printable;
 use crate::session::SessionError;
@@ -38,10 +39,12 @@ pub enum DocumentError {
     #[error(transparent)]
     Session(#[from] SessionError),
     /// None of the statements that are signed.
-    #[error("{path}: holds no manifest, block overlay or release policy that could be signed", path = path.display())]
+    #[error("{path}: holds no manifest, block overlay or release policy that could be signed{guess}", path = path.display())]
     Unknown {
         /// The file.
         path: PathBuf,
+        /// What it seems to be; empty or a part of a sentence.
+        guess: String,
     },
     /// A successor manifest that does not continue what is known here.
     #[error("{path}: {reason}", path = path.display())]
@@ -122,7 +125,7 @@ pub struct DocumentReport {
 /// [`DocumentError`]; also when a signature on it is not valid.
 pub fn read(home: &Home, path: &Path) -> Result<Document, DocumentError> {
     let bytes = files::read(path, limits::BLOCK_OVERLAY_MAX)?;
-    let unknown = || DocumentError::Unknown { path: path.to_owned() };
+    let unknown = || DocumentError::Unknown { path: path.to_owned(), guess: kind::guess(&bytes, Kind::SignedDocument) };
     let envelope: Envelope = cbor::decode(&bytes).map_err(|_| unknown())?;
     let document = open(home, envelope).map_err(|error| match error {
         OpenError::Unknown => unknown(),
@@ -138,7 +141,7 @@ pub fn read(home: &Home, path: &Path) -> Result<Document, DocumentError> {
 /// [`DocumentError`].
 pub fn of(home: &Home, envelope: Envelope) -> Result<Document, DocumentError> {
     open(home, envelope).map_err(|error| match error {
-        OpenError::Unknown => DocumentError::Unknown { path: PathBuf::new() },
+        OpenError::Unknown => DocumentError::Unknown { path: PathBuf::new(), guess: String::new() },
         OpenError::Home(error) => error.into(),
     })
 }

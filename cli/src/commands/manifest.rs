@@ -22,6 +22,7 @@ pub use self::report::{ManifestReport, NamedAdministrator, NamedCustodian, Thres
 use crate::commands::tls::{self, ChainError};
 use crate::files::{self, FileError};
 use crate::home::{self, Home, HomeError, KeyStore};
+use crate::kind::{self, Kind};
 
 /// Why a manifest could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -220,8 +221,13 @@ pub fn add(home: &Home, path: &Path, emulated_root: Option<&Path>) -> Result<Key
 /// [`CreateError::File`], [`CreateError::Input`].
 pub fn read_custodian(path: &Path) -> Result<Custodian, CreateError> {
     let bad = |reason: String| CreateError::Input { path: path.to_owned(), reason };
-    let file: CustodianFile =
-        serde_json::from_slice(&files::read(path, files::FILE_MAX)?).map_err(|error| bad(error.to_string()))?;
+    let bytes = files::read(path, files::FILE_MAX)?;
+    let file: CustodianFile = serde_json::from_slice(&bytes).map_err(|error| {
+        bad(format!(
+            "{error}; expected custodian.json, as `holdfast-custodian init` writes it{}",
+            kind::guess(&bytes, Kind::Custodian)
+        ))
+    })?;
     let mut tls_roots: Vec<DerCertificate> = Vec::new();
     for root in &file.tls_roots {
         tls_roots

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::files::{self, FILE_MAX, FileError};
+use crate::kind::{self, Kind};
 
 /// Bytes of a static configuration that a parent hands over.
 const STATIC_CONFIGURATION_MAX: usize = 256 * 1024;
@@ -50,7 +51,7 @@ pub enum MeasurementsError {
     /// Sets of registers that cannot be read.
     #[error(
         "{path}: {source}; expected what a build of the image wrote, or registers: {{\"pcr0\": …, \"pcr1\": …, \"pcr2\": …, \"pcr16\": …}}, or a \
-         list of such",
+         list of such{guess}",
         path = path.display()
     )]
     Sets {
@@ -58,6 +59,8 @@ pub enum MeasurementsError {
         path: PathBuf,
         /// What is wrong.
         source: serde_json::Error,
+        /// What the file seems to be, where it is something else; empty or a part of a sentence.
+        guess: String,
     },
     /// An empty list.
     #[error("{path}: names no measurements", path = path.display())]
@@ -117,7 +120,10 @@ fn read_sets(path: &Path, bytes: &[u8]) -> Result<Vec<Measurements>, Measurement
     // Read as what it looks like, so that the error is about the field and not about the alternatives.
     let is_list = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
     let read = if is_list { serde_json::from_slice(bytes) } else { serde_json::from_slice(bytes).map(|one| vec![one]) };
-    let sets: Vec<_> = read.map_err(|source| MeasurementsError::Sets { path: path.to_owned(), source })?;
+    let sets: Vec<_> = read.map_err(|source| {
+        let guess = kind::guess(bytes, Kind::Measurements);
+        MeasurementsError::Sets { path: path.to_owned(), source, guess }
+    })?;
     if sets.is_empty() {
         return Err(MeasurementsError::Empty { path: path.to_owned() });
     }

@@ -1,5 +1,8 @@
 //! Requests of the XKS proxy API as KMS makes and signs them, and the ways in which they may be spoiled.
 
+use std::cmp::Ordering;
+use std::fmt;
+
 use bytes::Bytes;
 use holdfast_shared::secrets::SecretBytes;
 use holdfast_shared::sigv4::sign::{OutgoingRequest, Signature};
@@ -160,11 +163,11 @@ impl Reply {
         }
     }
 
-    /// Seconds between this machine's clock and the server's, by its `Date`.
-    pub(super) fn skew_s(&self) -> Option<u64> {
+    /// The server's clock beside this machine's, by its `Date`.
+    pub(super) fn skew(&self) -> Option<Skew> {
         let date = self.headers.get(header::DATE)?.to_str().ok()?;
         let date = time::OffsetDateTime::parse(date, &time::format_description::well_known::Rfc2822).ok()?;
-        Some((now_ms() / 1000).abs_diff(u64::try_from(date.unix_timestamp()).ok()?))
+        Some(Skew { here_s: now_ms() / 1000, there_s: u64::try_from(date.unix_timestamp()).ok()? })
     }
 
     /// The body of a success, or what is wrong.
@@ -177,7 +180,7 @@ impl Reply {
 
     /// What an answer says that should have been a success.
     fn cause(&self) -> &'static Cause {
-        let is_skewed = self.skew_s().is_some_and(|skew| skew > SKEW_REFUSED_S);
+        let is_skewed = self.skew().is_some_and(|skew| skew.seconds() > SKEW_REFUSED_S);
         match (self.status, self.error_name().as_deref()) {
             (401, _) if is_skewed => &causes::CLOCK_SKEW,
             (401, _) => &causes::SIGNATURE_REFUSED,
@@ -196,11 +199,48 @@ impl Reply {
 
     /// The clock of the other side.
     pub(super) fn clock(&self) -> Finding {
-        match self.skew_s() {
-            None => Finding::skipped("clock", "the answer has no Date"),
-            Some(skew) if skew > SKEW_REFUSED_S => Finding::of("clock", &causes::CLOCK_SKEW, format!("{skew} s apart")),
-            Some(skew) if skew > SKEW_SEEN_S => Finding::of("clock", &causes::CLOCK_DRIFT, format!("{skew} s apart")),
-            Some(skew) => Finding::fine("clock", format!("{skew} s apart")),
+        let Some(skew) = self.skew() else { return Finding::skipped("clock", "the answer has no Date") };
+        match skew.seconds() {
+            far if far > SKEW_REFUSED_S => Finding::of("clock", &causes::CLOCK_SKEW, skew.to_string()),
+            far if far > SKEW_SEEN_S => Finding::of("clock", &causes::CLOCK_DRIFT, skew.to_string()),
+            _ => Finding::fine("clock", skew.to_string()),
         }
+    }
+}
+
+/// Two clocks, in whole seconds since 1970.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Skew {
+    here_s: u64,
+    there_s: u64,
+}
+
+impl Skew {
+    const fn seconds(self) -> u64 {
+        self.here_s.abs_diff(self.there_s)
+    }
+}
+
+impl fmt::Display for Skew {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let way = match self.there_s.cmp(&self.here_s) {
+            Ordering::Less => ": the proxy's clock is behind this machine's",
+            Ordering::Equal => "",
+            Ordering::Greater => ": the proxy's clock is ahead of this machine's",
+        };
+        write!(f, "{} s apart{way}", self.seconds())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_said_which_clock_is_ahead() {
+        let said = |here_s, there_s| Skew { here_s, there_s }.to_string();
+        assert_eq!(said(1000, 588), "412 s apart: the proxy's clock is behind this machine's");
+        assert_eq!(said(588, 1000), "412 s apart: the proxy's clock is ahead of this machine's");
+        assert_eq!(said(5, 5), "0 s apart");
     }
 }

@@ -131,10 +131,23 @@ fn questions(target: &Target, manner: &Manner) -> [Vec<Template>; 4] {
     templates
 }
 
+/// The likely causes of a status that has several: the sentence after it.
+const fn remedy_of(status: u16) -> &'static str {
+    match status {
+        401 => {
+            "; another credential or region than the proxy's, or clocks that differ by more than five minutes: `holdfast doctor` says which"
+        }
+        404 => "; no such key, or another path prefix: `holdfast key list` shows the keys",
+        503 => "; the key store has no lease: `holdfast status` says why",
+        _ => "",
+    }
+}
+
 async fn try_once(scout: &mut Lane, target: &Target, template: &Template) -> Result<Vec<u8>, PrepareError> {
     let failed = |reason| failure(target, template.operation, reason);
     let answer = scout.send(template).await.map_err(|error| failed(error.to_string()))?;
-    template.check(answer, Judge::Xks).map_err(failed)?;
+    let status = answer.status;
+    template.check(answer, Judge::Xks).map_err(|reason| failed(format!("{reason}{}", remedy_of(status))))?;
     Ok(answer.body.clone())
 }
 

@@ -155,7 +155,12 @@ impl Target {
             let (file, state) =
                 if path.is_dir() { (path.join("endpoint.json"), Some(path.clone())) } else { (path.clone(), None) };
             let invalid = |reason: String| TargetError::File { path: file.clone(), reason };
-            let bytes = std::fs::read(&file).map_err(|error| invalid(error.to_string()))?;
+            let bytes = std::fs::read(&file).map_err(|error| {
+                let is_missing = error.kind() == std::io::ErrorKind::NotFound;
+                let remedy =
+                    if is_missing { "; start `holdfast-dev up` first, or name a proxy with --url" } else { "" };
+                invalid(format!("{error}{remedy}"))
+            })?;
             let read: EndpointFiles = serde_json::from_slice(&bytes)
                 .map_err(|_| invalid("is not what `holdfast-dev up` writes into endpoint.json".to_owned()))?;
             let endpoints = match read {

@@ -17,14 +17,14 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use holdfast_link::Address;
+use holdfast_link::{Address, remedy};
 use ring::rand::{SecureRandom, SystemRandom};
 
 /// What is wrong with the state folder.
 #[derive(Debug, thiserror::Error)]
 pub enum LayoutError {
     /// A file or folder.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {source}{}", remedy::of_folder(source), path = path.display())]
     Io {
         /// Which.
         path: PathBuf,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use holdfast_link::{BootId, KeyStoreId};
+use holdfast_link::{BootId, KeyStoreId, remedy};
 use serde::Serialize;
 
 /// What is known.
@@ -50,7 +50,12 @@ impl View {
         failing.insert((boot_id, key_store_id), reason.clone());
         drop(failing);
         if !is_known {
-            tracing::error!(%reason, %key_store_id, "audit logs cannot be written: enclaves will stop serving");
+            tracing::error!(
+                %reason,
+                %key_store_id,
+                "audit logs cannot be written: enclaves will stop serving{}",
+                remedy::of_file(error)
+            );
         }
     }
 

@@ -43,7 +43,12 @@ impl PostgresDatabase {
     pub(in crate::store) async fn connect(server: &PostgresServer) -> Result<Self, StoreError> {
         let options = options(server);
         // By itself first: a pool tries again and again what will not get better, and says only that it took too long.
-        let mut connection = options.connect().await?;
+        let mut connection = options.connect().await.map_err(|error| match error {
+            sqlx::Error::Io(_) => {
+                StoreError::Connect { place: format!("{}:{}", server.host, server.port), source: error }
+            }
+            error => error.into(),
+        })?;
         check_durability(&mut connection).await?;
         connection.close().await?;
         let pool = PgPoolOptions::new()

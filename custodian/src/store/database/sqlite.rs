@@ -35,7 +35,8 @@ impl SqliteDatabase {
             .busy_timeout(BUSY_TIMEOUT)
             // What is deleted is overwritten: a wrapped share that was given up does not linger in free pages.
             .pragma("secure_delete", "on");
-        let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
+        let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await;
+        let writer = writer.map_err(|source| StoreError::Open { file: file.to_owned(), source })?;
         schema::migrate_sqlite(&writer).await?;
         let reader =
             SqlitePoolOptions::new().max_connections(READERS).connect_with(options.pragma("query_only", "on")).await?;
