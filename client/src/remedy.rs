@@ -101,6 +101,8 @@ mod tests {
             assert!(said.contains(expected), "{said}");
         }
         assert_eq!(of_tls(&io::Error::other("no")), "");
+        let unknown = io::Error::other("failed to lookup address information: Name or service not known");
+        assert!(of_connecting(&unknown).contains("does not know the name"));
         for (kind, expected) in
             [(ErrorKind::ConnectionRefused, "is the custodian running"), (ErrorKind::TimedOut, "firewall")]
         {

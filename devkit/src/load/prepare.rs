@@ -154,3 +154,16 @@ async fn try_once(scout: &mut Lane, target: &Target, template: &Template) -> Res
 fn failure(target: &Target, operation: Operation, reason: String) -> PrepareError {
     PrepareError::Request { operation: operation.name(), target: target.name.clone(), reason }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_with_several_causes_has_its_remedy() {
+        for (status, expected) in [(401, "clocks that differ"), (404, "path prefix"), (503, "no lease")] {
+            assert!(remedy_of(status).contains(expected), "{status}");
+        }
+        assert_eq!(remedy_of(500), "");
+    }
+}
