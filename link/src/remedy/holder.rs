@@ -8,7 +8,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 
-/// The state of a socket that listens, in `/proc/net/tcp` (TCP_LISTEN of Linux's `tcp_states.h`).
+/// The state of a socket that listens, in `/proc/net/tcp` (`TCP_LISTEN` of Linux's `tcp_states.h`).
 const LISTENS: &str = "0A";
 
 /// A process with the socket.
