@@ -88,17 +88,17 @@ impl Kms {
         let (Some(spec), Some(usage), Some(status)) = (answer.text("keySpec"), usage, answer.text("keyStatus")) else {
             return Err(Failure::Malformed.answer(Told::CreateKey));
         };
-        let wrong = |message: &str| Err(Answer::bad("XksKeyInvalidConfigurationException", message));
+        let wrong = |flaw: Failure| Err(flaw.answer(Told::CreateKey));
         if spec != "AES_256" {
-            return wrong("The external key is not a 256-bit AES key.");
+            return wrong(Failure::KeySpec);
         }
         if !["ENCRYPT", "DECRYPT"].iter().all(|wanted| usage.iter().any(|usage| usage == wanted)) {
-            return wrong("The external key is not configured for both encryption and decryption.");
+            return wrong(Failure::KeyUsage);
         }
         match status {
             "ENABLED" => Ok(()),
-            "DISABLED" => wrong("The external key is not enabled in the external key manager."),
-            _ => Err(Failure::Malformed.answer(Told::CreateKey)),
+            "DISABLED" => wrong(Failure::KeyStatus),
+            _ => wrong(Failure::Malformed),
         }
     }
 
