@@ -15,6 +15,7 @@ use crate::process::{Process, run};
 use crate::programs::program;
 use crate::python::{interpreter, script};
 use crate::wait::until;
+use crate::xks_proxy::{HOST_NAME, PREFIX, XksProxy};
 
 /// Where everything of it is.
 pub const REGION: &str = crate::system::REGION;
@@ -37,6 +38,21 @@ pub struct Told {
 }
 
 impl Told {
+    /// Of a proxy of another make.
+    #[must_use]
+    pub fn of(proxy: &XksProxy) -> Self {
+        let credential: Value = serde_json::from_slice(&std::fs::read(&proxy.credential).unwrap()).unwrap();
+        let text = |name: &str| credential[name].as_str().unwrap().to_owned();
+        Self {
+            host_name: HOST_NAME.to_owned(),
+            listen: proxy.address,
+            uri_path: format!("{PREFIX}/kms/xks/v1"),
+            ca: proxy.ca.clone(),
+            access_key_id: text("AccessKeyId"),
+            secret_access_key: text("RawSecretAccessKey"),
+        }
+    }
+
     /// Parameters of `CreateCustomKeyStore`.
     #[must_use]
     pub fn store(&self, name: &str) -> Value {
@@ -144,6 +160,16 @@ impl Kms {
         let key = json!({ "Origin": "EXTERNAL_KEY_STORE", "CustomKeyStoreId": store, "XksKeyId": xks_key_id });
         let key = self.ask("CreateKey", &key).await;
         (store, key["KeyMetadata"]["KeyId"].as_str().unwrap().to_owned())
+    }
+
+    /// `CloudTrail`'s events so far.
+    #[must_use]
+    pub fn events(&self) -> Vec<Value> {
+        let folder = std::fs::read_dir(self.state.join("cloudtrail")).unwrap();
+        let files = folder.map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
+        // Between two writes each file is whole.
+        let records = files.filter_map(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+        records.flat_map(|file| file["Records"].as_array().unwrap().clone()).collect()
     }
 
     /// Sets what goes wrong between KMS and proxies.

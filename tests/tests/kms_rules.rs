@@ -1,0 +1,67 @@
+//! What AWS's documents say of `holdfast-dev kms` beyond the procedure: callers that hang up, tries, names of keys, states, and changes that
+//! meet each other.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking, in its helpers too")]
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use holdfast_tests::kms::{Kms, Told};
+use holdfast_tests::wait::until;
+use holdfast_tests::xks_proxy::{Flaw, KEY, XksProxy};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// A proxy without a flaw, and KMS in front of it.
+struct Setting {
+    folder: TempDir,
+    proxy: XksProxy,
+    told: Told,
+    kms: Kms,
+}
+
+impl Setting {
+    async fn new(flags: &[&str]) -> Self {
+        let folder = TempDir::new().unwrap();
+        let proxy = XksProxy::start(folder.path(), Flaw::None).await;
+        let told = Told::of(&proxy);
+        let kms = Kms::start(folder.path(), &told, flags).await;
+        Self { folder, proxy, told, kms }
+    }
+
+    /// Asks for an operation whose first answer of the proxy is late; `meanwhile` begins once the proxy has been asked.
+    async fn while_asked<T>(&self, call: impl Future<Output = T>, meanwhile: impl Future<Output = ()>) -> T {
+        let before = self.proxy.asked();
+        self.kms.set_faults(&json!({ "latency_ms": 3000, "first": 1 }));
+        let after_the_question = async {
+            until("the proxy is asked", || async { (self.proxy.asked() > before).then_some(()) }).await;
+            meanwhile.await;
+        };
+        tokio::join!(call, after_the_question).0
+    }
+}
+
+fn with(fields: &Value, changes: &Value) -> Value {
+    let mut fields = fields.clone();
+    fields.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+    fields
+}
+
+/// The proxy was asked, so its log has the call, and CloudTrail must have it too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_whose_caller_hangs_up_is_finished_and_recorded() {
+    let setting = Setting::new(&[]).await;
+    let kms = &setting.kms;
+    let (_, key) = kms.store_and_key(&setting.told, KEY).await;
+    let encrypt = json!({ "KeyId": key, "Plaintext": STANDARD.encode("secret") });
+    let before = setting.proxy.asked();
+    kms.set_faults(&json!({ "latency_ms": 3000, "first": 1 }));
+    tokio::select! {
+        answer = kms.ask("Encrypt", &encrypt) => panic!("too early: {answer}"),
+        () = until("the proxy is asked", || async { (setting.proxy.asked() > before).then_some(()) }) => {}
+    }
+    let event = until("the call is in CloudTrail's file", || async {
+        kms.events().into_iter().find(|event| event["eventName"] == "Encrypt")
+    })
+    .await;
+    assert_eq!(event["errorCode"], Value::Null, "{event:#}");
+}
