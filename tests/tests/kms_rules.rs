@@ -65,3 +65,37 @@ async fn a_call_whose_caller_hangs_up_is_finished_and_recorded() {
     .await;
     assert_eq!(event["errorCode"], Value::Null, "{event:#}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_says_what_would_be_and_does_nothing() {
+    let setting = Setting::new(&[]).await;
+    let kms = &setting.kms;
+    let (_, key) = kms.store_and_key(&setting.told, KEY).await;
+    let plaintext = json!({ "KeyId": key, "Plaintext": STANDARD.encode("secret") });
+    let blob = kms.ask("Encrypt", &plaintext).await["CiphertextBlob"].clone();
+    let table = [
+        ("Encrypt", plaintext),
+        ("Decrypt", json!({ "CiphertextBlob": blob })),
+        ("ReEncrypt", json!({ "CiphertextBlob": blob, "DestinationKeyId": key })),
+        ("GenerateDataKey", json!({ "KeyId": key, "KeySpec": "AES_256" })),
+        ("GenerateDataKeyWithoutPlaintext", json!({ "KeyId": key, "KeySpec": "AES_256" })),
+    ];
+    let before = setting.proxy.asked();
+    for (operation, parameters) in &table {
+        let dry = with(parameters, &json!({ "DryRun": true }));
+        let (kind, message) = kms.refusal(operation, &dry).await;
+        assert_eq!(kind, "DryRunOperationException", "{operation}: {message}");
+        let unclear = with(parameters, &json!({ "DryRun": "no" }));
+        assert_eq!(kms.refusal(operation, &unclear).await.0, "SerializationException", "{operation}");
+    }
+    assert_eq!(setting.proxy.asked(), before, "the proxy knows nothing of it");
+    kms.ask("DisableKey", &json!({ "KeyId": key })).await;
+    for (operation, parameters) in &table {
+        let dry = with(parameters, &json!({ "DryRun": true }));
+        assert_eq!(kms.refusal(operation, &dry).await.0, "DisabledException", "{operation}");
+    }
+    kms.ask("EnableKey", &json!({ "KeyId": key })).await;
+    for (operation, parameters) in &table {
+        kms.ask(operation, &with(parameters, &json!({ "DryRun": false }))).await;
+    }
+}

@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Guarantees: both layers are bound to the KMS key and the encryption context; an answer to Encrypt is taken only with the integrity value
-//! that KMS computes itself (specification, Appendix C). Assumes: nothing of the proxy.
+//! that KMS computes itself (specification, Appendix C); with `DryRun` everything is checked that can be without the proxy, which is not
+//! asked. Assumes: nothing of the proxy.
 
 use std::collections::BTreeMap;
 
@@ -125,7 +126,7 @@ impl Kms {
             "additionalAuthenticatedData": STANDARD.encode(&aad),
             "ciphertextDataIntegrityValueAlgorithm": "SHA_256",
         });
-        let answer = self.ask_about(&store, key, "encrypt", &body).await?;
+        let answer = self.ask_about(call, &store, key, "encrypt", &body).await?;
         let malformed = || Failure::Malformed.answer(Told::Use);
         let claimed = answer.bytes("ciphertextDataIntegrityValue").ok_or_else(malformed)?;
         let computed = integrity_value(Some(&aad), &answer).ok_or_else(malformed)?;
@@ -197,7 +198,7 @@ impl Kms {
         if let (false, Some(fields)) = (blob.metadata.is_empty(), body.as_object_mut()) {
             fields.insert("ciphertextMetadata".to_owned(), STANDARD.encode(&blob.metadata).into());
         }
-        let answer = self.ask_about(&store, &key, "decrypt", &body).await?;
+        let answer = self.ask_about(call, &store, &key, "decrypt", &body).await?;
         let inner = answer.bytes("plaintext").ok_or_else(|| Failure::Malformed.answer(Told::Use))?;
         let foreign = || Failure::ForeignPlaintext.answer(Told::Use);
         let (nonce, sealed) = inner.split_first_chunk::<NONCE_LEN>().ok_or_else(foreign)?;
@@ -211,11 +212,16 @@ impl Kms {
 
     async fn ask_about(
         &self,
+        call: &Call<'_>,
         store: &Store,
         key: &Key,
         operation: &str,
         body: &Value,
     ) -> Result<crate::xks_client::XksAnswer, Answer> {
+        if call.parameters.flag("DryRun")? {
+            let message = "The request would have succeeded, but the DryRun option is set.";
+            return Err(Answer::bad("DryRunOperationException", message));
+        }
         let asked = async { self.proxy(store)?.ask(&format!("keys/{}/{operation}", key.xks_key_id), body).await };
         asked.await.map_err(|failure| failure.answer(Told::Use))
     }

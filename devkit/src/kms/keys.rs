@@ -36,7 +36,7 @@ impl Kms {
         }
         let is_symmetric = usage.is_none_or(|usage| usage == "ENCRYPT_DECRYPT")
             && spec.is_none_or(|spec| spec == "SYMMETRIC_DEFAULT")
-            && !call.parameters.flag("MultiRegion");
+            && !call.parameters.flag("MultiRegion")?;
         if !is_symmetric {
             let reason = "a key in an external key store is SYMMETRIC_DEFAULT, for ENCRYPT_DECRYPT, in one region";
             return Err(Answer::bad("UnsupportedOperationException", reason));

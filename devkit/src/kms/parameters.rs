@@ -227,9 +227,15 @@ impl Parameters {
     }
 
     /// Whether a flag is set.
-    #[must_use]
-    pub fn flag(&self, name: &str) -> bool {
-        self.fields.get(name).and_then(Value::as_bool).unwrap_or(false)
+    ///
+    /// # Errors
+    /// `SerializationException` where it is neither true nor false.
+    pub fn flag(&self, name: &str) -> Result<bool, Answer> {
+        match self.fields.get(name) {
+            None | Some(Value::Null) => Ok(false),
+            Some(Value::Bool(is_set)) => Ok(*is_set),
+            Some(_) => Err(serialization(&format!("{name} is neither true nor false"))),
+        }
     }
 
     /// Bytes in base64.
