@@ -99,3 +99,30 @@ async fn a_dry_run_says_what_would_be_and_does_nothing() {
         kms.ask(operation, &with(parameters, &json!({ "DryRun": false }))).await;
     }
 }
+
+/// The slow one of two changes must not bring back what the quick one has changed: a rotated credential, for one.
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_of_a_key_store_that_meet_are_both_kept() {
+    let setting = Setting::new(&["--vpc-endpoint-service", VPC_SERVICE]).await;
+    let kms = &setting.kms;
+    let store = kms.ask("CreateCustomKeyStore", &setting.told.store("store")).await;
+    let by_id = json!({ "CustomKeyStoreId": store["CustomKeyStoreId"] });
+    let slow = with(&by_id, &json!({ "XksProxyUriPath": setting.told.uri_path }));
+    let quick = with(&by_id, &through_vpc());
+    let meanwhile = async { drop(kms.ask("UpdateCustomKeyStore", &quick).await) };
+    setting.while_asked(kms.ask("UpdateCustomKeyStore", &slow), meanwhile).await;
+    let described = kms.ask("DescribeCustomKeyStores", &by_id).await["CustomKeyStores"][0].clone();
+    assert_eq!(described["XksProxyConfiguration"]["Connectivity"], "VPC_ENDPOINT_SERVICE", "{described:#}");
+    assert_eq!(described["XksProxyConfiguration"]["UriEndpoint"], "https://private.example.com", "{described:#}");
+}
+
+const VPC_SERVICE: &str = "com.amazonaws.vpce.us-east-1.vpce-svc-0123456789abcdef0";
+
+/// Changes that make a key store one with a VPC endpoint service.
+fn through_vpc() -> Value {
+    json!({
+        "XksProxyConnectivity": "VPC_ENDPOINT_SERVICE",
+        "XksProxyUriEndpoint": "https://private.example.com",
+        "XksProxyVpcEndpointServiceName": VPC_SERVICE,
+    })
+}

@@ -29,6 +29,8 @@ pub struct Kms {
     caller: Caller,
     trail: Trail,
     proxies: Mutex<BTreeMap<String, Arc<Proxy>>>,
+    /// Held by who updates a key store, from when it is looked at until it is written.
+    pub(super) updates: tokio::sync::Mutex<()>,
 }
 
 /// A call, while it is carried out.
@@ -60,6 +62,7 @@ impl Kms {
             vpc_services,
             trail,
             proxies: Mutex::default(),
+            updates: tokio::sync::Mutex::default(),
         }
     }
 

@@ -137,6 +137,8 @@ impl Kms {
         let name = call.parameters.optional(&NEW_STORE_NAME);
         let wanted = Wanted::read(&mut call.parameters);
         call.parameters.finish()?;
+        // One by one: what is written rests on what was there, and the proxy is asked in between.
+        let _turn = self.updates.lock().await;
         let before = self.state.read(call.now_ms, |state| store(state, &id).cloned())?;
         let is_connected = before.connection == Connection::Connected;
         if before.connection != Connection::Disconnected && !(is_connected && wanted.is_harmless()) {
