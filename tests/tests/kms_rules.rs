@@ -126,3 +126,48 @@ fn through_vpc() -> Value {
         "XksProxyVpcEndpointServiceName": VPC_SERVICE,
     })
 }
+
+/// An alias names a key where it is used, and nowhere else.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_named_as_each_operation_takes_them() {
+    let setting = Setting::new(&[]).await;
+    let kms = &setting.kms;
+    let (_, key) = kms.store_and_key(&setting.told, KEY).await;
+    let arn = kms.ask("DescribeKey", &json!({ "KeyId": key })).await["KeyMetadata"]["Arn"].as_str().unwrap().to_owned();
+    let alias = json!("alias/payments");
+    kms.ask("CreateAlias", &json!({ "AliasName": alias, "TargetKeyId": arn })).await;
+    let alias_arn = arn.replace(&format!("key/{key}"), "alias/payments");
+    for name in [key.as_str(), &arn, "alias/payments", &alias_arn] {
+        kms.ask("DescribeKey", &json!({ "KeyId": name })).await;
+        kms.ask("GenerateDataKey", &json!({ "KeyId": name, "KeySpec": "AES_256" })).await;
+    }
+    for name in ["alias/payments", &alias_arn] {
+        for operation in ["EnableKey", "DisableKey", "ScheduleKeyDeletion", "CancelKeyDeletion", "ListAliases"] {
+            let (kind, message) = kms.refusal(operation, &json!({ "KeyId": name })).await;
+            assert_eq!(kind, "NotFoundException", "{operation} {name}: {message}");
+            assert!(message.contains("Invalid keyId"), "{operation} {name}: {message}");
+        }
+        let target = json!({ "AliasName": "alias/other", "TargetKeyId": name });
+        assert_eq!(kms.refusal("CreateAlias", &target).await.0, "ValidationException", "{name}");
+        let target = json!({ "AliasName": alias, "TargetKeyId": name });
+        assert_eq!(kms.refusal("UpdateAlias", &target).await.0, "ValidationException", "{name}");
+    }
+    let other_account = arn.replace("111122223333", "444455556666");
+    let table = [
+        (format!("key/{key}"), "NotFoundException"),
+        (arn.replace("key/", ""), "NotFoundException"),
+        (arn.replace("us-east-1", "eu-west-1"), "NotFoundException"),
+        ("no-uuid".to_owned(), "NotFoundException"),
+        (other_account, "AccessDeniedException"),
+    ];
+    for (name, exception) in table {
+        for (operation, parameters) in [
+            ("DescribeKey", json!({ "KeyId": name })),
+            ("Encrypt", json!({ "KeyId": name, "Plaintext": STANDARD.encode("secret") })),
+        ] {
+            let (kind, message) = kms.refusal(operation, &parameters).await;
+            assert_eq!(kind, exception, "{operation} {name}: {message}");
+        }
+    }
+    assert_eq!(kms.ask("ListAliases", &json!({ "KeyId": null })).await["Aliases"].as_array().unwrap().len(), 1);
+}
