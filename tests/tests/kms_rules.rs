@@ -171,3 +171,27 @@ async fn keys_are_named_as_each_operation_takes_them() {
     }
     assert_eq!(kms.ask("ListAliases", &json!({ "KeyId": null })).await["Aliases"].as_array().unwrap().len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_pending_deletion_gets_no_alias() {
+    let setting = Setting::new(&[]).await;
+    let kms = &setting.kms;
+    let (store, key) = kms.store_and_key(&setting.told, KEY).await;
+    let named = |alias: &str| json!({ "AliasName": alias, "TargetKeyId": key });
+    kms.ask("CreateAlias", &named("alias/one")).await;
+    kms.ask("ScheduleKeyDeletion", &json!({ "KeyId": key })).await;
+    for (operation, alias) in [("CreateAlias", "alias/two"), ("UpdateAlias", "alias/one")] {
+        let (kind, message) = kms.refusal(operation, &named(alias)).await;
+        assert_eq!(kind, "KMSInvalidStateException", "{operation}: {message}");
+        assert!(message.ends_with("is pending deletion."), "{operation}: {message}");
+    }
+    kms.ask("DeleteAlias", &json!({ "AliasName": "alias/one" })).await;
+    let metadata = async || kms.ask("DescribeKey", &json!({ "KeyId": key })).await["KeyMetadata"].clone();
+    assert_eq!(metadata().await["Enabled"], false);
+    kms.ask("CancelKeyDeletion", &json!({ "KeyId": key })).await;
+    kms.ask("EnableKey", &json!({ "KeyId": key })).await;
+    assert_eq!((&metadata().await["Enabled"], &metadata().await["KeyState"]), (&json!(true), &json!("Enabled")));
+    // Enabled means that it can be used.
+    kms.ask("DisconnectCustomKeyStore", &json!({ "CustomKeyStoreId": store })).await;
+    assert_eq!((&metadata().await["Enabled"], &metadata().await["KeyState"]), (&json!(false), &json!("Unavailable")));
+}

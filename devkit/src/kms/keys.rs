@@ -162,6 +162,7 @@ impl Kms {
         let name = alias_name(call)?;
         let key = self.target_key(call)?;
         self.state.change(call.now_ms, |state| {
+            self.check_kept(state, &key.id)?;
             if state.aliases.contains_key(&name) {
                 let message = format!("An alias with the name {} already exists", self.alias_arn(&name));
                 return Err(Answer::bad("AlreadyExistsException", &message));
@@ -176,6 +177,7 @@ impl Kms {
         let name = alias_name(call)?;
         let key = self.target_key(call)?;
         self.state.change(call.now_ms, |state| {
+            self.check_kept(state, &key.id)?;
             let alias = state.aliases.get_mut(&name).ok_or_else(|| self.no_alias(&name))?;
             alias.key_id.clone_from(&key.id);
             alias.updated_ms = call.now_ms;
@@ -306,6 +308,12 @@ impl Kms {
         not_found(&format!("Alias {} is not found.", self.alias_arn(name)))
     }
 
+    /// Refuses a key that is pending deletion.
+    fn check_kept(&self, state: &State, id: &str) -> Result<(), Answer> {
+        let key = self.find_key(state, id)?;
+        if key.deletion_ms.is_some() { Err(self.pending_deletion(key)) } else { Ok(()) }
+    }
+
     fn pending_deletion(&self, key: &Key) -> Answer {
         Answer::bad("KMSInvalidStateException", &format!("{} is pending deletion.", self.arn(&key.id)))
     }
@@ -342,7 +350,7 @@ impl Kms {
             "KeyId": key.id,
             "Arn": self.arn(&key.id),
             "CreationDate": seconds(key.created_ms),
-            "Enabled": key.is_enabled,
+            "Enabled": key_state == "Enabled",
             "Description": key.description,
             "KeyUsage": "ENCRYPT_DECRYPT",
             "KeyState": key_state,
