@@ -195,3 +195,36 @@ async fn a_key_that_is_pending_deletion_gets_no_alias() {
     kms.ask("DisconnectCustomKeyStore", &json!({ "CustomKeyStoreId": store })).await;
     assert_eq!((&metadata().await["Enabled"], &metadata().await["KeyState"]), (&json!(false), &json!("Unavailable")));
 }
+
+/// A blob is bytes from strangers: no change of one is a plaintext, and none is an answer other than a refusal.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_ciphertext_is_refused_wherever_it_is_changed() {
+    let setting = Setting::new(&[]).await;
+    let kms = &setting.kms;
+    let (_, key) = kms.store_and_key(&setting.told, KEY).await;
+    let parameters = json!({ "KeyId": key, "Plaintext": STANDARD.encode("s"), "EncryptionContext": { "a": "b" } });
+    let blob = kms.ask("Encrypt", &parameters).await["CiphertextBlob"].clone();
+    let blob = STANDARD.decode(blob.as_str().unwrap()).unwrap();
+    let decrypt = |blob: &[u8]| json!({ "CiphertextBlob": STANDARD.encode(blob), "EncryptionContext": { "a": "b" } });
+    for place in 0..blob.len() {
+        let mut changed = blob.clone();
+        changed[place] ^= 1;
+        let (kind, message) = kms.refusal("Decrypt", &decrypt(&changed)).await;
+        let expected: &[&str] = match place {
+            0 => &["InvalidCiphertextException"],
+            // The key's id: what KMS says of a key that was deleted, and of others' keys.
+            1..=16 => &["AccessDeniedException"],
+            // Lengths that lead elsewhere, or what is authenticated.
+            _ => &["InvalidCiphertextException", "KMSInvalidStateException"],
+        };
+        assert!(expected.contains(&kind.as_str()), "{place}: {kind}: {message}");
+        let named = with(&decrypt(&changed), &json!({ "KeyId": key }));
+        let expected = if (1..=16).contains(&place) { "IncorrectKeyException" } else { &kind };
+        assert_eq!(kms.refusal("Decrypt", &named).await.0, expected, "{place}");
+        let cut = decrypt(&blob[..place]);
+        if place > 0 {
+            kms.refusal("Decrypt", &cut).await;
+        }
+    }
+    assert_eq!(kms.ask("Decrypt", &decrypt(&blob)).await["Plaintext"], STANDARD.encode("s"));
+}

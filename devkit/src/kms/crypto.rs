@@ -31,6 +31,10 @@ const BLOB_MAX: usize = 6144;
 /// Bytes of an encryption context as JSON (developer guide, "Encryption context").
 const CONTEXT_MAX: usize = 8192;
 
+/// Of a ciphertext whose key was deleted, or belongs to others: KMS does not tell which.
+const NO_SUCH_KEY: &str = "The ciphertext refers to a customer master key that does not exist, does not exist in this region, or you are \
+                           not allowed to access.";
+
 type Context = BTreeMap<String, String>;
 
 impl Kms {
@@ -176,9 +180,8 @@ impl Kms {
             }
             Some(key) => key,
             None => {
-                // A ciphertext of a key that is not there says nothing about which.
                 let found = self.state.read(call.now_ms, |state| self.find_key(state, &blob.key_id).cloned());
-                let key = found.map_err(|_| no_ciphertext())?;
+                let key = found.map_err(|_| Answer::bad("AccessDeniedException", NO_SUCH_KEY))?;
                 call.marks.keys.push(self.arn(&key.id));
                 call.marks.custom_key_store_id = Some(key.store_id.clone());
                 call.marks.xks_key_id = Some(key.xks_key_id.clone());
