@@ -228,3 +228,17 @@ async fn a_changed_ciphertext_is_refused_wherever_it_is_changed() {
     }
     assert_eq!(kms.ask("Decrypt", &decrypt(&blob)).await["Plaintext"], STANDARD.encode("s"));
 }
+
+/// A key that is disabled between the two halves of a ReEncrypt is not used any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_changes_meanwhile_is_as_it_is_now() {
+    let setting = Setting::new(&[]).await;
+    let kms = &setting.kms;
+    let (_, key) = kms.store_and_key(&setting.told, KEY).await;
+    let encrypt = json!({ "KeyId": key, "Plaintext": STANDARD.encode("secret") });
+    let blob = kms.ask("Encrypt", &encrypt).await["CiphertextBlob"].clone();
+    let again = json!({ "CiphertextBlob": blob, "DestinationKeyId": key });
+    let meanwhile = async { drop(kms.ask("DisableKey", &json!({ "KeyId": key })).await) };
+    let (kind, message) = setting.while_asked(kms.refusal("ReEncrypt", &again), meanwhile).await;
+    assert_eq!(kind, "DisabledException", "{message}");
+}

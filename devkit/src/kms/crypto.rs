@@ -76,7 +76,7 @@ impl Kms {
         }
         let destination = self.key(call, &DESTINATION_KEY_ID)?;
         // Before the proxy is asked to decrypt what could not be encrypted again.
-        self.usable(&destination, call.now_ms)?;
+        self.usable(&destination.id, call.now_ms)?;
         let (source, plaintext) = self.open(call, &blob, &SOURCE_KEY_ID, &source_context).await?;
         let sealed = self.seal(call, &destination, &destination_context, plaintext).await?;
         Ok(json!({
@@ -114,7 +114,7 @@ impl Kms {
 
     /// Encrypts twice.
     async fn seal(&self, call: &Call<'_>, key: &Key, context: &Context, plaintext: Vec<u8>) -> Result<Vec<u8>, Answer> {
-        let (store, material) = self.usable(key, call.now_ms)?;
+        let (store, material) = self.usable(&key.id, call.now_ms)?;
         let aad = bound_to(&key.id, context);
         let mut nonce = [0; NONCE_LEN];
         SystemRandom::new().fill(&mut nonce).map_err(|_| Answer::internal("there is no randomness"))?;
@@ -188,7 +188,7 @@ impl Kms {
                 key
             }
         };
-        let (store, material) = self.usable(&key, call.now_ms)?;
+        let (store, material) = self.usable(&key.id, call.now_ms)?;
         let aad = bound_to(&key.id, context);
         let mut body = json!({
             "requestMetadata": self.request_metadata(call, &key),

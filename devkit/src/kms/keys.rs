@@ -318,15 +318,18 @@ impl Kms {
         Answer::bad("KMSInvalidStateException", &format!("{} is pending deletion.", self.arn(&key.id)))
     }
 
-    /// A key that may be used now, and its key store.
-    pub(super) fn usable(&self, key: &Key, now_ms: u64) -> Result<(Store, Secret<32>), Answer> {
+    /// The key store and the material of a key that may be used, as they are now: the key may have changed since it was looked up.
+    pub(super) fn usable(&self, id: &str, now_ms: u64) -> Result<(Store, Secret<32>), Answer> {
+        let (key, store) = self.state.read(now_ms, |state| {
+            let key = self.find_key(state, id)?;
+            Ok((key.clone(), store(state, &key.store_id)?.clone()))
+        })?;
         if key.deletion_ms.is_some() {
-            return Err(self.pending_deletion(key));
+            return Err(self.pending_deletion(&key));
         }
         if !key.is_enabled {
             return Err(Answer::bad("DisabledException", &format!("{} is disabled.", self.arn(&key.id))));
         }
-        let store = self.state.read(now_ms, |state| store(state, &key.store_id).cloned())?;
         if store.connection != Connection::Connected {
             return Err(Failure::NotConnected.answer(Told::Use));
         }
