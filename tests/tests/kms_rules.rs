@@ -229,6 +229,45 @@ async fn a_changed_ciphertext_is_refused_wherever_it_is_changed() {
     assert_eq!(kms.ask("Decrypt", &decrypt(&blob)).await["Plaintext"], STANDARD.encode("s"));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vpc_endpoint_service_comes_and_goes() {
+    let mut setting = Setting::new(&["--vpc-endpoint-service", VPC_SERVICE]).await;
+    let store = with(
+        &setting.told.store("store"),
+        &json!({
+            "XksProxyConnectivity": "VPC_ENDPOINT_SERVICE",
+            "XksProxyVpcEndpointServiceName": VPC_SERVICE,
+        }),
+    );
+    let id = setting.kms.ask("CreateCustomKeyStore", &store).await["CustomKeyStoreId"].as_str().unwrap().to_owned();
+    let by_id = json!({ "CustomKeyStoreId": id });
+    assert_eq!(setting.kms.connect(&id).await, ("CONNECTED".to_owned(), None));
+    // While it is connected KMS can look at a new credential at once.
+    let wrong = json!({ "AccessKeyId": setting.told.access_key_id, "RawSecretAccessKey": "A".repeat(43) });
+    let wrong = with(&by_id, &json!({ "XksProxyAuthenticationCredential": wrong }));
+    let (kind, message) = setting.kms.refusal("UpdateCustomKeyStore", &wrong).await;
+    assert_eq!(kind, "XksProxyIncorrectAuthenticationCredentialException", "{message}");
+    setting.kms.ask("DisconnectCustomKeyStore", &by_id).await;
+
+    // Without the service.
+    setting.kms.kill();
+    let kms = Kms::start(setting.folder.path(), &setting.told, &[]).await;
+    assert_eq!(kms.connect(&id).await, ("FAILED".to_owned(), Some("XKS_VPC_ENDPOINT_SERVICE_NOT_FOUND".to_owned())));
+    kms.ask("DisconnectCustomKeyStore", &by_id).await;
+    kms.ask("UpdateCustomKeyStore", &with(&by_id, &json!({ "NewCustomKeyStoreName": "renamed" }))).await;
+
+    // To a public endpoint, as the API reference has it: with another endpoint, and an empty name for the service.
+    let public =
+        with(&by_id, &json!({ "XksProxyConnectivity": "PUBLIC_ENDPOINT", "XksProxyVpcEndpointServiceName": "" }));
+    assert_eq!(kms.refusal("UpdateCustomKeyStore", &public).await.0, "ValidationException", "the same endpoint");
+    let endpoint = json!({ "XksProxyUriEndpoint": format!("https://{}", setting.told.host_name) });
+    kms.ask("UpdateCustomKeyStore", &with(&public, &endpoint)).await;
+    assert_eq!(kms.connect(&id).await, ("CONNECTED".to_owned(), None));
+    let described = kms.ask("DescribeCustomKeyStores", &by_id).await["CustomKeyStores"][0].clone();
+    assert_eq!(described["XksProxyConfiguration"]["VpcEndpointServiceName"], Value::Null, "{described:#}");
+    setting.kms = kms;
+}
+
 /// A key that is disabled between the two halves of a ReEncrypt is not used any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_changes_meanwhile_is_as_it_is_now() {

@@ -198,6 +198,11 @@ impl Parameters {
         Some(text)
     }
 
+    /// A text that may be missing, or empty instead.
+    pub fn optional_unless_empty(&mut self, rule: &Rule) -> Option<String> {
+        if self.fields.get(rule.name).is_some_and(|value| value == "") { None } else { self.optional(rule) }
+    }
+
     /// A text that must be there; an empty one stands for it until [`Self::finish`] refuses.
     pub fn required(&mut self, rule: &Rule) -> String {
         self.optional(rule).unwrap_or_else(|| {
