@@ -152,7 +152,7 @@ fn parse_place(text: &str) -> Result<(String, String), String> {
     if name.is_empty() || host.is_empty() || port.parse::<u16>().is_err() {
         return Err(expected());
     }
-    Ok((name.to_owned(), place.to_owned()))
+    Ok((name.to_ascii_lowercase(), place.to_owned()))
 }
 
 /// Serves until `end`. Once it listens it prints one line of JSON: where it is, and the file for AWS's clients.

@@ -268,6 +268,22 @@ async fn a_vpc_endpoint_service_comes_and_goes() {
     setting.kms = kms;
 }
 
+/// The endpoint is a name (specification, "URI"), and names are the same in capitals.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_is_a_name_in_whatever_case() {
+    let setting = Setting::new(&[]).await;
+    let kms = &setting.kms;
+    for address in ["https://127.0.0.1", "https://203.0.113.7"] {
+        let store = with(&setting.told.store("store"), &json!({ "XksProxyUriEndpoint": address }));
+        let (kind, message) = kms.refusal("CreateCustomKeyStore", &store).await;
+        assert_eq!(kind, "ValidationException", "{address}: {message}");
+    }
+    let capitals = format!("https://{}", setting.told.host_name.to_uppercase());
+    let store = with(&setting.told.store("store"), &json!({ "XksProxyUriEndpoint": capitals }));
+    let id = kms.ask("CreateCustomKeyStore", &store).await["CustomKeyStoreId"].as_str().unwrap().to_owned();
+    assert_eq!(kms.connect(&id).await, ("CONNECTED".to_owned(), None));
+}
+
 /// A key that is disabled between the two halves of a ReEncrypt is not used any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_changes_meanwhile_is_as_it_is_now() {

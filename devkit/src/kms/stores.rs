@@ -323,6 +323,9 @@ impl Kms {
                 return Err(Answer::bad("XksProxyVpcEndpointServiceInUseException", &message));
             }
         }
+        if proxy.host().parse::<std::net::IpAddr>().is_ok() {
+            return Err(invalid("XksProxyUriEndpoint must have a domain name, not an address"));
+        }
         match &proxy.vpc_service_name {
             Some(name) if !self.vpc_services.contains(name) => {
                 let message = format!(
