@@ -194,6 +194,8 @@ pub async fn serve(settings: KmsSettings, end: impl Future<Output = ()>) -> Resu
         () = ask_for_health(&kms, settings.health_interval) => {}
         () = end => {}
     }
+    // The proxies have what they were asked in their logs, so CloudTrail's files must have it too.
+    kms.finish().await;
     Ok(())
 }
 

@@ -114,6 +114,11 @@ impl Kms {
         Self { state, client, process }
     }
 
+    /// SIGTERM, and the wait for its end.
+    pub fn terminate(self) {
+        self.process.terminate();
+    }
+
     /// SIGKILL.
     pub fn kill(self) {
         self.process.kill();
@@ -162,16 +167,6 @@ impl Kms {
         (store, key["KeyMetadata"]["KeyId"].as_str().unwrap().to_owned())
     }
 
-    /// `CloudTrail`'s events so far.
-    #[must_use]
-    pub fn events(&self) -> Vec<Value> {
-        let folder = std::fs::read_dir(self.state.join("cloudtrail")).unwrap();
-        let files = folder.map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
-        // Between two writes each file is whole.
-        let records = files.filter_map(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
-        records.flat_map(|file| file["Records"].as_array().unwrap().clone()).collect()
-    }
-
     /// Sets what goes wrong between KMS and proxies.
     pub fn set_faults(&self, faults: &Value) {
         std::fs::write(self.state.join("faults.json"), faults.to_string()).unwrap();
@@ -206,4 +201,14 @@ impl Kms {
             .env("AWS_EC2_METADATA_DISABLED", "true")
             .env("AWS_PAGER", "")
     }
+}
+
+/// `CloudTrail`'s events so far, from the files in a state folder.
+#[must_use]
+pub fn events(state: &Path) -> Vec<Value> {
+    let folder = std::fs::read_dir(state.join("cloudtrail")).unwrap();
+    let files = folder.map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
+    // Between two writes each file is whole.
+    let records = files.filter_map(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+    records.flat_map(|file| file["Records"].as_array().unwrap().clone()).collect()
 }

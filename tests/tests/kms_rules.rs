@@ -3,9 +3,11 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking, in its helpers too")]
 
+use std::path::Path;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use holdfast_tests::kms::{Kms, Told};
+use holdfast_tests::kms::{Kms, Told, events};
 use holdfast_tests::wait::until;
 use holdfast_tests::xks_proxy::{Flaw, KEY, XksProxy};
 use serde_json::{Value, json};
@@ -38,6 +40,17 @@ impl Setting {
         };
         tokio::join!(call, after_the_question).0
     }
+
+    /// Asks for an Encrypt, and hangs up when the proxy has been asked, long before it answers.
+    async fn hung_up(&self, key: &str) {
+        let before = self.proxy.asked();
+        self.kms.set_faults(&json!({ "latency_ms": 3000, "first": 1 }));
+        let encrypt = json!({ "KeyId": key, "Plaintext": STANDARD.encode("secret") });
+        tokio::select! {
+            answer = self.kms.ask("Encrypt", &encrypt) => panic!("too early: {answer}"),
+            () = until("the proxy is asked", || async { (self.proxy.asked() > before).then_some(()) }) => {}
+        }
+    }
 }
 
 fn with(fields: &Value, changes: &Value) -> Value {
@@ -50,20 +63,26 @@ fn with(fields: &Value, changes: &Value) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_whose_caller_hangs_up_is_finished_and_recorded() {
     let setting = Setting::new(&[]).await;
-    let kms = &setting.kms;
-    let (_, key) = kms.store_and_key(&setting.told, KEY).await;
-    let encrypt = json!({ "KeyId": key, "Plaintext": STANDARD.encode("secret") });
-    let before = setting.proxy.asked();
-    kms.set_faults(&json!({ "latency_ms": 3000, "first": 1 }));
-    tokio::select! {
-        answer = kms.ask("Encrypt", &encrypt) => panic!("too early: {answer}"),
-        () = until("the proxy is asked", || async { (setting.proxy.asked() > before).then_some(()) }) => {}
-    }
-    let event = until("the call is in CloudTrail's file", || async {
-        kms.events().into_iter().find(|event| event["eventName"] == "Encrypt")
-    })
-    .await;
+    let (_, key) = setting.kms.store_and_key(&setting.told, KEY).await;
+    setting.hung_up(&key).await;
+    let event = until("the call is in CloudTrail's file", || async { encryption(&setting.kms.state) }).await;
     assert_eq!(event["errorCode"], Value::Null, "{event:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_is_finished_and_recorded_before_the_end() {
+    let setting = Setting::new(&[]).await;
+    let (_, key) = setting.kms.store_and_key(&setting.told, KEY).await;
+    setting.hung_up(&key).await;
+    let state = setting.kms.state.clone();
+    setting.kms.terminate();
+    let event = encryption(&state).expect("the call is in CloudTrail's file");
+    assert_eq!(event["errorCode"], Value::Null, "{event:#}");
+}
+
+/// The event of the one Encrypt.
+fn encryption(state: &Path) -> Option<Value> {
+    events(state).into_iter().find(|event| event["eventName"] == "Encrypt")
 }
 
 #[tokio::test(flavor = "multi_thread")]
