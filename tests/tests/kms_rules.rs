@@ -1,7 +1,7 @@
 //! What AWS's documents say of `holdfast-dev kms` beyond the procedure: callers that hang up, tries, names of keys, states, and changes that
 //! meet each other.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking, in its helpers too")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::path::Path;
 
@@ -303,7 +303,7 @@ async fn an_endpoint_is_a_name_in_whatever_case() {
     assert_eq!(kms.connect(&id).await, ("CONNECTED".to_owned(), None));
 }
 
-/// A key that is disabled between the two halves of a ReEncrypt is not used any more.
+/// A key that is disabled between the two halves of a `ReEncrypt` is not used any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_changes_meanwhile_is_as_it_is_now() {
     let setting = Setting::new(&[]).await;

@@ -18,7 +18,7 @@ use super::state::{Keeper, ProxyConfiguration, Store};
 use super::trail::{Event, Marks, Trail};
 use crate::aws_json::{self, Answer, Caller, Incoming};
 
-/// Attempts at the proxy in one call: two halves of a ReEncrypt, each with one more.
+/// Attempts at the proxy in one call: two halves of a `ReEncrypt`, each with one more.
 const ATTEMPTS_MAX: u32 = 4;
 /// For what a call does besides.
 const SLACK: Duration = Duration::from_secs(1);
