@@ -4,8 +4,9 @@
 //! connection ─▶ (TLS) ─▶ POST / ─▶ body, bounded ─▶ the double's own `Service` ─▶ JSON
 //! ```
 //!
-//! Guarantees: a signature is checked over the bytes received, with the secret of the caller that it names. Assumes: clients that are
-//! few and honest. Refuses: what a [`Service`] does not know.
+//! Guarantees: a signature is checked over the bytes received, with the secret of the caller that it names; a request that came whole is
+//! carried out to its end, whether or not its caller waits for the answer. Assumes: clients that are few and honest. Refuses: what a
+//! [`Service`] does not know.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -175,21 +176,25 @@ pub async fn run(listener: TcpListener, tls: Option<Arc<ServerConfig>>, service:
 async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, service: Arc<impl Service>) {
     let answer = service_fn(move |request| {
         let service = Arc::clone(&service);
-        async move { Ok::<_, core::convert::Infallible>(respond(request, &*service).await) }
+        async move { Ok::<_, core::convert::Infallible>(respond(request, service).await) }
     });
     // A client that breaks off ends its own connection.
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
 }
 
-async fn respond(request: Request<hyper::body::Incoming>, service: &impl Service) -> Response<Full<Bytes>> {
+async fn respond(request: Request<hyper::body::Incoming>, service: Arc<impl Service>) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
     let request_id = uuid();
     let answer = match Limited::new(body, BODY_MAX).collect().await {
         Ok(body) => {
-            let body = body.to_bytes();
-            let (method, path, headers) = (&head.method, head.uri.path(), &head.headers);
-            let (body, request_id, now_ms) = (&body[..], request_id.as_str(), now_ms());
-            service.answer(Incoming { method, path, headers, body, request_id, now_ms }).await
+            let (body, request_id) = (body.to_bytes(), request_id.clone());
+            // In a task of its own: this one ends where the caller hangs up.
+            let answer = tokio::spawn(async move {
+                let (method, path, headers) = (&head.method, head.uri.path(), &head.headers);
+                let (body, request_id, now_ms) = (&body[..], request_id.as_str(), now_ms());
+                service.answer(Incoming { method, path, headers, body, request_id, now_ms }).await
+            });
+            answer.await.unwrap_or_else(|_| Answer::internal("the request was not carried out"))
         }
         Err(_) => Answer::error(StatusCode::PAYLOAD_TOO_LARGE, "SerializationException", "the body is too long"),
     };

@@ -156,7 +156,7 @@ fn parse_place(text: &str) -> Result<(String, String), String> {
     if name.is_empty() || host.is_empty() || port.parse::<u16>().is_err() {
         return Err(expected());
     }
-    Ok((name.to_owned(), place.to_owned()))
+    Ok((name.to_ascii_lowercase(), place.to_owned()))
 }
 
 /// Serves until `end`. Once it listens it prints one line of JSON: where it is, and the file for AWS's clients.
@@ -198,6 +198,8 @@ pub async fn serve(settings: KmsSettings, end: impl Future<Output = ()>) -> Resu
         () = ask_for_health(&kms, settings.health_interval) => {}
         () = end => {}
     }
+    // The proxies have what they were asked in their logs, so CloudTrail's files must have it too.
+    kms.finish().await;
     Ok(())
 }
 

@@ -15,6 +15,7 @@ use crate::process::{Process, run};
 use crate::programs::program;
 use crate::python::{interpreter, script};
 use crate::wait::until;
+use crate::xks_proxy::{HOST_NAME, PREFIX, XksProxy};
 
 /// Where everything of it is.
 pub const REGION: &str = crate::system::REGION;
@@ -37,6 +38,21 @@ pub struct Told {
 }
 
 impl Told {
+    /// Of a proxy of another make.
+    #[must_use]
+    pub fn of(proxy: &XksProxy) -> Self {
+        let credential: Value = serde_json::from_slice(&std::fs::read(&proxy.credential).unwrap()).unwrap();
+        let text = |name: &str| credential[name].as_str().unwrap().to_owned();
+        Self {
+            host_name: HOST_NAME.to_owned(),
+            listen: proxy.address,
+            uri_path: format!("{PREFIX}/kms/xks/v1"),
+            ca: proxy.ca.clone(),
+            access_key_id: text("AccessKeyId"),
+            secret_access_key: text("RawSecretAccessKey"),
+        }
+    }
+
     /// Parameters of `CreateCustomKeyStore`.
     #[must_use]
     pub fn store(&self, name: &str) -> Value {
@@ -96,6 +112,11 @@ impl Kms {
             secret_access_key: SecretBytes::new(value("aws_secret_access_key").into_bytes()),
         };
         Self { state, client, process }
+    }
+
+    /// SIGTERM, and the wait for its end.
+    pub fn terminate(self) {
+        self.process.terminate();
     }
 
     /// SIGKILL.
@@ -180,4 +201,14 @@ impl Kms {
             .env("AWS_EC2_METADATA_DISABLED", "true")
             .env("AWS_PAGER", "")
     }
+}
+
+/// `CloudTrail`'s events so far, from the files in a state folder.
+#[must_use]
+pub fn events(state: &Path) -> Vec<Value> {
+    let folder = std::fs::read_dir(state.join("cloudtrail")).unwrap();
+    let files = folder.map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
+    // Between two writes each file is whole.
+    let records = files.filter_map(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+    records.flat_map(|file| file["Records"].as_array().unwrap().clone()).collect()
 }

@@ -142,6 +142,7 @@ pub struct XksProxy {
     pub ca: PathBuf,
     /// The credential, as `kms config` writes it.
     pub credential: PathBuf,
+    service: Arc<Service>,
     task: JoinHandle<()>,
 }
 
@@ -162,12 +163,19 @@ impl XksProxy {
         let acceptor = TlsAcceptor::from(Arc::new(identity.config));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let served = Arc::clone(&service);
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, acceptor.clone(), Arc::clone(&service), flaw));
+                tokio::spawn(serve(stream, acceptor.clone(), Arc::clone(&served), flaw));
             }
         });
-        Self { address, ca, credential, task }
+        Self { address, ca, credential, service, task }
+    }
+
+    /// Requests so far.
+    #[must_use]
+    pub fn asked(&self) -> u64 {
+        self.service.asked()
     }
 }
 

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use holdfast_tests::kms::{Kms, Told};
 use holdfast_tests::system::{HOST_NAME as LOCALHOST, KEY as OUR_KEY, Options, REGION, System};
 use holdfast_tests::wait::until;
-use holdfast_tests::xks_proxy::{Flaw, HOST_NAME, KEY, PREFIX, XksProxy};
+use holdfast_tests::xks_proxy::{Flaw, KEY, XksProxy};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -29,15 +29,7 @@ fn our_proxy(system: &System) -> Told {
 
 async fn other_proxy(folder: &Path, flaw: Flaw) -> (XksProxy, Told) {
     let proxy = XksProxy::start(folder, flaw).await;
-    let credential: Value = serde_json::from_slice(&std::fs::read(&proxy.credential).unwrap()).unwrap();
-    let told = Told {
-        host_name: HOST_NAME.to_owned(),
-        listen: proxy.address,
-        uri_path: format!("{PREFIX}/kms/xks/v1"),
-        ca: proxy.ca.clone(),
-        access_key_id: credential["AccessKeyId"].as_str().unwrap().to_owned(),
-        secret_access_key: credential["RawSecretAccessKey"].as_str().unwrap().to_owned(),
-    };
+    let told = Told::of(&proxy);
     (proxy, told)
 }
 

@@ -1,21 +1,20 @@
-//! Verification of audit logs: each way in which a log can be changed, by its name. And proofs, by a stranger's program.
+//! Verification of audit logs: each way in which a log can be changed, by its name.
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod cloudtrail;
+mod proofs;
 mod reconcile;
+mod records;
 mod replay;
 mod writer;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use holdfast_cli::audit::findings::{Finding, Kind, Report};
 use holdfast_cli::audit::folder::Folder;
 use holdfast_cli::audit::heads::{CustodianHeads, HeadLine, Heads, HeadsFile};
-use holdfast_cli::audit::prove::{ProveError, prove};
-use holdfast_cli::audit::records::{Filter, Newest, Unopened, cursors};
 use holdfast_cli::audit::verify::{Against, verify};
 use holdfast_shared::audit::{Checkpoint, Entry, MaxUnwitnessed, PreviousHead, SegmentKey, Terms};
 use holdfast_shared::cbor;
@@ -429,60 +428,6 @@ fn what_anybody_can_append_takes_no_memory_and_no_time_without_end() {
 }
 
 #[test]
-fn the_newest_records_are_those_of_all_logs_by_their_time() {
-    let mut world = World::new();
-    // Boots that ran side by side: 210 records of one, 70 of the other, from the same moment on.
-    world.logs[1] = Log::new(0x02, world.reader.public_key(), Vec::new(), 70);
-    world.write();
-    let folder = Folder::open(world.folder.path(), KEY_STORE).unwrap();
-    let readers = [PrivateKey::from_bytes(&world.reader.to_bytes().unwrap()).unwrap()];
-    let newest = |count, backwards: bool| {
-        let mut newest = Newest::of(count);
-        let mut cursors = cursors(&folder);
-        if backwards {
-            cursors.reverse();
-        }
-        for cursor in &mut cursors {
-            cursor.read(&readers, &mut |line| newest.take(line)).unwrap();
-        }
-        newest.into_lines().map(|line| (line.record.at_ms, line.log.boot_id.0[0])).collect::<Vec<_>>()
-    };
-    for backwards in [false, true] {
-        assert_eq!(newest(3, backwards), [(207, 0xA1), (208, 0xA1), (209, 0xA1)]);
-        assert_eq!(newest(144, backwards)[..5], [(68, 0x02), (68, 0xA1), (69, 0x02), (69, 0xA1), (70, 0xA1)]);
-        assert_eq!(newest(0, backwards), []);
-    }
-}
-
-#[test]
-fn times_around_records_that_do_not_open_are_known() {
-    let mut world = World::new();
-    let stranger = PrivateKey::generate().unwrap();
-    let log = &mut world.logs[0];
-    *log.entries[60].last_mut().unwrap() ^= 1;
-    *log.entries[61].last_mut().unwrap() ^= 1;
-    *log.entries[100].last_mut().unwrap() ^= 1;
-    world.logs[1] = Log::new(0xB2, stranger.public_key(), Vec::new(), 70);
-    world.logs[1].checkpoints[0].time_ms = 200_000_000;
-    world.write();
-    let folder = Folder::open(world.folder.path(), KEY_STORE).unwrap();
-    let readers = [PrivateKey::from_bytes(&world.reader.to_bytes().unwrap()).unwrap()];
-    let unopened: Vec<Unopened> = cursors(&folder)
-        .into_iter()
-        .map(|mut cursor| {
-            cursor.read(&readers, &mut |_| ()).unwrap();
-            cursor.into_unopened().unwrap()
-        })
-        .collect();
-    // Boot A1 was opened at 161,000,000 ms, and its records are at 0, 1, …; record n stands at n + 2.
-    assert_eq!(unopened[0], Unopened { records: 3, spans: vec![(57, 60), (97, 99)] });
-    // Nothing of the other opens: from its opening to its newest checkpoint.
-    assert_eq!(unopened[1], Unopened { records: 70, spans: vec![(178_000_000, 200_000_000)] });
-    assert!(unopened[1].may_hold(178_000_000) && unopened[1].may_hold(177_999_999));
-    assert!(!unopened[1].may_hold(177_999_000) && !unopened[1].may_hold(200_000_001));
-}
-
-#[test]
 fn a_report_says_who_answered_and_steers_no_terminal() {
     let mut world = World::new();
     world.write();
@@ -501,131 +446,4 @@ fn a_report_says_who_answered_and_steers_no_terminal() {
         what: "vault\u{1b}[2J: its head".to_owned(),
     };
     assert!(finding.to_string().ends_with("vault?[2J: its head"));
-}
-
-#[test]
-fn records_are_read_filtered_and_followed() {
-    let mut world = World::new();
-    world.logs[1] = Log::new(0xB2, world.reader.public_key(), vec![world.logs[0].head()], 70);
-    world.write();
-    let folder = Folder::open(world.folder.path(), KEY_STORE).unwrap();
-    let readers = [PrivateKey::from_bytes(&world.reader.to_bytes().unwrap()).unwrap()];
-    let mut cursors = cursors(&folder);
-    let filter = Filter {
-        principal: Some("arn:aws:iam::*:role/team-1".to_owned()),
-        outcome: Some("refused".parse().unwrap()),
-        since_ms: Some(50),
-        ..Filter::default()
-    };
-    let mut found = BTreeMap::<u64, Vec<u64>>::new();
-    for (at, cursor) in (0_u64..).zip(&mut cursors) {
-        cursor
-            .read(&readers, &mut |line| {
-                if filter.takes(&line.record) {
-                    found.entry(at).or_default().push(line.record.at_ms);
-                }
-            })
-            .unwrap();
-        assert_eq!(cursor.unopened, 0);
-    }
-    assert_eq!(found, BTreeMap::from([(0, vec![70, 100, 130, 160, 190])]));
-    let mut more = Vec::new();
-    cursors[1].read(&readers, &mut |line| more.push(line)).unwrap();
-    assert_eq!(more, [], "nothing came since");
-    world.logs[1].record(70);
-    world.write();
-    cursors[1].read(&readers, &mut |line| more.push(line)).unwrap();
-    assert_eq!(more.iter().map(|line| (line.index, line.record.at_ms)).collect::<Vec<_>>(), [(72, 70)]);
-    let json = serde_json::to_value(&more[0]).unwrap();
-    assert_eq!(
-        json,
-        serde_json::json!({
-            "boot_id": "b2".repeat(16), "index": 72, "at_ms": 70, "event": "request", "operation": "Decrypt",
-            "outcome": "AccessDeniedException", "latency_us": 0, "access_key_id": "AAAAABBBBBCCCCCDDDDD",
-            "principal": "arn:aws:iam::111122223333:role/team-1",
-        })
-    );
-    let stranger = [PrivateKey::generate().unwrap()];
-    let mut cursor = holdfast_cli::audit::records::cursors(&folder).remove(0);
-    cursor.read(&stranger, &mut |_| panic!("a stranger reads")).unwrap();
-    assert_eq!(cursor.unopened, 210);
-}
-
-/// The interpreter of `scripts/test-python`.
-fn python() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let found = test.ancestors().skip(1).map(|folder| folder.join("python/bin/python3")).find(|path| path.is_file());
-    found.unwrap_or_else(|| panic!("the Python environment of the tests is missing: run scripts/test-python"))
-}
-
-#[test]
-fn a_proof_holds_for_a_stranger_and_a_changed_one_does_not() {
-    let world = World::new();
-    world.write();
-    let folder = Folder::open(world.folder.path(), KEY_STORE).unwrap();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/python/check_audit_proof.py");
-    let holds = |proof: &serde_json::Value| {
-        let file = world.folder.path().join("proof.json");
-        std::fs::write(&file, proof.to_string()).unwrap();
-        Command::new(python()).arg(&script).arg(&file).output().unwrap().status.success()
-    };
-    for index in [0, 1, 49, 50, 130, 212] {
-        let proof = prove(&folder.boots[0], KEY_STORE, index, None).unwrap();
-        let json = serde_json::to_value(&proof).unwrap();
-        assert!(holds(&json), "entry {index}");
-        let mut changed = json.clone();
-        changed["index"] = (index + 1).into();
-        assert!(!holds(&changed));
-        changed.clone_from(&json);
-        changed["leaf"] = "AAAA".into();
-        assert!(!holds(&changed));
-        changed.clone_from(&json);
-        changed["checkpoint"] = json["checkpoint"].as_str().unwrap().replacen("time ", "time 1", 1).into();
-        assert!(!holds(&changed));
-    }
-    assert!(matches!(prove(&folder.boots[0], KEY_STORE, 213, None), Err(ProveError::Unsigned(213))));
-
-    let mut world = World::new();
-    world.logs[0].entries.swap(60, 61);
-    world.write();
-    let folder = Folder::open(world.folder.path(), KEY_STORE).unwrap();
-    assert!(matches!(prove(&folder.boots[0], KEY_STORE, 70, None), Err(ProveError::Broken)));
-    assert!(prove(&folder.boots[0], KEY_STORE, 20, None).is_ok(), "what was signed before is as it was");
-}
-
-/// What a custodian sends is its own to choose: only a document that vouches for the log's key is handed on.
-#[test]
-fn a_proof_holds_a_document_only_that_vouches_for_its_key() {
-    let world = World::new();
-    world.write();
-    let folder = Folder::open(world.folder.path(), KEY_STORE).unwrap();
-    let log = &world.logs[0];
-    let line = |evidence: &str| HeadLine {
-        boot_id: log.id.boot_id,
-        checkpoint: log.checkpoints.last().unwrap().sign(&log.key),
-        audit_public_key: hex::encode(log.public_key()),
-        evidence: evidence.to_owned(),
-        received_ms: 1,
-        contradiction: None,
-    };
-    let custodian = |number: u8, evidence: &str| CustodianHeads {
-        name: "vault".to_owned(),
-        custodian_id: CustodianId([number; 32]),
-        running: Vec::new(),
-        heads: vec![line(evidence)],
-    };
-    let custodians = vec![custodian(1, "not hexadecimal"), custodian(2, "00"), custodian(3, "01"), custodian(4, "02")];
-    let mut heads = HeadsFile { key_store_id: Some(KEY_STORE), taken_ms: 1, custodians };
-    let key = log.public_key();
-    let vouch = move |document: &[u8], boot_id: BootId, custodian: CustodianId| match (document, custodian.0[0]) {
-        ([1], 3) => Some([9; 32]),
-        ([2], 4) if boot_id == BootId([0xA1; 16]) => Some(key),
-        _ => None,
-    };
-    let proof = prove(&folder.boots[0], KEY_STORE, 60, Some((&heads, &vouch))).unwrap();
-    assert_eq!(proof.evidence.as_deref(), Some("Ag=="));
-    assert_eq!(prove(&folder.boots[0], KEY_STORE, 60, None).unwrap().evidence, None);
-    heads.custodians.truncate(3);
-    let refused = prove(&folder.boots[0], KEY_STORE, 60, Some((&heads, &vouch)));
-    assert!(matches!(refused, Err(ProveError::Unproven(boot)) if boot == log.id.boot_id));
 }

@@ -14,6 +14,7 @@ mod budgets;
 mod channel;
 mod enclave;
 mod https;
+mod joining;
 mod orders;
 mod policies;
 mod quorum;

@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Guarantees: both layers are bound to the KMS key and the encryption context; an answer to Encrypt is taken only with the integrity value
-//! that KMS computes itself (specification, Appendix C). Assumes: nothing of the proxy.
+//! that KMS computes itself (specification, Appendix C); with `DryRun` everything is checked that can be without the proxy, which is not
+//! asked. Assumes: nothing of the proxy.
 
 use std::collections::BTreeMap;
 
@@ -29,6 +30,10 @@ use crate::xks_client::integrity_value;
 const BLOB_MAX: usize = 6144;
 /// Bytes of an encryption context as JSON (developer guide, "Encryption context").
 const CONTEXT_MAX: usize = 8192;
+
+/// Of a ciphertext whose key was deleted, or belongs to others: KMS does not tell which.
+const NO_SUCH_KEY: &str = "The ciphertext refers to a customer master key that does not exist, does not exist in this region, or you are \
+                           not allowed to access.";
 
 type Context = BTreeMap<String, String>;
 
@@ -71,7 +76,7 @@ impl Kms {
         }
         let destination = self.key(call, &DESTINATION_KEY_ID)?;
         // Before the proxy is asked to decrypt what could not be encrypted again.
-        self.usable(&destination, call.now_ms)?;
+        self.usable(&destination.id, call.now_ms)?;
         let (source, plaintext) = self.open(call, &blob, &SOURCE_KEY_ID, &source_context).await?;
         let sealed = self.seal(call, &destination, &destination_context, plaintext).await?;
         Ok(json!({
@@ -109,7 +114,7 @@ impl Kms {
 
     /// Encrypts twice.
     async fn seal(&self, call: &Call<'_>, key: &Key, context: &Context, plaintext: Vec<u8>) -> Result<Vec<u8>, Answer> {
-        let (store, material) = self.usable(key, call.now_ms)?;
+        let (store, material) = self.usable(&key.id, call.now_ms)?;
         let aad = bound_to(&key.id, context);
         let mut nonce = [0; NONCE_LEN];
         SystemRandom::new().fill(&mut nonce).map_err(|_| Answer::internal("there is no randomness"))?;
@@ -125,7 +130,7 @@ impl Kms {
             "additionalAuthenticatedData": STANDARD.encode(&aad),
             "ciphertextDataIntegrityValueAlgorithm": "SHA_256",
         });
-        let answer = self.ask_about(&store, key, "encrypt", &body).await?;
+        let answer = self.ask_about(call, &store, key, "encrypt", &body).await?;
         let malformed = || Failure::Malformed.answer(Told::Use);
         let claimed = answer.bytes("ciphertextDataIntegrityValue").ok_or_else(malformed)?;
         let computed = integrity_value(Some(&aad), &answer).ok_or_else(malformed)?;
@@ -175,16 +180,15 @@ impl Kms {
             }
             Some(key) => key,
             None => {
-                // A ciphertext of a key that is not there says nothing about which.
                 let found = self.state.read(call.now_ms, |state| self.find_key(state, &blob.key_id).cloned());
-                let key = found.map_err(|_| no_ciphertext())?;
+                let key = found.map_err(|_| Answer::bad("AccessDeniedException", NO_SUCH_KEY))?;
                 call.marks.keys.push(self.arn(&key.id));
                 call.marks.custom_key_store_id = Some(key.store_id.clone());
                 call.marks.xks_key_id = Some(key.xks_key_id.clone());
                 key
             }
         };
-        let (store, material) = self.usable(&key, call.now_ms)?;
+        let (store, material) = self.usable(&key.id, call.now_ms)?;
         let aad = bound_to(&key.id, context);
         let mut body = json!({
             "requestMetadata": self.request_metadata(call, &key),
@@ -197,7 +201,7 @@ impl Kms {
         if let (false, Some(fields)) = (blob.metadata.is_empty(), body.as_object_mut()) {
             fields.insert("ciphertextMetadata".to_owned(), STANDARD.encode(&blob.metadata).into());
         }
-        let answer = self.ask_about(&store, &key, "decrypt", &body).await?;
+        let answer = self.ask_about(call, &store, &key, "decrypt", &body).await?;
         let inner = answer.bytes("plaintext").ok_or_else(|| Failure::Malformed.answer(Told::Use))?;
         let foreign = || Failure::ForeignPlaintext.answer(Told::Use);
         let (nonce, sealed) = inner.split_first_chunk::<NONCE_LEN>().ok_or_else(foreign)?;
@@ -211,11 +215,16 @@ impl Kms {
 
     async fn ask_about(
         &self,
+        call: &Call<'_>,
         store: &Store,
         key: &Key,
         operation: &str,
         body: &Value,
     ) -> Result<crate::xks_client::XksAnswer, Answer> {
+        if call.parameters.flag("DryRun")? {
+            let message = "The request would have succeeded, but the DryRun option is set.";
+            return Err(Answer::bad("DryRunOperationException", message));
+        }
         let asked = async { self.proxy(store)?.ask(&format!("keys/{}/{operation}", key.xks_key_id), body).await };
         asked.await.map_err(|failure| failure.answer(Told::Use))
     }

@@ -30,6 +30,12 @@ pub enum Failure {
     Refused(ErrorName),
     /// What the proxy decrypted does not open under KMS's own half of the key.
     ForeignPlaintext,
+    /// The external key is of another kind than KMS takes.
+    KeySpec,
+    /// The external key may not do both.
+    KeyUsage,
+    /// The external key is disabled, says its metadata.
+    KeyStatus,
     /// The key store is not connected.
     NotConnected,
 }
@@ -116,6 +122,9 @@ impl Failure {
                 "XKS_PROXY_INVALID_RESPONSE",
                 "The ciphertext that the external key store proxy submitted for decryption, or the encryption context, is corrupted, missing, or otherwise invalid.",
             ),
+            Self::KeySpec => key_flaw("The external key is not a 256-bit AES key."),
+            Self::KeyUsage => key_flaw("The external key is not configured for both encryption and decryption."),
+            Self::KeyStatus => key_flaw("The external key is not enabled in the external key manager."),
             Self::NotConnected => Row(
                 STORE_STATE,
                 STORE_STATE,
@@ -125,6 +134,11 @@ impl Failure {
             Self::Refused(name) => refused(name),
         }
     }
+}
+
+/// What `CreateKey` says of a key's metadata; nothing else asks for them.
+const fn key_flaw(message: &'static str) -> Row {
+    Row(INVALID_RESPONSE, KEY_CONFIGURATION, "XKS_PROXY_INVALID_RESPONSE", message)
 }
 
 /// The rows of errors with names.
@@ -250,5 +264,70 @@ mod tests {
             }
         }
         assert_eq!(count, 18, "every row of the table");
+    }
+
+    /// Every failure, with the entry of `holdfast explain` that its message must lead to first.
+    fn explained() -> Vec<(Failure, &'static str)> {
+        let entry = |failure| match failure {
+            Failure::NoConnection => "XKS_PROXY_NOT_REACHABLE",
+            Failure::NoTls => "XKS_PROXY_INVALID_TLS_CONFIGURATION",
+            Failure::TimedOut | Failure::Refused(ErrorName::DependencyTimeoutException) => "XKS_PROXY_TIMED_OUT",
+            Failure::Unanswered | Failure::Malformed | Failure::Refused(ErrorName::ValidationException) => {
+                "XKS_PROXY_INVALID_RESPONSE"
+            }
+            Failure::AllUnavailable => "healthStatus UNAVAILABLE",
+            Failure::ForeignPlaintext | Failure::Refused(ErrorName::InvalidCiphertextException) => {
+                "InvalidCiphertextException"
+            }
+            Failure::KeySpec
+            | Failure::KeyUsage
+            | Failure::KeyStatus
+            | Failure::Refused(ErrorName::InvalidStateException | ErrorName::InvalidKeyUsageException) => {
+                "XksKeyInvalidConfigurationException"
+            }
+            Failure::NotConnected => "CustomKeyStoreInvalidStateException",
+            Failure::Refused(ErrorName::AuthenticationFailedException) => "INVALID_CREDENTIALS",
+            Failure::Refused(ErrorName::AccessDeniedException) => "XKS_PROXY_ACCESS_DENIED",
+            Failure::Refused(ErrorName::KeyNotFoundException) => "XksKeyNotFoundException",
+            Failure::Refused(ErrorName::InvalidUriPathException) => "XKS_PROXY_INVALID_CONFIGURATION",
+            Failure::Refused(ErrorName::UnsupportedOperationException) => "UnsupportedOperationException",
+            Failure::Refused(ErrorName::ThrottlingException) => "ThrottlingException",
+            Failure::Refused(ErrorName::InternalException) => "InternalException",
+        };
+        let own = [
+            Failure::NoConnection,
+            Failure::NoTls,
+            Failure::TimedOut,
+            Failure::Unanswered,
+            Failure::Malformed,
+            Failure::AllUnavailable,
+            Failure::ForeignPlaintext,
+            Failure::KeySpec,
+            Failure::KeyUsage,
+            Failure::KeyStatus,
+            Failure::NotConnected,
+        ];
+        own.into_iter().chain(ErrorName::ALL.map(Failure::Refused)).map(|failure| (failure, entry(failure))).collect()
+    }
+
+    #[test]
+    fn whatever_callers_are_told_is_explained() {
+        let names = |text: &str| {
+            let found = holdfast_cli::doctor::explain::explain(text);
+            found.entries.iter().map(|entry| entry.name).collect::<Vec<_>>()
+        };
+        for (failure, entry) in explained() {
+            let code = failure.connection_error_code();
+            assert_eq!(names(code), [code], "{failure:?}");
+            for told in [Told::Store, Told::CreateKey, Told::Use] {
+                let body: serde_json::Value = serde_json::from_str(&failure.answer(told).body).unwrap();
+                let (kind, message) = (body["__type"].as_str().unwrap(), body["message"].as_str().unwrap());
+                assert_eq!(names(kind), [kind], "{failure:?}, {told:?}");
+                assert_eq!(names(message).first(), Some(&entry), "{failure:?}: {message}");
+                // As AWS's CLI shows it.
+                let shown = format!("An error occurred ({kind}) when calling the Encrypt operation: {message}");
+                assert_eq!(names(&shown).first(), Some(&entry), "{failure:?}: {shown}");
+            }
+        }
     }
 }

@@ -1,12 +1,15 @@
 //! Faults between KMS and the proxies, while the emulator runs.
 //!
 //! They are in a file of the state folder, which is read before each attempt: `{"latency_ms": 400, "first": 1}` and no restart. `first`
-//! counts from when the file's content last changed.
+//! counts from when the file was last written, be it with the same content.
 //!
 //! Refuses: a file with other members, or that is not JSON. Every request fails then, so that a slip of the pen is not taken for health.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -25,14 +28,24 @@ pub struct Faults {
     pub bad_certificate: bool,
     /// KMS signs with another secret than the key store's.
     pub wrong_credential: bool,
-    /// For so many attempts only.
+    /// For so many attempts only, those of health checks included.
     pub first: Option<u64>,
 }
 
-/// The file, and how many attempts its content has met.
+/// The file, and how many attempts it has met.
 pub struct FaultFile {
     path: PathBuf,
-    met: Mutex<(Vec<u8>, u64)>,
+    met: Mutex<Met>,
+}
+
+/// The file as it was last seen.
+#[derive(Default)]
+struct Met {
+    /// When it was written, where the file system says so.
+    written: Option<SystemTime>,
+    content: Vec<u8>,
+    /// Attempts since.
+    attempts: u64,
 }
 
 impl FaultFile {
@@ -48,20 +61,28 @@ impl FaultFile {
     /// Where the file is, and what is wrong with it.
     pub fn next(&self) -> Result<Faults, String> {
         let wrong = |error: &dyn core::fmt::Display| format!("{}: {error}", self.path.display());
-        let content = match std::fs::read(&self.path) {
-            Ok(content) => content,
+        let (written, content) = match read(&self.path) {
+            Ok(read) => read,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Faults::default()),
             Err(error) => return Err(wrong(&error)),
         };
         let mut met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
-        if met.0 != content {
-            *met = (content, 0);
+        if met.written != written || met.content != content {
+            *met = Met { written, content, attempts: 0 };
         }
-        let faults: Faults = serde_json::from_slice(&met.0).map_err(|error| wrong(&error))?;
-        met.1 = met.1.saturating_add(1);
-        let is_over = faults.first.is_some_and(|first| met.1 > first);
+        let faults: Faults = serde_json::from_slice(&met.content).map_err(|error| wrong(&error))?;
+        met.attempts = met.attempts.saturating_add(1);
+        let is_over = faults.first.is_some_and(|first| met.attempts > first);
         Ok(if is_over { Faults::default() } else { faults })
     }
+}
+
+fn read(path: &Path) -> std::io::Result<(Option<SystemTime>, Vec<u8>)> {
+    let mut file = File::open(path)?;
+    let written = file.metadata()?.modified().ok();
+    let mut content = Vec::new();
+    file.read_to_end(&mut content)?;
+    Ok((written, content))
 }
 
 #[cfg(test)]
@@ -69,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn they_follow_the_file_and_are_counted_by_its_content() {
+    fn they_follow_the_file_and_are_counted_from_when_it_changed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("faults.json");
         let file = FaultFile::new(path.clone());
@@ -80,6 +101,16 @@ mod tests {
         assert_eq!([0; 2].map(|_| file.next().unwrap().drop), [true, false]);
         std::fs::write(&path, r#"{"dorp": true}"#).unwrap();
         assert!(file.next().unwrap_err().contains("dorp"));
+        // The same once more, as a person repeats a line of the shell.
+        let write_at = |seconds| {
+            std::fs::write(&path, r#"{"drop": true, "first": 1}"#).unwrap();
+            let file = File::options().write(true).open(&path).unwrap();
+            file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds)).unwrap();
+        };
+        for seconds in [1, 2] {
+            write_at(seconds);
+            assert_eq!([0; 3].map(|_| file.next().unwrap().drop), [true, false, false], "{seconds}");
+        }
         std::fs::remove_file(&path).unwrap();
         assert_eq!(file.next().unwrap(), Faults::default());
     }

@@ -36,7 +36,7 @@ impl Kms {
         }
         let is_symmetric = usage.is_none_or(|usage| usage == "ENCRYPT_DECRYPT")
             && spec.is_none_or(|spec| spec == "SYMMETRIC_DEFAULT")
-            && !call.parameters.flag("MultiRegion");
+            && !call.parameters.flag("MultiRegion")?;
         if !is_symmetric {
             let reason = "a key in an external key store is SYMMETRIC_DEFAULT, for ENCRYPT_DECRYPT, in one region";
             return Err(Answer::bad("UnsupportedOperationException", reason));
@@ -88,27 +88,27 @@ impl Kms {
         let (Some(spec), Some(usage), Some(status)) = (answer.text("keySpec"), usage, answer.text("keyStatus")) else {
             return Err(Failure::Malformed.answer(Told::CreateKey));
         };
-        let wrong = |message: &str| Err(Answer::bad("XksKeyInvalidConfigurationException", message));
+        let wrong = |flaw: Failure| Err(flaw.answer(Told::CreateKey));
         if spec != "AES_256" {
-            return wrong("The external key is not a 256-bit AES key.");
+            return wrong(Failure::KeySpec);
         }
         if !["ENCRYPT", "DECRYPT"].iter().all(|wanted| usage.iter().any(|usage| usage == wanted)) {
-            return wrong("The external key is not configured for both encryption and decryption.");
+            return wrong(Failure::KeyUsage);
         }
         match status {
             "ENABLED" => Ok(()),
-            "DISABLED" => wrong("The external key is not enabled in the external key manager."),
-            _ => Err(Failure::Malformed.answer(Told::CreateKey)),
+            "DISABLED" => wrong(Failure::KeyStatus),
+            _ => wrong(Failure::Malformed),
         }
     }
 
     pub(super) fn describe_key(&self, call: &mut Call<'_>) -> Result<Value, Answer> {
-        let key = self.named_key(call)?;
+        let key = self.key(call, &KEY_ID)?;
         Ok(self.state.read(call.now_ms, |state| json!({ "KeyMetadata": self.metadata(state, &key) })))
     }
 
     pub(super) fn set_enabled(&self, call: &mut Call<'_>, is_enabled: bool) -> Result<Value, Answer> {
-        let key = self.named_key(call)?;
+        let key = self.managed_key(call)?;
         self.change_key(call.now_ms, &key.id, |key| {
             if key.deletion_ms.is_some() {
                 return Err(self.pending_deletion(key));
@@ -120,7 +120,7 @@ impl Kms {
 
     pub(super) fn schedule_deletion(&self, call: &mut Call<'_>) -> Result<Value, Answer> {
         let days = call.parameters.number("PendingWindowInDays", 7, 30).unwrap_or(WINDOW_DAYS);
-        let key = self.named_key(call)?;
+        let key = self.managed_key(call)?;
         let at_ms = call.now_ms.saturating_add(days.saturating_mul(DAY_MS));
         self.change_key(call.now_ms, &key.id, |key| {
             if key.deletion_ms.is_some() {
@@ -138,7 +138,7 @@ impl Kms {
     }
 
     pub(super) fn cancel_deletion(&self, call: &mut Call<'_>) -> Result<Value, Answer> {
-        let key = self.named_key(call)?;
+        let key = self.managed_key(call)?;
         self.change_key(call.now_ms, &key.id, |key| {
             if key.deletion_ms.take().is_none() {
                 let message = format!("{} is not pending deletion.", self.arn(&key.id));
@@ -160,8 +160,9 @@ impl Kms {
 
     pub(super) fn create_alias(&self, call: &mut Call<'_>) -> Result<Value, Answer> {
         let name = alias_name(call)?;
-        let key = self.key(call, &TARGET_KEY_ID)?;
+        let key = self.target_key(call)?;
         self.state.change(call.now_ms, |state| {
+            self.check_kept(state, &key.id)?;
             if state.aliases.contains_key(&name) {
                 let message = format!("An alias with the name {} already exists", self.alias_arn(&name));
                 return Err(Answer::bad("AlreadyExistsException", &message));
@@ -174,8 +175,9 @@ impl Kms {
 
     pub(super) fn update_alias(&self, call: &mut Call<'_>) -> Result<Value, Answer> {
         let name = alias_name(call)?;
-        let key = self.key(call, &TARGET_KEY_ID)?;
+        let key = self.target_key(call)?;
         self.state.change(call.now_ms, |state| {
+            self.check_kept(state, &key.id)?;
             let alias = state.aliases.get_mut(&name).ok_or_else(|| self.no_alias(&name))?;
             alias.key_id.clone_from(&key.id);
             alias.updated_ms = call.now_ms;
@@ -192,9 +194,10 @@ impl Kms {
     }
 
     pub(super) fn list_aliases(&self, call: &mut Call<'_>) -> Result<Value, Answer> {
-        let limit = call.parameters.number("Limit", 1, 1000);
+        let limit = call.parameters.number("Limit", 1, 100).or(Some(50));
         let marker = call.parameters.optional(&MARKER);
-        let wanted = if call.parameters.fields().contains_key("KeyId") { Some(self.named_key(call)?.id) } else { None };
+        let is_narrowed = call.parameters.fields().get("KeyId").is_some_and(|name| !name.is_null());
+        let wanted = if is_narrowed { Some(self.managed_key(call)?.id) } else { None };
         call.parameters.finish()?;
         let lines: Vec<_> = self.state.read(call.now_ms, |state| {
             let aliases = state.aliases.iter();
@@ -213,15 +216,31 @@ impl Kms {
         Ok(page(lines, limit, marker.as_deref(), "Aliases", line))
     }
 
-    /// The key that `KeyId` names.
-    fn named_key(&self, call: &mut Call<'_>) -> Result<Key, Answer> {
+    /// The key that `KeyId` names by its id or ARN.
+    fn managed_key(&self, call: &mut Call<'_>) -> Result<Key, Answer> {
+        let name = call.parameters.required(&KEY_ID);
+        call.parameters.finish()?;
+        if names_alias(&name) {
+            return Err(not_found(&format!("Invalid keyId {name}")));
+        }
         self.key(call, &KEY_ID)
+    }
+
+    /// The key that an alias is to lead to, by its id or ARN.
+    fn target_key(&self, call: &mut Call<'_>) -> Result<Key, Answer> {
+        let name = call.parameters.required(&TARGET_KEY_ID);
+        call.parameters.finish()?;
+        if names_alias(&name) {
+            return Err(invalid("Aliases must refer to keys. Not aliases"));
+        }
+        self.key(call, &TARGET_KEY_ID)
     }
 
     /// The key that a parameter names, as id, ARN, alias or ARN of an alias.
     pub(super) fn key(&self, call: &mut Call<'_>, rule: &super::parameters::Rule) -> Result<Key, Answer> {
         let name = call.parameters.required(rule);
         call.parameters.finish()?;
+        self.check_account(call, &name)?;
         let key = self.state.read(call.now_ms, |state| self.find_key(state, &name).cloned())?;
         call.marks.keys.push(self.arn(&key.id));
         call.marks.custom_key_store_id = Some(key.store_id.clone());
@@ -229,18 +248,39 @@ impl Kms {
         Ok(key)
     }
 
+    /// Another account says nothing of its keys to whom it does not know.
+    fn check_account(&self, call: &Call<'_>, name: &str) -> Result<(), Answer> {
+        let other = name.strip_prefix(&format!("arn:aws:kms:{}:", self.region)).and_then(|rest| rest.split_once(':'));
+        if other.is_none_or(|(account, _)| account == self.account) {
+            return Ok(());
+        }
+        let message = format!(
+            "User: {} is not authorized to perform: kms:{} on resource: {name} because the resource does not exist in this Region, no \
+             resource-based policies allow access, or a resource-based policy explicitly denies access",
+            call.principal_arn, call.operation
+        );
+        Err(Answer::bad("AccessDeniedException", &message))
+    }
+
     pub(super) fn find_key<'s>(&self, state: &'s State, name: &str) -> Result<&'s Key, Answer> {
         let here = format!("arn:aws:kms:{}:{}:", self.region, self.account);
-        let name = match name.strip_prefix("arn:") {
-            Some(_) => name.strip_prefix(&here).ok_or_else(|| not_found(&format!("Invalid arn {name}")))?,
-            None => name,
+        let (id, alias) = match name.strip_prefix(&here) {
+            Some(resource) => (resource.strip_prefix("key/"), resource.starts_with("alias/").then_some(resource)),
+            None if name.starts_with("arn:") => (None, None),
+            None => (Some(name).filter(|name| !name.contains('/')), name.starts_with("alias/").then_some(name)),
         };
-        if name.starts_with("alias/") {
-            let alias = state.aliases.get(name).ok_or_else(|| self.no_alias(name))?;
-            return state.keys.get(&alias.key_id).ok_or_else(|| self.no_alias(name));
+        match (id, alias) {
+            (_, Some(alias)) => {
+                let missing = || self.no_alias(alias);
+                state.keys.get(&state.aliases.get(alias).ok_or_else(missing)?.key_id).ok_or_else(missing)
+            }
+            (Some(id), None) => {
+                let missing = || not_found(&format!("Key '{}' does not exist", self.arn(id)));
+                state.keys.get(id).ok_or_else(missing)
+            }
+            (None, None) if name.starts_with("arn:") => Err(not_found(&format!("Invalid arn {name}"))),
+            (None, None) => Err(not_found(&format!("Invalid keyId {name}"))),
         }
-        let id = name.strip_prefix("key/").unwrap_or(name);
-        state.keys.get(id).ok_or_else(|| not_found(&format!("Key '{}' does not exist", self.arn(id))))
     }
 
     fn change_key<T>(
@@ -268,19 +308,28 @@ impl Kms {
         not_found(&format!("Alias {} is not found.", self.alias_arn(name)))
     }
 
+    /// Refuses a key that is pending deletion.
+    fn check_kept(&self, state: &State, id: &str) -> Result<(), Answer> {
+        let key = self.find_key(state, id)?;
+        if key.deletion_ms.is_some() { Err(self.pending_deletion(key)) } else { Ok(()) }
+    }
+
     fn pending_deletion(&self, key: &Key) -> Answer {
         Answer::bad("KMSInvalidStateException", &format!("{} is pending deletion.", self.arn(&key.id)))
     }
 
-    /// A key that may be used now, and its key store.
-    pub(super) fn usable(&self, key: &Key, now_ms: u64) -> Result<(Store, Secret<32>), Answer> {
+    /// The key store and the material of a key that may be used, as they are now: the key may have changed since it was looked up.
+    pub(super) fn usable(&self, id: &str, now_ms: u64) -> Result<(Store, Secret<32>), Answer> {
+        let (key, store) = self.state.read(now_ms, |state| {
+            let key = self.find_key(state, id)?;
+            Ok((key.clone(), store(state, &key.store_id)?.clone()))
+        })?;
         if key.deletion_ms.is_some() {
-            return Err(self.pending_deletion(key));
+            return Err(self.pending_deletion(&key));
         }
         if !key.is_enabled {
             return Err(Answer::bad("DisabledException", &format!("{} is disabled.", self.arn(&key.id))));
         }
-        let store = self.state.read(now_ms, |state| store(state, &key.store_id).cloned())?;
         if store.connection != Connection::Connected {
             return Err(Failure::NotConnected.answer(Told::Use));
         }
@@ -304,7 +353,7 @@ impl Kms {
             "KeyId": key.id,
             "Arn": self.arn(&key.id),
             "CreationDate": seconds(key.created_ms),
-            "Enabled": key.is_enabled,
+            "Enabled": key_state == "Enabled",
             "Description": key.description,
             "KeyUsage": "ENCRYPT_DECRYPT",
             "KeyState": key_state,
@@ -330,6 +379,11 @@ fn alias_name(call: &mut Call<'_>) -> Result<String, Answer> {
     let end = name.strip_prefix("alias/").filter(|end| !end.is_empty() && !end.starts_with("aws/"));
     let wrong = || Answer::bad("InvalidAliasNameException", "an alias begins with alias/ and not with alias/aws/");
     end.map(|_| name.clone()).ok_or_else(wrong)
+}
+
+/// Whether a name is an alias or the ARN of one.
+fn names_alias(name: &str) -> bool {
+    name.starts_with("alias/") || name.starts_with("arn:") && name.contains(":alias/")
 }
 
 fn not_found(message: &str) -> Answer {

@@ -198,6 +198,11 @@ impl Parameters {
         Some(text)
     }
 
+    /// A text that may be missing, or empty instead.
+    pub fn optional_unless_empty(&mut self, rule: &Rule) -> Option<String> {
+        if self.fields.get(rule.name).is_some_and(|value| value == "") { None } else { self.optional(rule) }
+    }
+
     /// A text that must be there; an empty one stands for it until [`Self::finish`] refuses.
     pub fn required(&mut self, rule: &Rule) -> String {
         self.optional(rule).unwrap_or_else(|| {
@@ -227,9 +232,15 @@ impl Parameters {
     }
 
     /// Whether a flag is set.
-    #[must_use]
-    pub fn flag(&self, name: &str) -> bool {
-        self.fields.get(name).and_then(Value::as_bool).unwrap_or(false)
+    ///
+    /// # Errors
+    /// `SerializationException` where it is neither true nor false.
+    pub fn flag(&self, name: &str) -> Result<bool, Answer> {
+        match self.fields.get(name) {
+            None | Some(Value::Null) => Ok(false),
+            Some(Value::Bool(is_set)) => Ok(*is_set),
+            Some(_) => Err(serialization(&format!("{name} is neither true nor false"))),
+        }
     }
 
     /// Bytes in base64.

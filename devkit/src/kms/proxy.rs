@@ -26,7 +26,7 @@ pub struct Reach {
     pub region: String,
     /// Authorities, in DER.
     pub roots: Vec<Vec<u8>>,
-    /// `host:port` to connect to instead of a name's port 443.
+    /// `host:port` to connect to instead of a name's port 443. The names are in lower case.
     pub places: BTreeMap<String, String>,
     /// How long an attempt may take.
     pub patience: Duration,
@@ -166,7 +166,7 @@ fn client(reach: &Reach, configuration: &ProxyConfiguration, faults: &Faults) ->
         secret_access_key.push('A');
     }
     let settings = XksClientSettings {
-        address: reach.places.get(&host).cloned().unwrap_or_else(|| format!("{host}:443")),
+        address: reach.places.get(&host.to_ascii_lowercase()).cloned().unwrap_or_else(|| format!("{host}:443")),
         host_name: host,
         port: 443,
         roots: if faults.bad_certificate { Vec::new() } else { reach.roots.clone() },

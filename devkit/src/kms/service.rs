@@ -1,11 +1,12 @@
 //! From a request to an answer: who asks, for what, and what CloudTrail says of it.
 //!
 //! Guarantees: nothing is done without a valid signature; every call with one, and with
-//! parameters in JSON, leaves an event before it is answered. Policies are not
-//! evaluated: the one caller may do everything.
+//! parameters in JSON, leaves an event before it is answered, also while the emulator
+//! ends. Policies are not evaluated: the one caller may do everything.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -16,6 +17,11 @@ use super::proxy::{Proxy, Reach};
 use super::state::{Keeper, ProxyConfiguration, Store};
 use super::trail::{Event, Marks, Trail};
 use crate::aws_json::{self, Answer, Caller, Incoming};
+
+/// Attempts at the proxy in one call: two halves of a `ReEncrypt`, each with one more.
+const ATTEMPTS_MAX: u32 = 4;
+/// For what a call does besides.
+const SLACK: Duration = Duration::from_secs(1);
 
 /// The emulator.
 pub struct Kms {
@@ -29,6 +35,10 @@ pub struct Kms {
     caller: Caller,
     trail: Trail,
     proxies: Mutex<BTreeMap<String, Arc<Proxy>>>,
+    /// Held for reading by each call, until its event is written.
+    calls: tokio::sync::RwLock<()>,
+    /// Held by who updates a key store, from when it is looked at until it is written.
+    pub(super) updates: tokio::sync::Mutex<()>,
 }
 
 /// A call, while it is carried out.
@@ -60,7 +70,15 @@ impl Kms {
             vpc_services,
             trail,
             proxies: Mutex::default(),
+            calls: tokio::sync::RwLock::default(),
+            updates: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// Waits until every call that has begun is finished, but no longer than that takes at most.
+    pub async fn finish(&self) {
+        let patience = self.reach.patience.saturating_mul(ATTEMPTS_MAX).saturating_add(SLACK);
+        let _ = tokio::time::timeout(patience, self.calls.write()).await;
     }
 
     /// The proxy of a key store.
@@ -127,6 +145,7 @@ impl Kms {
         }
         let caller = request.caller(core::slice::from_ref(&self.caller), &self.region)?;
         let operation = request.operation().ok_or_else(unknown)?;
+        let _under_way = self.calls.read().await;
         let mut call = Call {
             parameters: Parameters::read(request.body)?,
             request_id: request.request_id,
@@ -213,5 +232,5 @@ pub(super) fn page<T>(
 
 /// Seconds since 1970, as AWS's JSON has times.
 pub(super) fn seconds(at_ms: u64) -> Value {
-    json!(std::time::Duration::from_millis(at_ms).as_secs_f64())
+    json!(Duration::from_millis(at_ms).as_secs_f64())
 }

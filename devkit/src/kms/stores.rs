@@ -38,7 +38,8 @@ impl Wanted {
             connectivity: parameters.optional(&CONNECTIVITY),
             endpoint: parameters.optional(&ENDPOINT),
             path: parameters.optional(&PATH),
-            vpc_service_name: parameters.optional(&VPC_SERVICE),
+            // An empty name stands for none, where a key store gets a public endpoint (API reference, `UpdateCustomKeyStore`).
+            vpc_service_name: parameters.optional_unless_empty(&VPC_SERVICE),
             vpc_service_owner: parameters.optional(&VPC_OWNER),
             credential: has_credential
                 .then(|| (parameters.required(&PROXY_ACCESS_KEY_ID), parameters.required(&PROXY_SECRET))),
@@ -57,7 +58,13 @@ impl Wanted {
         self.is_harmless() && self.path.is_none() && self.credential.is_none()
     }
 
+    /// With what was there before filled in.
     fn over(self, before: Option<&ProxyConfiguration>) -> Result<ProxyConfiguration, Answer> {
+        let is_moved =
+            |before: &ProxyConfiguration| self.connectivity.as_ref().is_some_and(|is| *is != before.connectivity);
+        if self.endpoint.is_none() && before.is_some_and(is_moved) {
+            return Err(invalid("XksProxyUriEndpoint must change together with XksProxyConnectivity"));
+        }
         let missing = |name: &str| invalid(&format!("{name} is required for an external key store"));
         let was = |field: fn(&ProxyConfiguration) -> &String| before.map(field).cloned();
         let (access_key_id, secret_access_key) = self
@@ -112,7 +119,9 @@ impl Kms {
             self.check_place(state, &proxy, None)
         };
         self.state.read(call.now_ms, check)?;
-        self.check_health(&proxy, call).await?;
+        if proxy.connectivity != VPC {
+            self.check_health(&proxy, call).await?;
+        }
         let store = Store {
             id: new_store_id(),
             name: name.clone(),
@@ -137,6 +146,8 @@ impl Kms {
         let name = call.parameters.optional(&NEW_STORE_NAME);
         let wanted = Wanted::read(&mut call.parameters);
         call.parameters.finish()?;
+        // One by one: what is written rests on what was there, and the proxy is asked in between.
+        let _turn = self.updates.lock().await;
         let before = self.state.read(call.now_ms, |state| store(state, &id).cloned())?;
         let is_connected = before.connection == Connection::Connected;
         if before.connection != Connection::Disconnected && !(is_connected && wanted.is_harmless()) {
@@ -148,10 +159,10 @@ impl Kms {
             if let Some(name) = &name {
                 check_name(state, name, Some(&id))?;
             }
-            self.check_place(state, &proxy, Some(&id))
+            if is_nothing { Ok(()) } else { self.check_place(state, &proxy, Some(&id)) }
         };
         self.state.read(call.now_ms, check)?;
-        if !is_nothing {
+        if !is_nothing && (is_connected || proxy.connectivity != VPC) {
             self.check_health(&proxy, call).await?;
         }
         self.state.change(call.now_ms, |state| {
@@ -208,13 +219,18 @@ impl Kms {
     async fn finish_connecting(&self, id: &str, attempt: String, request_id: &str) {
         let now_ms = crate::aws_json::now_ms();
         let Ok(before) = self.state.read(now_ms, |state| store(state, id).cloned()) else { return };
-        let health = match self.proxy(&before) {
-            Ok(proxy) => proxy.health("ConnectCustomKeyStore", request_id).await,
-            Err(failure) => Err(failure),
-        };
-        let connection = match health {
-            Ok(_) => Connection::Connected,
-            Err(failure) => Connection::Failed { code: failure.connection_error_code().to_owned() },
+        let is_there = |name: &String| self.vpc_services.contains(name);
+        let connection = if before.proxy.vpc_service_name.as_ref().is_none_or(is_there) {
+            let health = match self.proxy(&before) {
+                Ok(proxy) => proxy.health("ConnectCustomKeyStore", request_id).await,
+                Err(failure) => Err(failure),
+            };
+            match health {
+                Ok(_) => Connection::Connected,
+                Err(failure) => Connection::Failed { code: failure.connection_error_code().to_owned() },
+            }
+        } else {
+            Connection::Failed { code: "XKS_VPC_ENDPOINT_SERVICE_NOT_FOUND".to_owned() }
         };
         eprintln!("kms: key store {id} ({}) is {}", before.name, connection.name());
         // Where the disk refuses, the key store stays as it is, and the next run goes on.
@@ -282,11 +298,9 @@ impl Kms {
         })
     }
 
-    /// With a public endpoint, the proxy must answer before a key store is made or changed; with a VPC endpoint service, when it is connected.
+    /// The proxy must answer before a key store with a public endpoint is made or changed. With a VPC endpoint service KMS has a way to it
+    /// only while the key store is connected.
     async fn check_health(&self, proxy: &ProxyConfiguration, call: &Call<'_>) -> Result<(), Answer> {
-        if proxy.connectivity == VPC {
-            return Ok(());
-        }
         let asked = async { self.new_proxy(proxy.clone())?.health(call.operation, call.request_id).await };
         asked.await.map(drop).map_err(|failure: Failure| failure.answer(Told::Store))
     }
@@ -308,6 +322,9 @@ impl Kms {
                 let message = format!("The VPC endpoint service is already in use by {other_id}.");
                 return Err(Answer::bad("XksProxyVpcEndpointServiceInUseException", &message));
             }
+        }
+        if proxy.host().parse::<std::net::IpAddr>().is_ok() {
+            return Err(invalid("XksProxyUriEndpoint must have a domain name, not an address"));
         }
         match &proxy.vpc_service_name {
             Some(name) if !self.vpc_services.contains(name) => {

@@ -22,8 +22,44 @@ const HEAD: &str = "{\"Records\":[";
 const TAIL: &str = "\n]}\n";
 /// Bytes after which the next file begins.
 const FILE_MAX: u64 = 4 * 1024 * 1024;
-/// Parameters that CloudTrail does not write.
-const SECRET: [&str; 3] = ["Plaintext", "CiphertextBlob", "XksProxyAuthenticationCredential"];
+/// Parameters that are written. Others may hold anything: what is secret, and what no operation knows.
+const SHOWN: [&str; 35] = [
+    "AliasName",
+    "BypassPolicyLockoutSafetyCheck",
+    "CustomKeyStoreId",
+    "CustomKeyStoreName",
+    "CustomKeyStoreType",
+    "CustomerMasterKeySpec",
+    "Description",
+    "DestinationEncryptionAlgorithm",
+    "DestinationEncryptionContext",
+    "DestinationKeyId",
+    "DryRun",
+    "EncryptionAlgorithm",
+    "EncryptionContext",
+    "KeyId",
+    "KeySpec",
+    "KeyUsage",
+    "Limit",
+    "Marker",
+    "MultiRegion",
+    "NewCustomKeyStoreName",
+    "NumberOfBytes",
+    "Origin",
+    "PendingWindowInDays",
+    "Policy",
+    "SourceEncryptionAlgorithm",
+    "SourceEncryptionContext",
+    "SourceKeyId",
+    "Tags",
+    "TargetKeyId",
+    "XksKeyId",
+    "XksProxyConnectivity",
+    "XksProxyUriEndpoint",
+    "XksProxyUriPath",
+    "XksProxyVpcEndpointServiceName",
+    "XksProxyVpcEndpointServiceOwner",
+];
 
 /// What an operation leaves for its event.
 #[derive(Debug, Default)]
@@ -66,7 +102,7 @@ pub struct Event<'a> {
 
 impl Event<'_> {
     fn to_json(&self) -> Value {
-        let parameters = self.parameters.iter().filter(|(name, _)| !SECRET.contains(&name.as_str()));
+        let parameters = self.parameters.iter().filter(|(name, _)| SHOWN.contains(&name.as_str()));
         let parameters: Map<String, Value> = parameters.map(|(name, value)| (camel(name), value.clone())).collect();
         let reads = ["Describe", "List", "Encrypt", "Decrypt", "ReEncrypt", "GenerateDataKey"];
         let resources = self.marks.keys.iter();
@@ -231,7 +267,11 @@ mod tests {
     fn write(trail: &Trail, request_id: &str) {
         let mut parameters = Map::new();
         parameters.insert("KeyId".to_owned(), "alias/a".into());
-        parameters.insert("Plaintext".to_owned(), "c2VjcmV0".into());
+        // What is secret, and what nobody knows: names in another case, and of operations that are refused.
+        for name in ["Plaintext", "CiphertextBlob", "plaintext", "KeyStorePassword", "Message", "GrantTokens"] {
+            parameters.insert(name.to_owned(), "c2VjcmV0".into());
+        }
+        parameters.insert("XksProxyAuthenticationCredential".to_owned(), json!({ "RawSecretAccessKey": "c2VjcmV0" }));
         let marks = Marks {
             keys: vec!["arn:aws:kms:us-east-1:111122223333:key/k".to_owned()],
             custom_key_store_id: Some("cks-1".to_owned()),

@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
@@ -30,6 +31,7 @@ pub(super) struct Service {
     secret: String,
     credentials: CredentialSet,
     key: Key,
+    asked: AtomicU64,
 }
 
 /// Status and body.
@@ -52,7 +54,11 @@ impl Service {
         let id = AccessKeyId::parse(ACCESS_KEY_ID).unwrap();
         let credential = Credential::new(id, SecretBytes::new(known.into_bytes())).unwrap();
         let credentials = CredentialSet::new(vec![credential], &Secret::take(&mut random_bytes::<32>())).unwrap();
-        Self { flaw, secret, credentials, key: Key::new() }
+        Self { flaw, secret, credentials, key: Key::new(), asked: AtomicU64::new(0) }
+    }
+
+    pub(super) fn asked(&self) -> u64 {
+        self.asked.load(Ordering::Relaxed)
     }
 
     pub(super) fn write_credential(&self, path: &Path) {
@@ -69,6 +75,7 @@ impl Service {
     }
 
     pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
         let (head, body) = request.into_parts();
         let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
         let (status, value) = self.judged(&head, &body).await;

@@ -6,6 +6,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::Finding;
 use crate::arguments::FileKind;
+use crate::output::printable;
 
 /// Something in a file.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,7 +67,7 @@ impl Node {
             .map(|error| Finding {
                 line: error.span().map(|span| line(span.start)),
                 field: String::new(),
-                message: error.message().lines().collect::<Vec<_>>().join(", "),
+                message: error.message().lines().map(printable).collect::<Vec<_>>().join(", "),
             })
             .collect();
         (Some(Self { line: None, content: Self::of_table(table.get_ref(), &line) }), findings)

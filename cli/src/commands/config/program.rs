@@ -3,6 +3,7 @@
 //! Guarantees: a program is found by folder, never by what a file says; it is given a time, and what it says is bounded.
 
 use std::env;
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -73,7 +74,10 @@ pub(super) async fn check(kind: FileKind, folder: Option<&Path>, file: &Path) ->
     if kind == FileKind::Custodian {
         command.arg("serve");
     }
-    command.arg("--config").arg(file).arg("--check-config");
+    // One word, whatever the file's name begins with.
+    let mut config = OsString::from("--config=");
+    config.push(file);
+    command.arg(config).arg("--check-config");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     let output = timeout(TIMEOUT, command.output()).await.map_err(|_| ProgramError::Slow { name })?;
     let output = output.map_err(|source| ProgramError::Run { program: program.clone(), source })?;

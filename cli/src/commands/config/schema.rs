@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::Finding;
 use super::content::{Content, Node};
+use crate::output::printable;
 
 /// All that is wrong with a file by its schema, in the order of its lines.
 pub(super) fn findings(schema: &str, node: &Node) -> Vec<Finding> {
@@ -80,11 +81,13 @@ fn section(
     let properties = schema.get("properties").and_then(Value::as_object).unwrap_or(&empty);
     let full = |field: &str| if name.is_empty() { field.to_owned() } else { format!("{name}.{field}") };
     for (field, line, value) in fields {
+        // What a file says must not steer the terminal.
+        let shown = printable(field);
         if let Some(property) = properties.get(field) {
-            look(property, value, &full(field), findings);
+            look(property, value, &full(&shown), findings);
         } else {
             let message = format!("unknown field{}", meant(field, properties.keys().map(String::as_str)));
-            findings.push(Finding { line: *line, field: full(field), message });
+            findings.push(Finding { line: *line, field: full(&shown), message });
         }
     }
     for field in schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {

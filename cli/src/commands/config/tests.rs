@@ -75,6 +75,13 @@ async fn syntax_comes_first() {
     assert_eq!(said.len(), 3, "{said:?}");
 }
 
+#[tokio::test]
+async fn nothing_steers_the_terminal() {
+    let said = of_schema(FileKind::Parent, "\"a\\u001b[2Jb\" = 1\n").await;
+    assert!(said.iter().any(|line| line.starts_with("F:1: a?[2Jb: unknown field")), "{said:?}");
+    assert!(said.iter().all(|line| !line.contains('\u{1b}')));
+}
+
 #[test]
 fn what_could_be_several_things_is_not_guessed() {
     for text in ["", "listen = \"127.0.0.1:1\"", "state = \"s\"\n[egress]\n"] {

@@ -55,6 +55,9 @@ symptoms! {
     "INTERNAL_ERROR" []
         "KMS could not complete the request."
         => KMS_INTERNAL;
+    "healthStatus UNAVAILABLE" ["all instances of its external key manager are unavailable"]
+        "The proxy answered GetHealthStatus, and every key manager in its answer is UNAVAILABLE."
+        => EKM_UNAVAILABLE;
     "XksProxyUriUnreachableException" []
         "KMS could not reach the path of the proxy, while a key store was made or changed; or all key managers were reported \
          unavailable."
@@ -75,9 +78,15 @@ symptoms! {
     "XksKeyNotFoundException" ["was not found in its external key manager"]
         "The proxy does not know the external key."
         => KEY_NOT_FOUND;
-    "XksKeyInvalidConfigurationException" ["is not enabled in the external key manager", "does not support the requested operation. enable the operation"]
+    "XksKeyInvalidConfigurationException" [
+        "is not enabled in the external key manager", "does not support the requested operation. enable the operation",
+        "is not a 256-bit aes key", "is not configured for both encryption and decryption"
+    ]
         "The external key is not an enabled AES key of 256 bits for encryption and decryption."
         => KEY_DISABLED KEY_USAGE KEY_SPEC STATE_INVALID;
+    "XksKeyInvalidResponseException" []
+        "The proxy answered UnsupportedOperationException (501) when KMS asked for the metadata of the external key."
+        => METADATA_UNSUPPORTED;
     "XksKeyAlreadyInUseException" []
         "The external key belongs to another KMS key."
         => KEY_IN_USE;

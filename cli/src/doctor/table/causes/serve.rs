@@ -91,6 +91,10 @@ causes! { SERVE:
         title: "the proxy does not know the key",
         why: "CreateKey fails, and so does every use of a KMS key with this XksKeyId.",
         remedy: "Create the key in the key manager, or correct the id; ids are case-sensitive.";
+    METADATA_UNSUPPORTED = "metadata-unsupported" Refused [-, "XksKeyInvalidResponseException"]
+        title: "the proxy does not implement GetKeyMetadata",
+        why: "CreateKey asks for the key's metadata first, and fails without them.",
+        remedy: "Implement the operation; look whether a web server or load balancer in front answers 501 instead of the proxy.";
     KEY_DISABLED = "key-disabled" Refused [-, "XksKeyInvalidConfigurationException"]
         title: "the key is not ENABLED",
         why: "CreateKey and every use fail.",
