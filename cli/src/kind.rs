@@ -50,6 +50,7 @@ impl Kind {
         if cbor::decode::<Envelope>(bytes).is_ok() || cbor::decode::<ManifestChain>(bytes).is_ok() {
             return Some(Self::SignedDocument);
         }
+        #[expect(clippy::zero_sized_map_values, reason = "an object is read as a map, and its values may be secret")]
         let fields = serde_json::from_slice::<BTreeMap<String, IgnoredAny>>(bytes).ok()?;
         let has_all = |wanted: &[&str]| wanted.iter().all(|name| fields.contains_key(*name));
         OBJECTS.iter().find(|(wanted, _)| has_all(wanted)).map(|(_, kind)| *kind)
