@@ -170,13 +170,13 @@ impl ProgramError {
                 | Self::Kek(KekError::Misconfigured { .. } | KekError::File(_))
                 | Self::Tls(TlsError::File { .. } | TlsError::PrivateKey(_))
                 | Self::Init(
-                    InitError::Kek(KekError::Misconfigured { .. } | KekError::File(_))
+                    InitError::Kek(KekError::Misconfigured { .. })
                         | InitError::Tls(TlsError::File { .. } | TlsError::PrivateKey(_))
                         | InitError::Store(StoreError::File(_))
                 )
                 | Self::Start(
                     StartError::EmulatedRoot { .. }
-                        | StartError::Kek(KekError::Misconfigured { .. } | KekError::File(_))
+                        | StartError::Kek(KekError::Misconfigured { .. })
                         | StartError::Store(StoreError::File(_))
                 )
         )
