@@ -81,17 +81,22 @@ fn a_second_run_decrypts_what_the_first_encrypted() {
 async fn with_kms_awss_own_client_works_in_one_more_command() {
     let folder = folder();
     let (state, log) = (folder.path().join("state"), folder.path().join("up.log"));
-    let flags = ["--kms=127.0.0.1:0", "--key", "pay.roll", "--key", "archive:decrypt"];
+    let flags = ["--kms=127.0.0.1:0", "--key", "pay.roll", "--key", "pay-roll", "--key", "archive:decrypt"];
     let first = check(&state, &flags);
-    assert!(first.contains("AWS KMS, emulated, is up") && first.contains("alias/pay-roll is arn:"), "{first}");
+    assert!(first.contains("AWS KMS, emulated, is up") && first.contains("alias/pay:roll is arn:"), "{first}");
     let mut process = Process::start("up", &mut up(&state, &flags), &log);
     let said = until("everything is up", || async {
         let said = std::fs::read_to_string(&log).unwrap();
         said.contains("Up until Ctrl-C").then_some(said)
     })
     .await;
-    let arn =
-        |said: &str| said.lines().find_map(|line| line.trim().strip_prefix("alias/pay-roll is ").map(str::to_owned));
+    let arn_of = |alias: &str, said: &str| {
+        let arn = |line: &str| line.trim().strip_prefix(alias)?.strip_prefix(" is ").map(str::to_owned);
+        said.lines().find_map(arn)
+    };
+    let arn = |said: &str| arn_of("alias/pay:roll", said);
+    let other_arn = |said: &str| arn_of("alias/pay-roll", said);
+    assert_ne!(arn(&first), other_arn(&first), "two external keys are two KMS keys");
     assert_eq!(arn(&first), arn(&said), "nothing is made twice");
     let start = said.find("AWS_CONFIG_FILE=").unwrap_or_else(|| panic!("{said}"));
     let line = said[start..].split("\n\n").next().unwrap();
@@ -104,12 +109,14 @@ async fn with_kms_awss_own_client_works_in_one_more_command() {
     assert!(process.wait(Duration::from_secs(30)).expect("Ctrl-C does not end it").success());
     assert_eq!(processes_of(&state), Vec::<String>::new());
 
-    // A key store whose proxy was away and whose credential is another now.
+    // A key store whose proxy was away and whose credential is another now; and keys as they are where a run was ended before it gave a
+    // name, and where a name was given to another key.
     key_store_fails(&state).await;
     let secret = "A".repeat(43);
     let other = ["--access-key-id", "AKIAI2SFODNN7EXAMPLE", "--secret-access-key", &secret];
     let third = check(&state, &[&flags[..], &other[..]].concat());
     assert_eq!(arn(&first), arn(&third), "nothing is made twice");
+    assert_eq!(other_arn(&first), other_arn(&third), "nor found under another's name");
 }
 
 /// KMS connects its key store while nothing listens where the proxy was.
@@ -128,6 +135,10 @@ async fn key_store_fails(state: &Path) {
     let id = stores.pointer("/CustomKeyStores/0/CustomKeyStoreId").unwrap().as_str().unwrap();
     kms.ask("DisconnectCustomKeyStore", &serde_json::json!({ "CustomKeyStoreId": id })).await;
     assert_eq!(kms.connect(id).await, ("FAILED".to_owned(), Some("XKS_PROXY_NOT_REACHABLE".to_owned())));
+    let key = kms.ask("DescribeKey", &serde_json::json!({ "KeyId": "alias/pay:roll" })).await["KeyMetadata"].clone();
+    kms.ask("DeleteAlias", &serde_json::json!({ "AliasName": "alias/pay:roll" })).await;
+    let moved = serde_json::json!({ "AliasName": "alias/pay-roll", "TargetKeyId": key["KeyId"] });
+    kms.ask("UpdateAlias", &moved).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -67,9 +67,6 @@ rules! {
         Pattern::Expression(r"^(com|eu)\.amazonaws\.vpce\.([a-z]+-){2,3}\d+\.vpce-svc-[0-9a-z]+$", is_vpc_service);
     /// The account of the VPC endpoint service.
     VPC_OWNER = "XksProxyVpcEndpointServiceOwner" 12..=12 Pattern::Expression("[0-9]{12}", all_digits);
-    /// Public half of the proxy's credential.
-    PROXY_ACCESS_KEY_ID = "XksProxyAuthenticationCredential.AccessKeyId" 20..=30
-        Pattern::Expression("^[A-Z2-7]+$", is_base32);
     /// The external key.
     XKS_KEY_ID = "XksKeyId" 1..=128 Pattern::Expression("^[a-zA-Z0-9-_.]+$", is_xks_key_id);
     /// Of a KMS key: id, ARN, alias or alias ARN.
@@ -95,6 +92,16 @@ rules! {
     /// Where a list goes on.
     MARKER = "Marker" 1..=1024;
 }
+
+/// Public half of the proxy's credential.
+pub const PROXY_ACCESS_KEY_ID: Rule = Rule {
+    name: "XksProxyAuthenticationCredential.AccessKeyId",
+    min: 20,
+    max: 30,
+    pattern: Some(Pattern::Expression("^[A-Z2-7]+$", is_base32)),
+    // The service model has it so: whoever swaps the two halves gives the other one here.
+    is_secret: true,
+};
 
 /// Secret half of the proxy's credential.
 pub const PROXY_SECRET: Rule = Rule {
@@ -396,7 +403,7 @@ mod tests {
             "6 validation errors detected",
             "Value 'https://a:1' at 'xksProxyUriEndpoint' failed to satisfy constraint: Member must satisfy regular expression pattern",
             "Value at 'xksProxyUriPath' failed to satisfy constraint: Member must not be null",
-            "Value 'short' at 'xksProxyAuthenticationCredential.accessKeyId' failed to satisfy constraint: Member must have length greater than or equal to 20",
+            "Value at 'xksProxyAuthenticationCredential.accessKeyId' failed to satisfy constraint: Member must have length greater than or equal to 20",
             "Value at 'xksProxyAuthenticationCredential.rawSecretAccessKey' failed to satisfy constraint: Member must have length greater than or equal to 43",
         ] {
             assert!(told.contains(part), "{part}: {told}");

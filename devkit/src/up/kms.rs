@@ -1,6 +1,7 @@
 //! `up --kms`: AWS KMS in front of the proxy, with a key store and a KMS key for each external key.
 //!
-//! Guarantees: everything is made through KMS's own API, as on AWS; a second run makes nothing twice. Assumes: the proxy answers.
+//! Guarantees: everything is made through KMS's own API, as on AWS; a second run makes nothing twice, and goes on wherever the first was
+//! ended; no two external keys have the same alias. Assumes: the proxy answers.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -110,7 +111,7 @@ impl Started {
             vec![format!("key store {custom_key_store_id} ({STORE_NAME}) is CONNECTED to https://{}", offer.host_name)];
         let mut aliases = Vec::new();
         for key in keys {
-            let alias = format!("alias/{}", key.replace('.', "-"));
+            let alias = alias_of(key);
             lines.push(format!("{alias} is {}", key_behind(&client, &custom_key_store_id, key, &alias).await?));
             aliases.push(alias);
         }
@@ -197,21 +198,58 @@ async fn described(client: &AwsClient, which: &Value) -> Result<Value, AwsError>
     Ok(answer.pointer("/CustomKeyStores/0").cloned().unwrap_or_default())
 }
 
-/// The ARN of the KMS key that an alias leads to, made where it is missing.
+/// An alias may have colons, which external keys' ids have not, and no points.
+fn alias_of(xks_key_id: &str) -> String {
+    format!("alias/{}", xks_key_id.replace('.', ":"))
+}
+
+/// The ARN of an external key's KMS key, to which the alias leads; both are made where they are missing.
 async fn key_behind(client: &AwsClient, store_id: &str, xks_key_id: &str, alias: &str) -> Result<String, UpError> {
-    let arn =
-        |answer: &Value| answer.pointer("/KeyMetadata/Arn").and_then(Value::as_str).unwrap_or_default().to_owned();
-    match client.call("DescribeKey", &json!({ "KeyId": alias })).await {
-        Ok(key) => Ok(arn(&key)),
-        Err(error) if error.kind() == Some("NotFoundException") => {
-            let create =
-                json!({ "Origin": "EXTERNAL_KEY_STORE", "CustomKeyStoreId": store_id, "XksKeyId": xks_key_id });
-            let key = client.call("CreateKey", &create).await?;
-            client.call("CreateAlias", &json!({ "AliasName": alias, "TargetKeyId": arn(&key) })).await?;
-            Ok(arn(&key))
+    let is_of = |key: &Value| {
+        key.pointer("/XksKeyConfiguration/Id").and_then(Value::as_str) == Some(xks_key_id)
+            && text(key, "CustomKeyStoreId") == store_id
+    };
+    let set_alias = match described_key(client, alias).await {
+        Ok(key) if is_of(&key) => return Ok(text(&key, "Arn")),
+        // Somebody gave the name to another key.
+        Ok(_) => "UpdateAlias",
+        Err(error) if error.kind() == Some("NotFoundException") => "CreateAlias",
+        Err(error) => return Err(error.into()),
+    };
+    let create = json!({ "Origin": "EXTERNAL_KEY_STORE", "CustomKeyStoreId": store_id, "XksKeyId": xks_key_id });
+    let arn = match client.call("CreateKey", &create).await {
+        Ok(answer) => answer.get("KeyMetadata").map(|key| text(key, "Arn")).unwrap_or_default(),
+        // An earlier run was ended before it gave the name.
+        Err(error) if error.kind() == Some("XksKeyAlreadyInUseException") => {
+            found_key(client, is_of).await?.ok_or(error)?
         }
-        Err(error) => Err(error.into()),
+        Err(error) => return Err(error.into()),
+    };
+    client.call(set_alias, &json!({ "AliasName": alias, "TargetKeyId": arn })).await?;
+    Ok(arn)
+}
+
+/// The ARN of the first key that is wanted.
+async fn found_key(client: &AwsClient, is_wanted: impl Fn(&Value) -> bool) -> Result<Option<String>, AwsError> {
+    let mut next = json!({});
+    loop {
+        let page = client.call("ListKeys", &next).await?;
+        for line in page.get("Keys").and_then(Value::as_array).into_iter().flatten() {
+            let key = described_key(client, &text(line, "KeyId")).await?;
+            if is_wanted(&key) {
+                return Ok(Some(text(&key, "Arn")));
+            }
+        }
+        match page.get("NextMarker") {
+            Some(marker) => next = json!({ "Marker": marker }),
+            None => return Ok(None),
+        }
     }
+}
+
+async fn described_key(client: &AwsClient, name: &str) -> Result<Value, AwsError> {
+    let answer = client.call("DescribeKey", &json!({ "KeyId": name })).await?;
+    Ok(answer.get("KeyMetadata").cloned().unwrap_or_default())
 }
 
 async fn round_trip(client: &AwsClient, alias: &str) -> Result<(), UpError> {
