@@ -135,9 +135,10 @@ async fn key_store_fails(state: &Path) {
     let id = stores.pointer("/CustomKeyStores/0/CustomKeyStoreId").unwrap().as_str().unwrap();
     kms.ask("DisconnectCustomKeyStore", &serde_json::json!({ "CustomKeyStoreId": id })).await;
     assert_eq!(kms.connect(id).await, ("FAILED".to_owned(), Some("XKS_PROXY_NOT_REACHABLE".to_owned())));
-    let key = kms.ask("DescribeKey", &serde_json::json!({ "KeyId": "alias/pay:roll" })).await["KeyMetadata"].clone();
+    let answer = kms.ask("DescribeKey", &serde_json::json!({ "KeyId": "alias/pay:roll" })).await;
+    let key = answer.pointer("/KeyMetadata/KeyId").unwrap();
     kms.ask("DeleteAlias", &serde_json::json!({ "AliasName": "alias/pay:roll" })).await;
-    let moved = serde_json::json!({ "AliasName": "alias/pay-roll", "TargetKeyId": key["KeyId"] });
+    let moved = serde_json::json!({ "AliasName": "alias/pay-roll", "TargetKeyId": key });
     kms.ask("UpdateAlias", &moved).await;
 }
 
