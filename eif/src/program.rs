@@ -72,8 +72,13 @@ pub fn choose_target(workspace: &Path, say: &mut dyn FnMut(&str)) -> Result<&'st
         return Ok(MUSL);
     }
     say(&format!("fetching the standard library of {MUSL}"));
-    if Tool::new("rustup").within(workspace).arguments(["target", "add", MUSL]).run().is_ok() && installed.exists() {
+    let fetched = Tool::new("rustup").within(workspace).arguments(["target", "add", MUSL]).run();
+    // Another build may have fetched it at the same time, which rustup reports as a failure.
+    if installed.exists() {
         return Ok(MUSL);
+    }
+    if let Err(error) = fetched {
+        say(&error.to_string());
     }
     say(&format!(
         "{MUSL} cannot be had here: linking {GLIBC} statically. The measurements differ from those of {MUSL}"
