@@ -32,7 +32,8 @@ def boto():
     context = {"patient": "1024", "ä": "ö"}
     for plaintext in (b"x", os.urandom(4096)):
         blob = kms.encrypt(KeyId=key["Arn"], Plaintext=plaintext, EncryptionContext=context)["CiphertextBlob"]
-        assert plaintext not in blob
+        # One byte stands in random bytes by chance.
+        assert len(plaintext) < 16 or plaintext not in blob
         back = kms.decrypt(CiphertextBlob=blob, EncryptionContext=context)
         assert back["Plaintext"] == plaintext and back["KeyId"] == key["Arn"], back
     error = refusal(kms.decrypt, CiphertextBlob=blob, EncryptionContext={"patient": "1025", "ä": "ö"})
