@@ -13,6 +13,8 @@ pub struct Block {
     pub page: String,
     /// Where the block begins, counted from 1.
     pub line: usize,
+    /// Whether all of it is a script, without prompts.
+    pub is_script: bool,
     /// The commands, with their continuations.
     pub commands: Vec<Command>,
 }
@@ -74,7 +76,53 @@ pub fn blocks(page: &str) -> Vec<Block> {
             _ => continue,
         };
         assert!(!commands.is_empty(), "{page}:{}: no commands", index + 1);
-        found.push(Block { page: page.to_owned(), line: index + 1, commands });
+        found.push(Block { page: page.to_owned(), line: index + 1, is_script: language == "sh", commands });
+    }
+    found
+}
+
+/// The lines of a page that stand outside of fences: page, line counted from 1, text. The blocks between fences of other languages are
+/// outside too, so that no command hides there.
+#[must_use]
+pub fn outside(page: &str) -> Vec<(String, usize, String)> {
+    let text = fs::read_to_string(root().join(page)).unwrap();
+    let mut fence = None;
+    let mut found = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        if let Some(language) = line.trim_start().strip_prefix("```") {
+            fence = if fence.is_some() { None } else { Some(matches!(language, "console" | "sh")) };
+        } else if fence != Some(true) {
+            found.push((page.to_owned(), index + 1, line.to_owned()));
+        }
+    }
+    found
+}
+
+/// What stands in a page's sentences between backticks: page, line counted from 1, text.
+#[must_use]
+pub fn in_sentences(page: &str) -> Vec<(String, usize, String)> {
+    let lines = outside(page);
+    let mut found = Vec::new();
+    let mut open: Option<(usize, String)> = None;
+    for (page, number, line) in &lines {
+        // A paragraph ends what is open: it was no quotation.
+        if line.trim().is_empty() {
+            open = None;
+        }
+        for (index, part) in line.split('`').enumerate() {
+            if index > 0 {
+                match open.take() {
+                    Some((line, text)) => found.push((page.clone(), line, text)),
+                    None => open = Some((*number, String::new())),
+                }
+            }
+            if let Some((_, text)) = &mut open {
+                if index == 0 {
+                    text.push(' ');
+                }
+                *text += if index == 0 { part.trim_start() } else { part };
+            }
+        }
     }
     found
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use clap::{CommandFactory as _, Parser as _};
-use holdfast_tests::documents::{Block, blocks, pages, programs, root};
+use holdfast_tests::documents::{Block, blocks, in_sentences, outside, pages, programs, root};
 use holdfast_tests::process::Process;
 use holdfast_tests::programs::program;
 use holdfast_tests::wait::until;
@@ -91,8 +91,54 @@ fn every_command_in_a_page_is_one() {
             }
         }
     }
+    let written = pages().into_iter().filter(|page| page != "docs/spec-coverage.md"); // generated: names of tests
+    for (page, line, text) in written.flat_map(|page| in_sentences(&page)) {
+        // What is signed or hashed begins with names like `holdfast attest connection v1`.
+        if text.ends_with(" v1") {
+            continue;
+        }
+        for (name, words) in programs(&text).iter().filter_map(|words| ours(words)) {
+            // A program's name, or a file's, or any command's.
+            if words.first().is_none_or(|word| word == "COMMAND") {
+                continue;
+            }
+            looked += 1;
+            let words: Vec<String> = words.into_iter().filter(|word| word != "…").collect();
+            if let Err(error) = parse(&name, &words)
+                && !is_about_a_part(&error)
+            {
+                wrong.push(format!("{page}:{line}: {text}\n{error}"));
+            }
+        }
+    }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(looked > 150, "the search finds what is there: {looked}");
+    assert!(looked > 300, "the search finds what is there: {looked}");
+}
+
+/// Whether all that is wrong with a command is that a sentence leaves out its rest, or has a name in a value's place.
+fn is_about_a_part(error: &str) -> bool {
+    let is_help = error.contains("Usage: ") && !error.contains("error:");
+    let parts =
+        ["required arguments were not provided", "a value is required for", "requires a subcommand", "invalid value"];
+    is_help || parts.iter().any(|part| error.contains(part))
+}
+
+#[test]
+fn a_command_stands_between_fences() {
+    let ours = ["holdfast", "scripts/", "cargo run"];
+    let wrong: Vec<String> = pages()
+        .iter()
+        .flat_map(|page| outside(page))
+        .filter(|(.., line)| {
+            let text = line.trim_start();
+            let text = text.strip_prefix("$ ").unwrap_or(text);
+            let program = text.split(' ').next().unwrap_or_default();
+            let is_indented = line.len() >= text.len() + 4;
+            is_indented && ours.iter().any(|name| program == *name || program.starts_with(&format!("{name}-")))
+        })
+        .map(|(page, number, line)| format!("{page}:{number}: {line}"))
+        .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// What becomes of a block.
@@ -115,6 +161,11 @@ const MEASURES: &str = "a measurement of minutes, in a release build";
 const MANY: &str = "needs several people or custodians, whom other tests have";
 const SERVER: &str = "needs a server of another maker, which other tests have";
 
+const BUILDS: &str = "minutes of building, in a test of its own";
+const MACHINE: &str = "needs a virtual machine, which tests of their own have";
+/// In place of a beginning: the blocks whose lines `tests/tests/walk_through.rs` runs.
+const WALKED: &str = "(every block of the part for one machine)";
+
 const CEDAR: &str = "echo 'permit (principal, action, resource);' > use.cedar; cp use.cedar next.cedar";
 
 /// Page, how the block's first command begins, and what becomes of it. The first that fits counts.
@@ -122,7 +173,12 @@ const FATES: &[(&str, &str, Fate)] = &[
     ("README.md", "scripts/up", Not(ELSEWHERE)),
     ("README.md", "AWS_CONFIG_FILE", Not(ELSEWHERE)),
     ("README.md", "scripts/test", Not("runs this test")),
-    ("docs/walk-through.md", "", Not(ELSEWHERE)),
+    ("docs/walk-through.md", WALKED, Not(ELSEWHERE)),
+    ("docs/walk-through.md", "cargo run --package holdfast-eif", Not(BUILDS)),
+    ("docs/walk-through.md", "holdfast manifest create", Not(MANY)),
+    ("docs/walk-through.md", "runuser", Not(ROOT)),
+    ("docs/walk-through.md", "holdfast doctor https://xks.example.com", Not(PLACEHOLDERS)),
+    ("docs/walk-through.md", "aws kms", Not(AWS)),
     // Keys, in the order of their lives.
     ("docs/keys.md", "holdfast key create payments-1", Run("")),
     ("docs/keys.md", "holdfast key destroy-version", Run("")),
@@ -132,6 +188,8 @@ const FATES: &[(&str, &str, Fate)] = &[
     ("docs/operations.md", "holdfast key rotate", RunLoosely("")),
     ("docs/operations.md", "holdfast root-key rotate", RunLoosely("")),
     ("docs/operations.md", "holdfast tls show", RunLoosely("")),
+    ("docs/tls.md", "holdfast tls show", RunLoosely("")),
+    ("docs/tls.md", "holdfast client-auth set", Run("cp .holdfast/tls/ca.pem amazon-roots.pem")),
     ("docs/operations.md", "holdfast admin init", RunLoosely("export HOLDFAST_HOME=$PWD/dave")),
     ("docs/budgets.md", "holdfast budget set", RunLoosely("")),
     ("docs/policy.md", "holdfast policy schema", RunLoosely(CEDAR_AND_CASES)),
@@ -167,9 +225,13 @@ const FATES: &[(&str, &str, Fate)] = &[
     ("docs/audit.md", "aws s3 sync", Not(AWS)),
     ("docs/audit.md", "cargo build --release", Not(MEASURES)),
     ("docs/custodian-database.md", "sudo -u postgres", Not(ROOT)),
-    ("docs/custody.md", "", Not(MANY)),
+    ("docs/custody.md", "holdfast manifest create", Not(MANY)),
+    ("docs/custody.md", "holdfast key create ledger-2026", Not(MANY)),
+    ("docs/custody.md", "holdfast unblock --store --out", Not(MANY)),
+    ("docs/custody.md", "holdfast manifest succeed", Not(MANY)),
     ("docs/doctor.md", "holdfast doctor", Not(WALK)),
-    ("docs/ec2.md", "scripts/install-prerequisites image", Not("minutes of building, in a test of its own")),
+    ("docs/doctor.md", "aws kms create-key", Not(AWS)),
+    ("docs/ec2.md", "scripts/install-prerequisites image", Not(BUILDS)),
     ("docs/ec2.md", "useradd", Not(ROOT)),
     ("docs/ec2.md", "echo '{ \"regions\"", Not(WALK)),
     ("docs/ec2.md", "mkdir -p release", Not(AWS)),
@@ -189,7 +251,8 @@ const FATES: &[(&str, &str, Fate)] = &[
     ("docs/kms.md", "AWS_CONFIG_FILE", Not(ELSEWHERE)),
     ("docs/kms.md", "holdfast-dev kms", Not(WALK)),
     ("docs/limits.md", "cargo run --release", Not(MEASURES)),
-    ("docs/load.md", "", Not(MEASURES)),
+    ("docs/load.md", "holdfast-dev load", Not(MEASURES)),
+    ("docs/load.md", "holdfast-dev capacity", Not(MEASURES)),
     ("docs/local.md", "scripts/up", Not(ELSEWHERE)),
     ("docs/operations.md", "aws kms", Not(AWS)),
     ("docs/operations.md", "holdfast audit query", Not(PLACEHOLDERS)),
@@ -206,12 +269,30 @@ const FATES: &[(&str, &str, Fate)] = &[
     ("docs/operator.md", "holdfast key create ledger-2026", Not(MANY)),
     ("docs/operator.md", "holdfast unblock --store --out", Not(MANY)),
     ("docs/operator.md", "holdfast release-policy", Not(PLACEHOLDERS)),
-    ("docs/performance.md", "", Not(MEASURES)),
+    ("docs/performance.md", "holdfast-dev load", Not(MEASURES)),
+    ("docs/performance.md", "holdfast-dev capacity", Not(MEASURES)),
     ("docs/relay.md", "cargo run --release", Not(MEASURES)),
-    ("docs/reproduce.md", "", Not("minutes of building, in a test of its own")),
+    ("docs/reproduce.md", "git clone REPOSITORY", Not(PLACEHOLDERS)),
+    ("docs/reproduce.md", "diff published-measurements.json", Not(PLACEHOLDERS)),
+    ("docs/reproduce.md", "scripts/boot-test", Not("runs tests")),
+    ("docs/reproduce.md", "cargo run --package holdfast-eif", Not(BUILDS)),
     ("docs/revocation.md", "cargo nextest", Not("runs a test")),
     ("docs/sigv4.md", "# sign.sh", Not(ELSEWHERE)),
-    ("docs/vsock.md", "", Not("needs a virtual machine, which tests of their own have")),
+    ("docs/tls.md", "curl --resolve", Not(PLACEHOLDERS)),
+    (
+        "docs/tls.md",
+        "holdfast tls csr",
+        Not("needs a public authority; tests/tests/certificates.rs has one of its own"),
+    ),
+    (
+        "docs/tls.md",
+        "holdfast tls auto --directory",
+        Not("needs a public authority; tests/tests/certificates.rs has one of its own"),
+    ),
+    ("docs/vsock.md", "holdfast-dev vsock", Not(MACHINE)),
+    ("docs/vsock.md", "qemu-system-x86_64 -M nitro-enclave", Not(MACHINE)),
+    ("docs/vsock.md", "qemu-system-x86_64 -M microvm", Not(MACHINE)),
+    ("docs/vsock.md", "cargo nextest", Not("runs a test")),
 ];
 
 /// The page's own policy is about others; its form of cases is what is run.
@@ -282,9 +363,11 @@ impl Local {
     }
 
     fn run(&self, block: &Block, before: &str, is_exact: bool) {
-        let runnable: Vec<_> = block.commands.iter().filter(|command| !command.text.contains('…')).collect();
-        assert!(!runnable.is_empty(), "{}:{}: nothing to run", block.page, block.line);
-        let texts: Vec<String> = runnable.iter().map(|command| self.named(&command.text)).collect();
+        let place = format!("{}:{}", block.page, block.line);
+        for command in &block.commands {
+            assert!(!command.text.contains('…'), "{place}: what is left out cannot be run: {}", command.text);
+        }
+        let texts: Vec<String> = block.commands.iter().map(|command| self.named(&command.text)).collect();
         let script = format!("set -euo pipefail\n{before}\n{}\n", texts.join("\n"));
         let own = program("holdfast");
         let folders = [own.parent().unwrap(), Path::new("/usr/bin"), Path::new("/bin")];
@@ -300,9 +383,8 @@ impl Local {
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        let place = format!("{}:{}", block.page, block.line);
         assert!(output.status.success(), "{place}: {}\n{script}\n{said}", output.status);
-        for line in runnable.iter().flat_map(|command| &command.printed).filter(|_| is_exact) {
+        for line in block.commands.iter().flat_map(|command| &command.printed).filter(|_| is_exact) {
             assert!(said.lines().any(|said| said == line), "{place}: the page shows {line:?}\n{said}");
         }
     }
@@ -312,7 +394,7 @@ impl Local {
 async fn what_one_machine_can_run_is_run() {
     let local = Local::start().await;
     let all: Vec<Block> = pages().iter().flat_map(|page| blocks(page)).collect();
-    for (index, (page, begins, fate)) in FATES.iter().enumerate() {
+    for (index, (.., fate)) in FATES.iter().enumerate() {
         let (before, is_exact) = match fate {
             Run(before) => (before, true),
             RunLoosely(before) => (before, false),
@@ -320,7 +402,6 @@ async fn what_one_machine_can_run_is_run() {
         };
         let own = all.iter().filter(|block| fate_of(block).is_some_and(|(found, _)| found == index));
         for block in own {
-            assert!(block.page == *page && block.first().starts_with(begins));
             local.run(block, before, is_exact);
         }
     }
@@ -328,7 +409,10 @@ async fn what_one_machine_can_run_is_run() {
 
 /// The first that fits a block, with its place.
 fn fate_of(block: &Block) -> Option<(usize, &'static Fate)> {
-    let fits = |(page, begins, _): &(&str, &str, Fate)| *page == block.page && block.first().starts_with(begins);
+    let fits = |(page, begins, _): &(&str, &str, Fate)| {
+        let is_walked = *begins == WALKED && block.is_script;
+        *page == block.page && (is_walked || block.first().starts_with(begins))
+    };
     let place = FATES.iter().position(fits)?;
     FATES.get(place).map(|(.., fate)| (place, fate))
 }
@@ -349,6 +433,7 @@ fn every_block_is_run_or_says_why_not() {
     }
     assert!(missing.is_empty(), "run these, or say why not:\n{}", missing.join("\n"));
     for (place, (page, begins, _)) in FATES.iter().enumerate() {
+        assert!(!begins.is_empty(), "{page}: each block is named");
         assert!(used.contains(&place), "{page} has no block that begins with {begins}");
     }
 }
